@@ -1,0 +1,73 @@
+//! The places where the files of a set usually lie.
+
+use std::path::{Path, PathBuf};
+
+use crate::DatasetName;
+use crate::idx::Part;
+
+/// A place and what would lie there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A folder with the six CIFAR-10 files.
+    CifarFolder(PathBuf),
+    /// The CIFAR-10 archive.
+    CifarArchive(PathBuf),
+    /// A folder with four IDX files.
+    Idx(PathBuf),
+}
+
+impl Place {
+    pub(crate) fn path(&self) -> &Path {
+        let (Self::CifarFolder(path) | Self::CifarArchive(path) | Self::Idx(path)) = self;
+        path
+    }
+
+    /// Whether the set, or at least its first file, is there. A set that is there but incomplete is an error
+    /// later, not another place.
+    pub(crate) fn exists(&self) -> bool {
+        match self {
+            Self::CifarFolder(folder) => folder.join("data_batch_1.bin").is_file(),
+            Self::CifarArchive(file) => file.is_file(),
+            Self::Idx(folder) => Part::Train.images(folder).is_some(),
+        }
+    }
+}
+
+/// Where `name` may lie under `root`, the most specific places first.
+pub(crate) fn places(name: DatasetName, root: &Path) -> Vec<Place> {
+    let idx = |folders: [&str; 2]| {
+        let below = folders.map(|folder| Place::Idx(root.join(folder)));
+        below.into_iter().chain((!names_another(name, root)).then(|| Place::Idx(root.into()))).collect()
+    };
+    match name {
+        DatasetName::Cifar10 => cifar10(root),
+        DatasetName::Mnist => idx(["mnist", "MNIST/raw"]),
+        DatasetName::FashionMnist => idx(["fashion-mnist", "FashionMNIST/raw"]),
+        DatasetName::Digits => Vec::new(),
+    }
+}
+
+fn cifar10(root: &Path) -> Vec<Place> {
+    const FOLDER: &str = "cifar-10-batches-bin";
+    const ARCHIVE: &str = "cifar-10-binary.tar.gz";
+    let own = root.join("cifar10");
+    vec![
+        Place::CifarFolder(own.join(FOLDER)),
+        Place::CifarFolder(root.join(FOLDER)),
+        Place::CifarArchive(own.join(ARCHIVE)),
+        Place::CifarArchive(root.join(ARCHIVE)),
+        Place::CifarFolder(own),
+        Place::CifarFolder(root.into()),
+        Place::CifarArchive(root.into()),
+    ]
+}
+
+/// MNIST and Fashion-MNIST have the same file names: a folder named after one does not hold the other.
+fn names_another(name: DatasetName, root: &Path) -> bool {
+    let folder = root.file_name().map(|folder| folder.to_string_lossy().to_lowercase()).unwrap_or_default();
+    match name {
+        DatasetName::Mnist => folder.contains("fashion"),
+        DatasetName::FashionMnist => folder == "mnist",
+        _ => false,
+    }
+}
