@@ -1,0 +1,273 @@
+//! One pass over large arrays, group by group: what maps and estimators are made of.
+//!
+//! Arrays in standard (row-major) layout are read and written as slices, in parallel over pieces of constant size, with
+//! the closure inlined into the innermost loop. Every other layout goes through a row-major copy, with the same result.
+//! Nothing here depends on the number of threads.
+
+use std::borrow::Cow;
+
+use ndarray::{ArrayViewD, ArrayViewMutD, Axis, Zip};
+use rayon::prelude::*;
+
+use crate::groups::Partition;
+use crate::{Error, Groups, Result};
+
+/// Elements in one piece of work: large enough to pay for its scheduling, small enough to stay in a core's cache.
+const PIECE: usize = 1 << 14;
+
+/// `out = f(x, parameters[group of x])`.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if `out` has another shape than `x`, [`Error::GroupsDoNotFit`] if `x` has not these groups.
+///
+/// # Panics
+///
+/// If there is not one parameter per group.
+pub fn map_into<P: Sync>(
+    x: ArrayViewD<'_, f32>,
+    groups: Groups,
+    parameters: &[P],
+    out: ArrayViewMutD<'_, f32>,
+    f: impl Fn(f32, &P) -> f32 + Sync,
+) -> Result<()> {
+    same_shape("the output", x.shape(), out.shape())?;
+    let partition = partition(&x, groups, parameters.len())?;
+    let x = row_major(&x);
+    write_row_major(out, |out| {
+        run(out, partition, |start, out, span| {
+            let x = &x[start..start + out.len()];
+            match span {
+                Span::Group(group) => {
+                    let parameter = &parameters[group];
+                    out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x, parameter));
+                }
+                Span::Rows => {
+                    let rows = out.chunks_exact_mut(partition.count).zip(x.chunks_exact(partition.count));
+                    for (out, x) in rows {
+                        out.iter_mut().zip(x).zip(parameters).for_each(|((out, &x), p)| *out = f(x, p));
+                    }
+                }
+            }
+        });
+    });
+    Ok(())
+}
+
+/// `out = f(x, y, parameters[group of x])`.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if `y` or `out` has another shape than `x`, [`Error::GroupsDoNotFit`] if `x` has not these groups.
+///
+/// # Panics
+///
+/// If there is not one parameter per group.
+pub fn zip_into<P: Sync>(
+    x: ArrayViewD<'_, f32>,
+    y: ArrayViewD<'_, f32>,
+    groups: Groups,
+    parameters: &[P],
+    out: ArrayViewMutD<'_, f32>,
+    f: impl Fn(f32, f32, &P) -> f32 + Sync,
+) -> Result<()> {
+    same_shape("the second input", x.shape(), y.shape())?;
+    same_shape("the output", x.shape(), out.shape())?;
+    let partition = partition(&x, groups, parameters.len())?;
+    let (x, y) = (row_major(&x), row_major(&y));
+    write_row_major(out, |out| {
+        run(out, partition, |start, out, span| {
+            let (x, y) = (&x[start..start + out.len()], &y[start..start + out.len()]);
+            match span {
+                Span::Group(group) => {
+                    let parameter = &parameters[group];
+                    out.iter_mut().zip(x).zip(y).for_each(|((out, &x), &y)| *out = f(x, y, parameter));
+                }
+                Span::Rows => {
+                    let count = partition.count;
+                    let inputs = x.chunks_exact(count).zip(y.chunks_exact(count));
+                    for (out, (x, y)) in out.chunks_exact_mut(count).zip(inputs) {
+                        let inputs = x.iter().zip(y).zip(parameters);
+                        out.iter_mut().zip(inputs).for_each(|(out, ((&x, &y), p))| *out = f(x, y, p));
+                    }
+                }
+            }
+        });
+    });
+    Ok(())
+}
+
+/// `x = f(x, parameters[group of x])`, in place.
+///
+/// # Errors
+///
+/// [`Error::GroupsDoNotFit`] if `x` has not these groups.
+///
+/// # Panics
+///
+/// If there is not one parameter per group.
+pub fn update<P: Sync>(
+    mut x: ArrayViewMutD<'_, f32>,
+    groups: Groups,
+    parameters: &[P],
+    f: impl Fn(f32, &P) -> f32 + Sync,
+) -> Result<()> {
+    let partition = partition(&x.view(), groups, parameters.len())?;
+    if let Some(slice) = x.as_slice_mut() {
+        run(slice, partition, |_, piece, span| match span {
+            Span::Group(group) => {
+                let parameter = &parameters[group];
+                piece.iter_mut().for_each(|x| *x = f(*x, parameter));
+            }
+            Span::Rows => {
+                for row in piece.chunks_exact_mut(partition.count) {
+                    row.iter_mut().zip(parameters).for_each(|(x, p)| *x = f(*x, p));
+                }
+            }
+        });
+        return Ok(());
+    }
+    match groups {
+        Groups::Tensor => x.mapv_inplace(|x| f(x, &parameters[0])),
+        Groups::Axis { axis, .. } => {
+            for (mut slice, parameter) in x.axis_iter_mut(Axis(axis)).zip(parameters) {
+                slice.mapv_inplace(|x| f(x, parameter));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The elements in row-major order, copied only if they do not lie that way.
+pub(crate) fn row_major<'a>(x: &'a ArrayViewD<'_, f32>) -> Cow<'a, [f32]> {
+    match x.as_slice() {
+        Some(slice) => Cow::Borrowed(slice),
+        None => Cow::Owned(x.iter().copied().collect()),
+    }
+}
+
+pub(crate) fn same_shape(what: &'static str, expected: &[usize], found: &[usize]) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::Shape { what, expected: expected.to_vec(), found: found.to_vec() })
+}
+
+/// How the elements of one piece are spread over the groups.
+enum Span {
+    /// All belong to this group.
+    Group(usize),
+    /// The piece is made of whole rows, element `j` of a row belongs to group `j`.
+    Rows,
+}
+
+#[track_caller]
+fn partition(x: &ArrayViewD<'_, f32>, groups: Groups, parameters: usize) -> Result<Partition> {
+    assert_eq!(parameters, groups.count(), "there must be one parameter per group");
+    groups.partition(x.shape())
+}
+
+fn write_row_major(mut out: ArrayViewMutD<'_, f32>, write: impl FnOnce(&mut [f32])) {
+    if let Some(slice) = out.as_slice_mut() {
+        return write(slice);
+    }
+    let mut copy = ndarray::ArrayD::zeros(out.raw_dim());
+    write(copy.as_slice_mut().expect("a new array is row-major"));
+    Zip::from(&mut out).and(&copy).for_each(|out, &value| *out = value);
+}
+
+/// Calls `body(start, piece, span)` for pieces that together cover `out` once.
+fn run(
+    out: &mut [f32],
+    Partition { count, inner }: Partition,
+    body: impl Fn(usize, &mut [f32], Span) + Sync,
+) {
+    if out.is_empty() {
+    } else if count == 1 {
+        pieces(out, PIECE, |start, piece| body(start, piece, Span::Group(0)));
+    } else if inner == 1 {
+        let rows = (PIECE / count).max(1);
+        pieces(out, rows * count, |start, piece| body(start, piece, Span::Rows));
+    } else {
+        pieces(out, inner * (PIECE / inner).max(1), |start, piece| {
+            for (index, block) in piece.chunks_mut(inner).enumerate() {
+                let start = start + index * inner;
+                let group = start / inner % count;
+                pieces(block, PIECE, |offset, block| body(start + offset, block, Span::Group(group)));
+            }
+        });
+    }
+}
+
+fn pieces(out: &mut [f32], size: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
+    if out.len() <= size {
+        return body(0, out);
+    }
+    out.par_chunks_mut(size).enumerate().for_each(|(index, piece)| body(index * size, piece));
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array, ArrayD, IxDyn, ShapeBuilder};
+
+    use super::*;
+
+    fn counting(shape: &[usize]) -> ArrayD<f32> {
+        let len = shape.iter().product::<usize>();
+        Array::from_iter((0..len).map(|i| i as f32)).into_shape_with_order(IxDyn(shape)).unwrap()
+    }
+
+    /// `100000 · group + x`, through indices.
+    fn tagged(x: &ArrayD<f32>, axis: usize) -> ArrayD<f32> {
+        ArrayD::from_shape_fn(x.raw_dim(), |index| x[&index] + 100_000.0 * index[axis] as f32)
+    }
+
+    #[test]
+    fn every_shape_axis_and_layout_finds_its_group() {
+        for shape in
+            [vec![3, 5, 7], vec![2, 3, 2, 4], vec![70, 40, 9], vec![3, 40_000], vec![40_000, 3], vec![1, 5]]
+        {
+            let x = counting(&shape);
+            for axis in 0..shape.len() {
+                let groups = Groups::Axis { axis, len: shape[axis] };
+                let tags: Vec<f32> = (0..shape[axis]).map(|group| 100_000.0 * group as f32).collect();
+                let want = tagged(&x, axis);
+                let mut out = ArrayD::zeros(x.raw_dim());
+                map_into(x.view(), groups, &tags, out.view_mut(), |x, tag| x + tag).unwrap();
+                assert_eq!(out, want, "{shape:?} along {axis}");
+                let mut columns = ArrayD::zeros(IxDyn(&shape).f());
+                zip_into(x.view(), x.view(), groups, &tags, columns.view_mut(), |x, _, tag| x + tag).unwrap();
+                assert_eq!(columns, want, "{shape:?} along {axis}, column-major output");
+                columns.assign(&x);
+                let copy = columns.clone();
+                map_into(copy.view(), groups, &tags, out.view_mut(), |x, tag| x + tag).unwrap();
+                assert_eq!(out, want, "{shape:?} along {axis}, column-major input");
+                update(columns.view_mut(), groups, &tags, |x, tag| x + tag).unwrap();
+                assert_eq!(columns, want, "{shape:?} along {axis}, column-major update");
+            }
+        }
+    }
+
+    #[test]
+    fn empty_arrays_and_single_numbers_pass() {
+        let mut empty = ArrayD::zeros(IxDyn(&[0, 4]));
+        let groups = Groups::Axis { axis: 1, len: 4 };
+        update(empty.view_mut(), groups, &[1.0; 4], |x, p| x + p).unwrap();
+        update(empty.view_mut(), Groups::Axis { axis: 0, len: 0 }, &[0.0; 0], |x, p| x + p).unwrap();
+        let mut number = ArrayD::zeros(IxDyn(&[]));
+        update(number.view_mut(), Groups::Tensor, &[2.0], |x, p| x + p).unwrap();
+        assert_eq!(number[IxDyn(&[])], 2.0);
+    }
+
+    #[test]
+    fn other_shapes_are_errors() {
+        let (x, mut out) = (counting(&[2, 3]), counting(&[3, 2]));
+        let shape = map_into(x.view(), Groups::Tensor, &[()], out.view_mut(), |x, ()| x).unwrap_err();
+        assert_eq!(shape, Error::Shape { what: "the output", expected: vec![2, 3], found: vec![3, 2] });
+        let groups = Groups::Axis { axis: 1, len: 3 };
+        assert!(matches!(
+            update(out.view_mut(), groups, &[0; 3], |x, _| x),
+            Err(Error::GroupsDoNotFit { .. })
+        ));
+    }
+}

@@ -1,0 +1,104 @@
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use ndarray::{ArrayViewD, ArrayViewMutD};
+
+use crate::elementwise;
+use crate::{Grid, Levels, Result};
+
+/// What training pretends the derivative of a forward map is.
+///
+/// The estimator replaces the derivative of the *whole* map, from the input `x` to the quantized *value*: `dy` is the
+/// gradient with respect to the value, and no scale belongs into the slope unless a publication puts it there. Most
+/// estimators are pointwise and implement [`Slope`] instead, which makes them estimators.
+pub trait Estimator: Debug + Send + Sync {
+    /// The name on the command line, in kebab case.
+    fn name(&self) -> &'static str;
+
+    /// Writes the gradient with respect to `x`, given `dy` with respect to the quantized value.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`](crate::Error::Shape) if the arrays differ in shape,
+    /// [`Error::GroupsDoNotFit`](crate::Error::GroupsDoNotFit) if the grid was fitted to another shape.
+    fn pullback_into(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        dy: ArrayViewD<'_, f32>,
+        dx: ArrayViewMutD<'_, f32>,
+    ) -> Result<()>;
+}
+
+/// A pointwise estimator: `dx = dy · slope(x)`. Every slope is an [`Estimator`].
+///
+/// ```
+/// use ndarray::array;
+/// use qnn_quant::{Levels, Pair, Sign, Slope};
+///
+/// /// 1 inside of the levels, a tenth outside.
+/// #[derive(Debug)]
+/// struct Leaky;
+///
+/// impl Slope for Leaky {
+///     fn label(&self) -> &'static str {
+///         "leaky"
+///     }
+///     fn slope(&self, x: f32, levels: &Levels) -> f32 {
+///         if (levels.lowest..=levels.highest).contains(&x) { 1.0 } else { 0.1 }
+///     }
+/// }
+///
+/// let pair = Pair::new(Sign, Leaky);
+/// let x = array![0.5, 3.0].into_dyn();
+/// let dy = array![2.0, 2.0].into_dyn();
+/// let grid = pair.map.fit(x.view())?;
+/// assert_eq!(pair.pullback(x.view(), &grid, dy.view())?, array![2.0, 0.2].into_dyn());
+/// # Ok::<(), qnn_quant::Error>(())
+/// ```
+pub trait Slope: Debug + Send + Sync {
+    /// The name on the command line, in kebab case: what [`Estimator::name`] returns.
+    fn label(&self) -> &'static str;
+
+    /// dq/dx at `x`. Called in the innermost loop: branches that are selections keep it vectorised.
+    fn slope(&self, x: f32, levels: &Levels) -> f32;
+}
+
+impl<S: Slope> Estimator for S {
+    fn name(&self) -> &'static str {
+        self.label()
+    }
+
+    fn pullback_into(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        dy: ArrayViewD<'_, f32>,
+        dx: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        let levels = levels(grid, x.len());
+        elementwise::zip_into(x, dy, grid.groups(), &levels, dx, |x, dy, levels| dy * self.slope(x, levels))
+    }
+}
+
+impl Estimator for Arc<dyn Estimator> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn pullback_into(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        dy: ArrayViewD<'_, f32>,
+        dx: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        (**self).pullback_into(x, grid, dy, dx)
+    }
+}
+
+/// The levels of each group of an array of `len` elements.
+pub(crate) fn levels(grid: &Grid, len: usize) -> Vec<Levels> {
+    let count = grid.groups().count();
+    (0..count).map(|group| grid.levels(group, len / count)).collect()
+}

@@ -1,0 +1,53 @@
+use ndarray::{ArrayViewD, ArrayViewMutD};
+
+use crate::maps::greatest_tanh;
+use crate::{Estimator, Grid, Result, elementwise};
+
+/// The derivative of DoReFa-Net's squashing of weights, `tanh(w) / max |tanh w|`, with the maximum held constant.
+///
+/// ```text
+/// dx = dy · (1 − tanh²w) / max |tanh w|
+/// ```
+///
+/// The maximum is taken over each group of the grid, and for 1 in a zero tensor. A slope beyond f32 (the maximum can be
+/// subnormal) is the greatest finite f32, so that finite inputs give no NaN.
+///
+/// ```
+/// # use qnn_quant::{DorefaWeights, Pair};
+/// # use ndarray::array;
+/// let pair = Pair::published(DorefaWeights::new(2)?);
+/// let w = array![0.0, 1.0].into_dyn();
+/// let grid = pair.map.fit(w.view())?;
+/// let dw = pair.pullback(w.view(), &grid, array![1.0, 1.0].into_dyn().view())?;
+/// assert!((dw[0] - 1.3130353).abs() < 1e-6); // 1 / tanh(1)
+/// # Ok::<(), qnn_quant::Error>(())
+/// ```
+///
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, section 2.3, eq. (9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DorefaTanh;
+
+impl Estimator for DorefaTanh {
+    fn name(&self) -> &'static str {
+        "dorefa-tanh"
+    }
+
+    fn pullback_into(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        dy: ArrayViewD<'_, f32>,
+        dx: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        let maxima = greatest_tanh(x.view(), grid.groups())?;
+        elementwise::zip_into(x, dy, grid.groups(), &maxima, dx, |x, dy, &max| dy * slope(x, max))
+    }
+}
+
+#[inline]
+fn slope(x: f32, max: f64) -> f32 {
+    let tanh = f64::from(x).tanh();
+    let slope = ((1.0 - tanh * tanh) / max) as f32;
+    // Not `min`, which would hide a NaN.
+    if slope > f32::MAX { f32::MAX } else { slope }
+}

@@ -1,0 +1,57 @@
+use std::sync::Arc;
+
+use ndarray::{ArrayViewD, ArrayViewMutD};
+
+use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Groups, Quantizer, Result, elementwise};
+
+/// The sign, with values in {−1, +1}: BinaryConnect's weights, weights and activations of binarized neural networks.
+///
+/// ```text
+/// q(x) = +1   if x ≥ 0        (also −0.0: a binary alphabet has no zero)
+///        −1   if x < 0
+/// ```
+///
+/// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ 1]`.
+///
+/// Codes: {−1, +1}, 1 bit, scale 1.
+///
+/// ```
+/// # use qnn_quant::{Sign, quantize};
+/// # use ndarray::array;
+/// assert_eq!(quantize(&Sign, &[-0.5, -0.0, 0.0, 2.0])?, array![-1.0, 1.0, 1.0, 1.0]);
+/// # Ok::<(), qnn_quant::Error>(())
+/// ```
+///
+/// Sources: Courbariaux, Bengio, David 2015, *BinaryConnect*, arXiv:1511.00363, eq. (1); Courbariaux et al. 2016,
+/// *Binarized Neural Networks*, arXiv:1602.02830, eq. (1) and (4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sign;
+
+impl Quantizer for Sign {
+    fn name(&self) -> &'static str {
+        "sign"
+    }
+
+    fn fit(&self, _: ArrayViewD<'_, f32>) -> Result<Grid> {
+        Grid::unit(Alphabet::BINARY)
+    }
+
+    fn codes_into(&self, x: ArrayViewD<'_, f32>, _: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        signs_into(x, codes)
+    }
+
+    fn published(&self) -> Arc<dyn Estimator> {
+        Arc::new(ClippedIdentity::default())
+    }
+}
+
+pub(crate) fn signs_into(x: ArrayViewD<'_, f32>, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+    elementwise::map_into(x, Groups::Tensor, &[()], codes, |x, ()| sign(x))
+}
+
+/// +1 for `x ≥ 0`, −1 for `x < 0`, NaN for NaN.
+#[inline]
+pub(crate) fn sign(x: f32) -> f32 {
+    let sign = if x < 0.0 { -1.0 } else { 1.0 };
+    if x.is_nan() { x } else { sign }
+}

@@ -1,0 +1,136 @@
+use std::sync::Arc;
+
+use ndarray::{ArrayViewD, ArrayViewMutD};
+
+use crate::rounding::floor_to_f32;
+use crate::{
+    Alphabet, Error, Estimator, Granularity, Grid, Groups, Quantizer, Result, StraightThrough, elementwise,
+    statistics,
+};
+
+/// Ternary weights: small ones become 0, the others ±α.
+///
+/// ```text
+/// D_g  = 0.7 · mean of |w| over group g
+/// α_g  = mean of |w| over the elements of group g with |w| > D_g      (1 in the unscaled form)
+/// q(w) = +α_g if w > D_g,   −α_g if w < −D_g,   else 0
+/// ```
+///
+/// A zero tensor has `α = 0`. `D` is an f64, and no element is rounded before it is compared.
+///
+/// Published with [`StraightThrough`], `dx = dy`; [`ClippedIdentity`](crate::ClippedIdentity) is common as well.
+///
+/// Codes: {−1, 0, +1}, 2 bits, scales α_g, or 1 in the unscaled form.
+///
+/// ```
+/// # use qnn_quant::{Ternary, quantize};
+/// # use ndarray::array;
+/// let w = [0.1, -0.5, 1.0, 0.4]; // D = 0.35
+/// let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
+/// let y = quantize(&Ternary::per_tensor(), &w)?;
+/// assert!(y[0] == 0.0 && close(y[1], -1.9 / 3.0) && y[2] == -y[1] && y[3] == y[2]);
+/// assert_eq!(quantize(&Ternary::per_tensor().unscaled(), &w)?, array![0.0, -1.0, 1.0, 1.0]);
+/// # Ok::<(), qnn_quant::Error>(())
+/// ```
+///
+/// Source: Li, Zhang, Liu 2016, *Ternary Weight Networks*, arXiv:1605.04711, eq. (3), (5), (6): the threshold is the paper's
+/// approximation of the best one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ternary {
+    granularity: Granularity,
+    threshold: f64,
+    scaled: bool,
+}
+
+impl Ternary {
+    /// One threshold and one scale for the whole tensor.
+    pub fn per_tensor() -> Self {
+        Ternary { granularity: Granularity::Tensor, threshold: 0.7, scaled: true }
+    }
+
+    /// One threshold and one scale per index of an axis.
+    pub fn per_axis(axis: usize) -> Self {
+        Ternary { granularity: Granularity::Axis(axis), ..Ternary::per_tensor() }
+    }
+
+    /// One threshold and one scale per output channel: per index of the last axis.
+    pub fn per_filter() -> Self {
+        Ternary { granularity: Granularity::LastAxis, ..Ternary::per_tensor() }
+    }
+
+    /// Over which elements threshold and scale are taken.
+    pub fn with_granularity(self, granularity: Granularity) -> Self {
+        Ternary { granularity, ..self }
+    }
+
+    /// Levels −1, 0, 1.
+    pub fn unscaled(self) -> Self {
+        Ternary { scaled: false, ..self }
+    }
+
+    /// Another factor between the mean magnitude and the threshold than the paper's 0.7.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`] if the factor is negative or not finite.
+    pub fn with_threshold(self, threshold: f64) -> Result<Self> {
+        if threshold >= 0.0 && threshold.is_finite() {
+            return Ok(Ternary { threshold, ..self });
+        }
+        let (value, expected) = (threshold.to_string(), "at least 0 and finite");
+        Err(Error::Parameter { owner: "ternary", parameter: "threshold", value, expected })
+    }
+
+    fn scales(&self, x: ArrayViewD<'_, f32>, groups: Groups, thresholds: &[f32]) -> Result<Vec<f32>> {
+        if !self.scaled {
+            return Ok(vec![1.0; thresholds.len()]);
+        }
+        let means = statistics::mean_abs_above(x, groups, thresholds)?;
+        let diverged = |threshold: &f32| threshold.is_nan();
+        Ok(means
+            .iter()
+            .zip(thresholds)
+            .map(|(&mean, t)| if diverged(t) { *t } else { mean as f32 })
+            .collect())
+    }
+}
+
+impl Default for Ternary {
+    fn default() -> Self {
+        Ternary::per_tensor()
+    }
+}
+
+impl Quantizer for Ternary {
+    fn name(&self) -> &'static str {
+        "ternary"
+    }
+
+    fn fit(&self, x: ArrayViewD<'_, f32>) -> Result<Grid> {
+        let groups = self.granularity.groups(x.shape())?;
+        let means = statistics::mean_abs(x.view(), groups)?;
+        let thresholds: Vec<f32> = means.iter().map(|mean| floor_to_f32(self.threshold * mean)).collect();
+        let scales = self.scales(x, groups, &thresholds)?;
+        let statistics = thresholds.into_iter().map(f64::from).collect();
+        Grid::new(Alphabet::TERNARY, groups, scales)?.with_statistics(statistics)
+    }
+
+    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        let thresholds = super::own_statistics(self.name(), grid)?;
+        let thresholds: Vec<f32> = thresholds.iter().map(|&threshold| threshold as f32).collect();
+        elementwise::map_into(x, grid.groups(), &thresholds, codes, |x, &threshold| ternary(x, threshold))
+    }
+
+    fn published(&self) -> Arc<dyn Estimator> {
+        Arc::new(StraightThrough)
+    }
+}
+
+/// A NaN threshold belongs to a group that holds a NaN, none of whose elements has a meaningful code.
+#[inline]
+fn ternary(x: f32, threshold: f32) -> f32 {
+    let code = if x > threshold { 1.0 } else { 0.0 };
+    let code = if x < -threshold { -1.0 } else { code };
+    let sum = x + threshold;
+    if sum.is_nan() { sum } else { code }
+}

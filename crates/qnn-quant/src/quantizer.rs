@@ -1,0 +1,131 @@
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use ndarray::{Array, ArrayD, ArrayViewD, ArrayViewMutD, AsArray, Dimension};
+
+use crate::{Error, Estimator, Grid, Result};
+
+/// A forward map: statistics in, levels and codes out.
+///
+/// The two steps are separate so that everything else follows from the [`Grid`]: [`fit`](Quantizer::fit) looks at the
+/// tensor and names the levels, [`codes_into`](Quantizer::codes_into) says which level each element takes. A new map is
+/// these two functions, its name and the gradient it was published with; [`elementwise`](crate::elementwise) and
+/// [`statistics`](crate::statistics) are what the maps of this crate are made of.
+///
+/// ```
+/// use std::sync::Arc;
+/// use ndarray::{ArrayViewD, ArrayViewMutD, array};
+/// use qnn_quant::{Alphabet, Estimator, Grid, Groups, Quantizer, Result, StraightThrough, elementwise, quantize};
+///
+/// /// 1 above a threshold, else 0.
+/// #[derive(Debug)]
+/// struct Step(f32);
+///
+/// impl Quantizer for Step {
+///     fn name(&self) -> &'static str {
+///         "step"
+///     }
+///     fn fit(&self, _: ArrayViewD<'_, f32>) -> Result<Grid> {
+///         Grid::unit(Alphabet::UNIT)
+///     }
+///     fn codes_into(&self, x: ArrayViewD<'_, f32>, _: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+///         let step = |x: f32| if x.is_nan() { x } else { f32::from(x > self.0) };
+///         elementwise::map_into(x, Groups::Tensor, &[()], codes, |x, ()| step(x))
+///     }
+///     fn published(&self) -> Arc<dyn Estimator> {
+///         Arc::new(StraightThrough)
+///     }
+/// }
+///
+/// assert_eq!(quantize(&Step(0.3), &[0.1, 0.5])?, array![0.0, 1.0]);
+/// # Ok::<(), qnn_quant::Error>(())
+/// ```
+pub trait Quantizer: Debug + Send + Sync {
+    /// The name on the command line, in kebab case.
+    fn name(&self) -> &'static str;
+
+    /// Measures the tensor and names its levels.
+    ///
+    /// A NaN among the elements makes the measured scale NaN, and every value with it: a diverging run shows. Empty,
+    /// constant and zero tensors have well-defined grids. The result does not depend on the number of threads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Infinite`] where a statistic meets an infinite element, [`Error::AxisOutOfRange`].
+    fn fit(&self, x: ArrayViewD<'_, f32>) -> Result<Grid>;
+
+    /// Writes the code of each element: a small integer, held in f32. NaN stays NaN, infinities saturate.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if `codes` has another shape, [`Error::GroupsDoNotFit`] and [`Error::ForeignGrid`] if the grid
+    /// was fitted to another shape or by another map.
+    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()>;
+
+    /// The gradient that the map was published with.
+    fn published(&self) -> Arc<dyn Estimator>;
+
+    /// The codes as integers, for packing and export.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`codes_into`](Quantizer::codes_into), [`Error::NotANumber`], and [`Error::Unquantized`] if there are no
+    /// codes.
+    fn codes(&self, x: ArrayViewD<'_, f32>, grid: &Grid) -> Result<ArrayD<i32>> {
+        if grid.alphabet().is_none() {
+            return Err(Error::Unquantized { map: self.name() });
+        }
+        let mut codes = ArrayD::zeros(x.raw_dim());
+        self.codes_into(x, grid, codes.view_mut())?;
+        match codes.iter().position(|code: &f32| code.is_nan()) {
+            Some(index) => Err(Error::NotANumber { index }),
+            None => Ok(codes.mapv(|code| code as i32)),
+        }
+    }
+}
+
+impl<Q: Quantizer + ?Sized> Quantizer for Arc<Q> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn fit(&self, x: ArrayViewD<'_, f32>) -> Result<Grid> {
+        (**self).fit(x)
+    }
+
+    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        (**self).codes_into(x, grid, codes)
+    }
+
+    fn published(&self) -> Arc<dyn Estimator> {
+        (**self).published()
+    }
+
+    fn codes(&self, x: ArrayViewD<'_, f32>, grid: &Grid) -> Result<ArrayD<i32>> {
+        (**self).codes(x, grid)
+    }
+}
+
+/// The quantized values of an array of any rank: fit, codes, values.
+///
+/// ```
+/// # use qnn_quant::{ScaledSign, Sign, quantize};
+/// # use ndarray::array;
+/// assert_eq!(quantize(&Sign, &[-0.5, 0.0, 2.0])?, array![-1.0, 1.0, 1.0]);
+/// let w = array![[1.0, -2.0], [-3.0, 0.0]];
+/// assert_eq!(quantize(&ScaledSign::per_axis(0), &w)?, array![[1.5, -1.5], [-1.5, 1.5]]);
+/// # Ok::<(), qnn_quant::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// Those of [`Quantizer::fit`].
+pub fn quantize<'a, D: Dimension>(map: &dyn Quantizer, x: impl AsArray<'a, f32, D>) -> Result<Array<f32, D>> {
+    let x = x.into();
+    let mut values = Array::zeros(x.raw_dim());
+    let x = x.into_dyn();
+    let grid = map.fit(x.view())?;
+    map.codes_into(x, &grid, values.view_mut().into_dyn())?;
+    grid.dequantize_mut(values.view_mut().into_dyn())?;
+    Ok(values)
+}

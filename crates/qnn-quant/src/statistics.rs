@@ -1,0 +1,229 @@
+//! Means and maxima, per tensor or per index of an axis: exact enough for tensors of any size, and reproducible.
+//!
+//! The elements of a group are taken in row-major order, in chunks of constant size that are added in f64, and the
+//! chunks' results are combined in order. So the bits depend neither on the number of threads nor on the layout in
+//! memory, and a channel has the statistic that the same elements have as a tensor of their own.
+//!
+//! NaN makes the group's statistic NaN; an infinite element is an error. A group without elements has the statistic 0.
+
+use ndarray::ArrayViewD;
+use rayon::prelude::*;
+
+use crate::elementwise::row_major;
+use crate::groups::Partition;
+use crate::{Error, Groups, Result};
+
+/// The mean of |x| per group.
+///
+/// ```
+/// # use qnn_quant::{Groups, statistics};
+/// # use ndarray::array;
+/// let x = array![[1.0, -2.0], [-3.0, 0.0]].into_dyn();
+/// assert_eq!(statistics::mean_abs(x.view(), Groups::Tensor)?, [1.5]);
+/// assert_eq!(statistics::mean_abs(x.view(), Groups::Axis { axis: 1, len: 2 })?, [2.0, 1.0]);
+/// # Ok::<(), qnn_quant::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Infinite`], [`Error::GroupsDoNotFit`].
+pub fn mean_abs(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
+    let sums = fold(&x, groups, |_, chunk| sum_of(chunk, |x| f64::from(x.abs())), |a, b| a + b)?;
+    finite("the mean of |x|", &x, &sums)?;
+    let len = (x.len() / groups.count().max(1)).max(1) as f64;
+    Ok(sums.into_iter().map(|sum| sum / len).collect())
+}
+
+/// The greatest |x| per group.
+///
+/// # Errors
+///
+/// [`Error::Infinite`], [`Error::GroupsDoNotFit`].
+pub fn max_abs(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
+    // As integers, the bits of non-negative floats are ordered like the floats, with NaN at the top.
+    let greatest = |chunk: &[f32]| chunk.iter().fold(0, |max: i32, x| max.max(x.abs().to_bits() as i32));
+    let bits = fold(&x, groups, |_, chunk| greatest(chunk), i32::max)?;
+    let maxima: Vec<f64> = bits.into_iter().map(|bits| f32::from_bits(bits as u32).into()).collect();
+    finite("the maximum of |x|", &x, &maxima)?;
+    Ok(maxima)
+}
+
+/// The mean of |x| over the elements with `|x| > threshold`, per group; 0 where there are none.
+///
+/// # Errors
+///
+/// [`Error::Infinite`], [`Error::GroupsDoNotFit`].
+///
+/// # Panics
+///
+/// If there is not one threshold per group.
+pub fn mean_abs_above(x: ArrayViewD<'_, f32>, groups: Groups, thresholds: &[f32]) -> Result<Vec<f64>> {
+    assert_eq!(thresholds.len(), groups.count(), "there must be one threshold per group");
+    let above = |group: usize, chunk: &[f32]| {
+        let threshold = thresholds[group];
+        let sum = sum_of(chunk, |x| if x.abs() > threshold { f64::from(x.abs()) } else { 0.0 });
+        let count = chunk.iter().map(|x| u32::from(x.abs() > threshold)).sum::<u32>();
+        (sum, u64::from(count))
+    };
+    let sums = fold(&x, groups, above, |a, b| (a.0 + b.0, a.1 + b.1))?;
+    let means: Vec<f64> = sums.into_iter().map(|(sum, count)| sum / count.max(1) as f64).collect();
+    finite("the mean of |x| above the threshold", &x, &means)?;
+    Ok(means)
+}
+
+/// The sum of `x · y` per group. Here infinite elements are no error: they give what IEEE arithmetic gives.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if `y` has another shape, [`Error::GroupsDoNotFit`].
+pub fn dot(x: ArrayViewD<'_, f32>, y: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
+    let mut products = ndarray::ArrayD::zeros(x.raw_dim());
+    crate::elementwise::zip_into(x, y, Groups::Tensor, &[()], products.view_mut(), |x, y, ()| x * y)?;
+    fold(&products.view(), groups, |_, chunk| sum_of(chunk, f64::from), |a, b| a + b)
+}
+
+/// Elements that are reduced together. A constant of the format of results: with another one the last bits change.
+const CHUNK: usize = 1024;
+/// Independent accumulators within a chunk, so that additions need not wait for each other.
+const LANES: usize = 8;
+/// Interleaved groups that are gathered together: one cache line of f32.
+const BUNDLE: usize = 16;
+/// Below this many elements the work is not worth a second thread.
+const PARALLEL: usize = 1 << 15;
+
+fn sum_of(chunk: &[f32], term: impl Fn(f32) -> f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let mut blocks = chunk.chunks_exact(LANES);
+    for block in &mut blocks {
+        for (lane, &x) in lanes.iter_mut().zip(block) {
+            *lane += term(x);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(blocks.remainder()) {
+        *lane += term(x);
+    }
+    lanes.iter().sum()
+}
+
+/// Reduces each group to one number: `chunk(group, elements)` for each chunk, then `merge` in order.
+fn fold<A: Copy + Default + Send>(
+    x: &ArrayViewD<'_, f32>,
+    groups: Groups,
+    chunk: impl Fn(usize, &[f32]) -> A + Sync,
+    merge: impl Fn(A, A) -> A + Sync,
+) -> Result<Vec<A>> {
+    let Partition { count, inner } = groups.partition(x.shape())?;
+    if x.is_empty() {
+        return Ok(vec![A::default(); count]);
+    }
+    let x = row_major(x);
+    Ok(match (count, inner) {
+        (1, _) => vec![fold_one(&x, |elements| chunk(0, elements), merge)],
+        (_, 1) => fold_interleaved(&x, count, chunk, merge),
+        _ => in_parallel(count, x.len(), |group| {
+            let mut reduction = Reduction::new(|elements: &[f32]| chunk(group, elements), &merge);
+            x.chunks_exact(inner).skip(group).step_by(count).for_each(|block| reduction.extend(block));
+            reduction.finish()
+        }),
+    })
+}
+
+fn fold_one<A: Copy + Default + Send>(
+    x: &[f32],
+    chunk: impl Fn(&[f32]) -> A + Sync,
+    merge: impl Fn(A, A) -> A,
+) -> A {
+    if x.len() <= PARALLEL {
+        return x.chunks(CHUNK).map(chunk).reduce(merge).unwrap_or_default();
+    }
+    let parts: Vec<A> = x.par_chunks(CHUNK).with_min_len(PARALLEL / CHUNK).map(&chunk).collect();
+    parts.into_iter().reduce(merge).unwrap_or_default()
+}
+
+/// Groups along the last axis: whole cache lines are read, and each group's elements are brought together.
+fn fold_interleaved<A: Copy + Default + Send>(
+    x: &[f32],
+    count: usize,
+    chunk: impl Fn(usize, &[f32]) -> A + Sync,
+    merge: impl Fn(A, A) -> A + Sync,
+) -> Vec<A> {
+    // Columns a power of two apart would compete for the same lines of the cache.
+    let pitch = CHUNK.min(x.len() / count) + BUNDLE;
+    let bundles = in_parallel(count.div_ceil(BUNDLE), x.len(), |bundle| {
+        let members = bundle * BUNDLE..count.min((bundle + 1) * BUNDLE);
+        let mut gathered = vec![0.0; members.len() * pitch];
+        let mut results: Vec<Option<A>> = vec![None; members.len()];
+        for rows in x.chunks(CHUNK * count) {
+            let height = rows.len() / count;
+            for (r, row) in rows.chunks_exact(count).enumerate() {
+                for (column, &x) in gathered.chunks_exact_mut(pitch).zip(&row[members.clone()]) {
+                    column[r] = x;
+                }
+            }
+            for ((result, column), group) in
+                results.iter_mut().zip(gathered.chunks_exact(pitch)).zip(members.clone())
+            {
+                let part = chunk(group, &column[..height]);
+                *result = Some(result.map_or(part, |sum| merge(sum, part)));
+            }
+        }
+        results
+    });
+    bundles.into_iter().flatten().map(Option::unwrap_or_default).collect()
+}
+
+/// Cuts a sequence that arrives in blocks of any length into chunks of constant length.
+struct Reduction<A, C, M> {
+    buffer: Vec<f32>,
+    result: Option<A>,
+    chunk: C,
+    merge: M,
+}
+
+impl<A: Copy + Default, C: Fn(&[f32]) -> A, M: Fn(A, A) -> A> Reduction<A, C, M> {
+    fn new(chunk: C, merge: M) -> Self {
+        Reduction { buffer: Vec::with_capacity(CHUNK), result: None, chunk, merge }
+    }
+
+    fn extend(&mut self, mut block: &[f32]) {
+        while !block.is_empty() {
+            let (head, tail) = block.split_at(block.len().min(CHUNK - self.buffer.len()));
+            self.buffer.extend_from_slice(head);
+            block = tail;
+            if self.buffer.len() == CHUNK {
+                self.flush();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let part = (self.chunk)(&self.buffer);
+        self.result = Some(self.result.map_or(part, |sum| (self.merge)(sum, part)));
+        self.buffer.clear();
+    }
+
+    fn finish(mut self) -> A {
+        if !self.buffer.is_empty() {
+            self.flush();
+        }
+        self.result.unwrap_or_default()
+    }
+}
+
+fn in_parallel<T: Send>(count: usize, work: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    if work <= PARALLEL {
+        return (0..count).map(task).collect();
+    }
+    (0..count).into_par_iter().map(&task).collect()
+}
+
+/// Sums of f32 do not overflow in f64, so a result that is not finite comes from an element that is not.
+fn finite(statistic: &'static str, x: &ArrayViewD<'_, f32>, results: &[f64]) -> Result<()> {
+    if results.iter().all(|result| result.is_finite()) {
+        return Ok(());
+    }
+    match x.iter().enumerate().find(|(_, value)| value.is_infinite()) {
+        Some((index, &value)) => Err(Error::Infinite { statistic, index, value }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,162 @@
+//! Empty, single, constant and infinite tensors, and grids that do not fit.
+
+use ndarray::{ArrayD, IxDyn, array, aview1};
+use qnn_quant::*;
+
+use crate::cases::all;
+
+#[test]
+fn empty_tensors_are_legal() {
+    for shape in [vec![0], vec![0, 3], vec![3, 0], vec![2, 0, 4]] {
+        let x = ArrayD::<f32>::zeros(IxDyn(&shape));
+        for case in all() {
+            assert_eq!(quantize(&case.map, &x).unwrap().shape(), shape);
+            for axis in 0..shape.len() {
+                let Some(along) = case.along else { continue };
+                let map = along(&case, Granularity::Axis(axis));
+                let grid = map.fit(x.view()).unwrap();
+                assert_eq!((grid.scales().len(), grid.groups().count()), (shape[axis], shape[axis]));
+                assert!(grid.scales().iter().all(|scale| scale.is_finite()), "{map:?}");
+                assert!(map.codes(x.view(), &grid).unwrap().is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn one_number_is_a_tensor() {
+    let x = ndarray::arr0(-0.5_f32).into_dyn();
+    assert_eq!(quantize(&ScaledSign::per_tensor(), &x).unwrap(), x);
+    assert_eq!(quantize(&Ternary::per_tensor(), &x).unwrap(), x);
+    assert_eq!(quantize(&DorefaWeights::new(4).unwrap(), &x).unwrap(), ndarray::arr0(-1.0).into_dyn());
+    let error = ScaledSign::per_filter().fit(x.view()).unwrap_err();
+    assert_eq!(error, Error::AxisOutOfRange { axis: 0, rank: 0 });
+}
+
+#[test]
+fn zero_tensors_have_scale_zero_and_dequantize() {
+    let x = array![[0.0_f32, -0.0], [0.0, 0.0]].into_dyn();
+    for map in [&ScaledSign::per_axis(0) as &dyn Quantizer, &Ternary::per_axis(1)] {
+        let grid = map.fit(x.view()).unwrap();
+        assert_eq!(grid.scales(), [0.0, 0.0]);
+        let codes = map.codes(x.view(), &grid).unwrap();
+        assert_eq!(grid.dequantize(codes.view()).unwrap(), x);
+    }
+}
+
+#[test]
+fn a_zero_tensor_takes_dorefas_level_of_zero() {
+    for bits in 2..=8 {
+        let map = DorefaWeights::new(bits).unwrap();
+        let of_zero = quantize(&map, &[0.0, 1.0]).unwrap()[0];
+        assert_eq!(quantize(&map, &[0.0, -0.0]).unwrap(), array![of_zero, of_zero]);
+    }
+}
+
+#[test]
+fn infinities_saturate_or_are_refused() {
+    let x = array![1.0, f32::NEG_INFINITY, f32::INFINITY].into_dyn();
+    for case in all() {
+        let grid = case.map.fit(x.view());
+        if case.measures {
+            let error = grid.unwrap_err();
+            assert!(matches!(error, Error::Infinite { index: 1, value: f32::NEG_INFINITY, .. }), "{error}");
+            continue;
+        }
+        let grid = grid.unwrap();
+        let alphabet = grid.alphabet().unwrap();
+        let codes = case.map.codes(x.view(), &grid).unwrap();
+        assert_eq!((codes[1], codes[2]), (alphabet.first, alphabet.last()), "{:?}", case.map);
+    }
+}
+
+#[test]
+fn an_infinity_is_found_beside_a_nan() {
+    let x = array![f32::NAN, f32::INFINITY].into_dyn();
+    for case in all().into_iter().filter(|case| case.measures) {
+        assert!(matches!(case.map.fit(x.view()), Err(Error::Infinite { index: 1, .. })), "{:?}", case.map);
+    }
+}
+
+#[test]
+fn a_nan_spoils_its_own_group_only() {
+    let x = array![[1.0, f32::NAN], [-2.0, 0.5]].into_dyn();
+    for case in all() {
+        let Some(along) = case.along else { continue };
+        let values = quantize(&along(&case, Granularity::Axis(0)), &x).unwrap();
+        assert!(values[[0, 0]].is_nan() && values[[0, 1]].is_nan(), "{:?}: {values}", case.map);
+        assert!(values[[1, 0]].is_finite() && values[[1, 1]].is_finite(), "{:?}: {values}", case.map);
+    }
+}
+
+#[test]
+fn sums_beyond_f32_are_no_infinity() {
+    let x = ArrayD::from_elem(IxDyn(&[5000]), f32::MAX);
+    assert_eq!(ScaledSign::per_tensor().fit(x.view()).unwrap().scales(), [f32::MAX]);
+}
+
+#[test]
+fn halves_round_to_even_in_every_width() {
+    for bits in 1..=8 {
+        let n = f64::from((1_u32 << bits) - 1);
+        let map = DorefaActivations::new(bits).unwrap();
+        let grid = map.fit(aview1(&[]).into_dyn()).unwrap();
+        let middle = map.codes(aview1(&[0.5_f32]).into_dyn(), &grid).unwrap()[0];
+        assert_eq!(
+            (middle % 2, f64::from(middle)),
+            (0, (n / 2.0).round_ties_even()),
+            "1/2 is a tie in {bits} bits"
+        );
+    }
+}
+
+#[test]
+fn a_product_beside_a_tie_is_not_rounded_onto_it() {
+    let mut misleading = 0;
+    for bits in 1..=8 {
+        let n = (1_u32 << bits) - 1;
+        let map = DorefaActivations::new(bits).unwrap();
+        let grid = map.fit(aview1(&[]).into_dyn()).unwrap();
+        for code in 0..n {
+            let tie = f64::from(code) + 0.5;
+            let nearest = (tie / f64::from(n)) as f32;
+            for x in [nearest.next_down(), nearest, nearest.next_up()] {
+                let product = f64::from(n) * f64::from(x);
+                misleading += usize::from(product != tie && f64::from(n as f32 * x) == tie);
+                let found = map.codes(aview1(&[x]).into_dyn(), &grid).unwrap()[0];
+                assert_eq!(f64::from(found), product.round_ties_even(), "{x} in {bits} bits");
+            }
+        }
+    }
+    assert!(misleading > 0, "no input tells an f32 product from an exact one");
+}
+
+#[test]
+fn grids_of_other_maps_and_shapes_are_refused() {
+    let (x, other) = (array![[1.0, 2.0], [3.0, 4.0]].into_dyn(), array![[1.0], [2.0], [3.0]].into_dyn());
+    let foreign = Sign.fit(x.view()).unwrap();
+    for map in [&Ternary::per_tensor() as &dyn Quantizer, &DorefaWeights::new(2).unwrap()] {
+        assert_eq!(map.codes(x.view(), &foreign), Err(Error::ForeignGrid { map: map.name() }));
+    }
+    let map = Ternary::per_axis(1);
+    let grid = map.fit(x.view()).unwrap();
+    assert!(matches!(map.codes(other.view(), &grid), Err(Error::GroupsDoNotFit { axis: 1, len: 2, .. })));
+    assert!(matches!(Ternary::per_axis(2).fit(x.view()), Err(Error::AxisOutOfRange { axis: 2, rank: 2 })));
+    for case in all() {
+        let grid = case.map.fit(x.view()).unwrap();
+        let mut codes = ArrayD::zeros(other.raw_dim());
+        let error = case.map.codes_into(x.view(), &grid, codes.view_mut()).unwrap_err();
+        assert!(matches!(error, Error::Shape { .. }), "{error}");
+    }
+}
+
+#[test]
+fn messages_say_what_and_where() {
+    let error = DorefaWeights::new(33).unwrap_err();
+    assert_eq!(error.to_string(), "dorefa-weights takes 1 to 8 bits, got 33");
+    let grid = Sign.fit(aview1(&[]).into_dyn()).unwrap();
+    let error = grid.dequantize(array![1, 0].into_dyn().view()).unwrap_err();
+    assert_eq!(error.to_string(), "element 1 is 0, which is not in the alphabet {-1, 1, .. 1}");
+    let error = ScaledSign::per_tensor().fit(aview1(&[1.0, f32::INFINITY]).into_dyn()).unwrap_err();
+    assert_eq!(error.to_string(), "element 1 is inf: the mean of |x| of the tensor is not finite");
+}

@@ -1,0 +1,160 @@
+//! What every forward map promises.
+
+use ndarray::{ArrayD, Axis, IxDyn, aview1};
+use proptest::prelude::*;
+use qnn_quant::*;
+
+use crate::cases::{Plain, all};
+use crate::inputs::{array, bits, elements, number};
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn agrees_with_the_plain_formula(x in array()) {
+        for case in all() {
+            let (codes, scale) = case.plain.quantize(&elements(&x));
+            let grid = case.map.fit(x.view()).unwrap();
+            let found: Vec<i32> = case.map.codes(x.view(), &grid).unwrap().into_iter().collect();
+            prop_assert_eq!(&found, &codes, "{:?}", case.map);
+            prop_assert!(close(grid.scales()[0], scale), "{:?}: scale {:?}, not {scale}", case.map, grid.scales());
+            for (value, code) in quantize(&case.map, &x).unwrap().iter().zip(codes) {
+                prop_assert!(close(*value, scale * f64::from(code)), "{:?}: {value}", case.map);
+            }
+        }
+    }
+
+    #[test]
+    fn codes_dequantize_to_the_values_and_lie_in_the_alphabet(x in array(), last in any::<bool>()) {
+        let granularity = if last { Granularity::LastAxis } else { Granularity::Axis(0) };
+        for case in all() {
+            let map = case.along.map_or_else(|| case.map.clone(), |along| along(&case, granularity));
+            let grid = map.fit(x.view()).unwrap();
+            let codes = map.codes(x.view(), &grid).unwrap();
+            let values = quantize(&map, &x).unwrap();
+            prop_assert_eq!(bits(&grid.dequantize(codes.view()).unwrap()), bits(&values), "{:?}", map);
+            prop_assert!(codes.iter().all(|&code| grid.alphabet().unwrap().contains(code)), "{:?}", map);
+            let groups = match grid.groups() {
+                Groups::Tensor => vec![values.view()],
+                Groups::Axis { axis, .. } => values.axis_iter(Axis(axis)).collect(),
+            };
+            for (group, values) in groups.into_iter().enumerate() {
+                let levels: Vec<f32> = grid.values(group).collect();
+                prop_assert!(values.iter().all(|value| levels.contains(value)), "{:?}: {values} in {levels:?}", map);
+            }
+        }
+    }
+
+    #[test]
+    fn is_idempotent_where_it_says_so(x in array()) {
+        for case in all().into_iter().filter(|case| case.idempotent) {
+            let once = quantize(&case.map, &x).unwrap();
+            let twice = quantize(&case.map, &once).unwrap();
+            // A scale of 0 loses the signs: the values are equal, though not in the sign of zero.
+            prop_assert_eq!(once, twice, "{:?}", case.map);
+        }
+    }
+
+    #[test]
+    fn increases_with_its_input_for_fixed_statistics(x in array(), mut at in prop::collection::vec(number(), 1..40)) {
+        at.extend([f32::NEG_INFINITY, -0.0, 0.0, f32::INFINITY]);
+        at.sort_by(f32::total_cmp);
+        for case in all() {
+            let grid = case.map.fit(x.view()).unwrap();
+            let codes = case.map.codes(aview1(&at).into_dyn(), &grid).unwrap();
+            let codes: Vec<i32> = codes.into_iter().collect();
+            prop_assert!(codes.is_sorted(), "{:?}: {at:?} to {codes:?}", case.map);
+            let alphabet = grid.alphabet().unwrap();
+            prop_assert!(alphabet.contains(codes[0]) && alphabet.contains(codes[codes.len() - 1]), "{:?}", case.map);
+        }
+    }
+
+    #[test]
+    fn a_channel_is_quantized_as_if_it_were_alone(x in array()) {
+        for case in all() {
+            let Some(along) = case.along else { continue };
+            for axis in 0..x.ndim() {
+                let whole = quantize(&along(&case, Granularity::Axis(axis)), &x).unwrap();
+                for (slice, whole) in x.axis_iter(Axis(axis)).zip(whole.axis_iter(Axis(axis))) {
+                    let alone = quantize(&case.map, slice).unwrap();
+                    prop_assert_eq!(bits(&alone), bits(&whole.to_owned()), "{:?} along {}", case.map, axis);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn uniform_maps_err_by_half_a_step_at_most(x in array()) {
+        for case in all() {
+            let Plain::Unit(bits) = case.plain else { continue };
+            let half_step = 0.5 / f64::from((1_u32 << bits) - 1);
+            for (x, value) in x.iter().zip(&quantize(&case.map, &x).unwrap()) {
+                let error = (f64::from(x.clamp(0.0, 1.0)) - f64::from(*value)).abs();
+                prop_assert!(error <= half_step + 1e-7, "{:?}: {x} to {value}", case.map);
+            }
+        }
+    }
+
+    #[test]
+    fn squashed_weights_err_by_half_a_step_at_most(x in array()) {
+        let squashed: Vec<f64> = x.iter().map(|&x| f64::from(x).tanh()).collect();
+        let max = squashed.iter().fold(0.0_f64, |max, x| max.max(x.abs()));
+        prop_assume!(max > 0.0);
+        for case in all() {
+            let Plain::DorefaWeights(bits) = case.plain else { continue };
+            let half_step = 1.0 / f64::from((1_u32 << bits) - 1);
+            for (x, value) in squashed.iter().zip(&quantize(&case.map, &x).unwrap()) {
+                prop_assert!((x / max - f64::from(*value)).abs() <= half_step + 1e-7, "{:?}: {x} to {value}", case.map);
+            }
+        }
+    }
+
+    #[test]
+    fn finite_inputs_give_finite_values(x in array()) {
+        for case in all() {
+            let values = quantize(&case.map, &x).unwrap();
+            prop_assert!(values.iter().all(|value| value.is_finite()), "{:?}: {values}", case.map);
+        }
+    }
+
+    #[test]
+    fn nan_stays_nan_in_values_and_is_refused_as_a_code(x in array(), at in any::<prop::sample::Index>()) {
+        prop_assume!(!x.is_empty());
+        let (mut x, index) = (x.clone(), at.index(x.len()));
+        *x.iter_mut().nth(index).unwrap() = f32::NAN;
+        for case in all() {
+            let values = quantize(&case.map, &x).unwrap();
+            prop_assert!(values.iter().nth(index).unwrap().is_nan(), "{:?}: {values}", case.map);
+            let grid = case.map.fit(x.view()).unwrap();
+            let error = case.map.codes(x.view(), &grid).unwrap_err();
+            prop_assert!(matches!(error, Error::NotANumber { .. }), "{:?}: {error}", case.map);
+        }
+    }
+}
+
+#[test]
+fn levels_are_the_f32_nearest_to_the_fraction() {
+    for bits in 1..=8 {
+        let n = (1_i32 << bits) - 1;
+        let x: Vec<f32> = (0..=n).map(|code| (f64::from(code) / f64::from(n)) as f32).collect();
+        let map = DorefaActivations::new(bits as u32).unwrap();
+        let grid = map.fit(aview1(&x).into_dyn()).unwrap();
+        assert_eq!(quantize(&map, &x).unwrap().to_vec(), x, "levels are fixed points");
+        for code in 0..=n {
+            assert_eq!(grid.value(0, code), (f64::from(code) / f64::from(n)) as f32);
+        }
+    }
+}
+
+#[test]
+fn the_identity_changes_nothing() {
+    let x = ArrayD::from_shape_vec(IxDyn(&[2, 2]), vec![-0.0, f32::INFINITY, 1e-45, f32::NAN]).unwrap();
+    assert_eq!(bits(&quantize(&Identity, &x).unwrap()), bits(&x));
+    let grid = Identity.fit(x.view()).unwrap();
+    assert_eq!((grid.alphabet(), grid.bits(), grid.is_unit()), (None, 32, true));
+    assert_eq!(Identity.codes(x.view(), &grid), Err(Error::Unquantized { map: "identity" }));
+}
+
+fn close(found: f32, want: f64) -> bool {
+    (f64::from(found) - want).abs() <= 1e-6 * want.abs() + f64::from(f32::from_bits(1))
+}
