@@ -1,0 +1,33 @@
+//! The affine map that ends a forward kernel.
+
+/// What happens to an accumulator of output channel `o`; each step that is present rounds once.
+///
+/// ```text
+/// y = acc · scale[o] + bias[o]
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ChannelAffine<'a, T> {
+    /// One factor for each output channel.
+    pub scale: Option<&'a [T]>,
+    /// One summand for each output channel.
+    pub bias: Option<&'a [T]>,
+}
+
+impl<'a, T> ChannelAffine<'a, T> {
+    /// The accumulator as it is.
+    pub const IDENTITY: Self = Self { scale: None, bias: None };
+
+    /// Only a bias.
+    #[must_use]
+    pub const fn bias(bias: &'a [T]) -> Self {
+        Self { scale: None, bias: Some(bias) }
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_channels(&self, channels: usize) {
+        for (what, values) in [("scale", self.scale), ("bias", self.bias)] {
+            let len = values.map_or(channels, <[T]>::len);
+            assert!(len == channels, "{what} has {len} elements, the output has {channels} channels");
+        }
+    }
+}

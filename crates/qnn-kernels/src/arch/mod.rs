@@ -1,0 +1,165 @@
+//! The tables of kernels, one for each instruction set: all of the crate's unsafe code.
+//!
+//! A table is reached only through [`table`], which asks the machine first; that is what makes the calls below sound.
+
+#![allow(unsafe_code)]
+
+mod scalar;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use crate::line::{LANES, Line};
+use crate::tile::{Row, Sweep};
+use crate::{Isa, Real};
+
+/// The kernels of one instruction set.
+#[derive(Debug)]
+pub struct Kernels {
+    pub(crate) isa: Isa,
+    pub(crate) f32: Tiles<f32>,
+    pub(crate) f64: Tiles<f64>,
+    xor_popcount: unsafe fn(&[u64], &[u64]) -> u64,
+}
+
+type RowTile<T> = unsafe fn(&Row<'_, T>, &mut [T]);
+type SweepTile<T> = unsafe fn(&Sweep<'_, T>, &mut [Line<T>]);
+
+/// The register tiles for one type of numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiles<T> {
+    /// Vectors of output channels that a tile can take, 1 or 2.
+    vectors: usize,
+    product: [RowTile<T>; 2],
+    elementwise: RowTile<T>,
+    outer: [SweepTile<T>; 2],
+    elementwise_outer: SweepTile<T>,
+}
+
+/// The table of an instruction set, if this machine can run it.
+pub(crate) fn table(isa: Isa) -> Option<&'static Kernels> {
+    if !isa.is_available() {
+        return None;
+    }
+    match isa {
+        Isa::Scalar => Some(&scalar::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Popcnt => Some(&x86::POPCNT),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Some(&x86::AVX2),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => Some(&x86::AVX512),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Some(&aarch64::NEON),
+        #[allow(unreachable_patterns)]
+        _ => None,
+    }
+}
+
+impl Kernels {
+    pub(crate) fn xor_popcount(&self, a: &[u64], b: &[u64]) -> u64 {
+        // SAFETY: `table` hands out a table only on a machine that has its instruction set, and the function asks for nothing else.
+        unsafe { (self.xor_popcount)(a, b) }
+    }
+}
+
+impl<T> Tiles<T> {
+    pub(crate) fn vectors(&self) -> usize {
+        self.vectors
+    }
+
+    pub(crate) fn product(&self, vectors: usize, row: &Row<'_, T>, y: &mut [T]) {
+        // SAFETY: `table` hands out a table only on a machine that has its instruction set, and the function asks for nothing else.
+        unsafe { (self.product[vectors - 1])(row, y) }
+    }
+
+    pub(crate) fn elementwise(&self, row: &Row<'_, T>, y: &mut [T]) {
+        // SAFETY: as for `product`.
+        unsafe { (self.elementwise)(row, y) }
+    }
+
+    pub(crate) fn outer(&self, vectors: usize, sweep: &Sweep<'_, T>, sums: &mut [Line<T>]) {
+        // SAFETY: as for `product`.
+        unsafe { (self.outer[vectors - 1])(sweep, sums) }
+    }
+
+    pub(crate) fn elementwise_outer(&self, sweep: &Sweep<'_, T>, sums: &mut [Line<T>]) {
+        // SAFETY: as for `product`.
+        unsafe { (self.elementwise_outer)(sweep, sums) }
+    }
+}
+
+/// The numbers of the lines, one after the other.
+pub(crate) fn numbers_mut<T: Real>(lines: &mut [Line<T>]) -> &mut [T] {
+    const { assert!(size_of::<Line<T>>() == LANES * size_of::<T>()) };
+    // SAFETY: a line is `LANES` numbers with nothing between or after them, as the assertion checks, so the slice covers the same memory;
+    // it borrows the lines exclusively for as long as it lives.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
+}
+
+/// Instantiates the tiles for lanes of one kind, under the target features of their instruction set.
+///
+/// `one` and `two` list the pixels that a product tile of as many vectors can take; `outer` is the input channels of an outer tile of either.
+macro_rules! tiles {
+    ($(#[$feature:meta])* $number:ty, $lanes:ty, vectors: $vectors:literal, one: [$($one:literal)*], two: [$($two:literal)*], outer: [$few:literal, $many:literal]) => {{
+        $(#[$feature])*
+        fn product_one(row: &Row<'_, $number>, y: &mut [$number]) {
+            product_row!($number, $lanes, 1, [$($one)*], row, y);
+        }
+        $(#[$feature])*
+        fn product_two(row: &Row<'_, $number>, y: &mut [$number]) {
+            product_row!($number, $lanes, $vectors, [$($two)*], row, y);
+        }
+        $(#[$feature])*
+        fn elementwise(row: &Row<'_, $number>, y: &mut [$number]) {
+            tile::elementwise::<$number, $lanes>(row, y);
+        }
+        $(#[$feature])*
+        fn outer_one(sweep: &Sweep<'_, $number>, sums: &mut [Line<$number>]) {
+            if sweep.channels <= 4 {
+                tile::outer::<$number, $lanes, 4, 1>(sweep, sums);
+            } else {
+                tile::outer::<$number, $lanes, $few, 1>(sweep, sums);
+            }
+        }
+        $(#[$feature])*
+        fn outer_two(sweep: &Sweep<'_, $number>, sums: &mut [Line<$number>]) {
+            tile::outer::<$number, $lanes, $many, $vectors>(sweep, sums);
+        }
+        $(#[$feature])*
+        fn elementwise_outer(sweep: &Sweep<'_, $number>, sums: &mut [Line<$number>]) {
+            tile::elementwise_outer::<$number, $lanes>(sweep, sums);
+        }
+        Tiles {
+            vectors: $vectors,
+            product: [product_one, product_two],
+            elementwise,
+            outer: [outer_one, outer_two],
+            elementwise_outer,
+        }
+    }};
+}
+pub(crate) use tiles;
+
+/// A row in tiles of the listed widths, `1..=n` in order.
+macro_rules! product_row {
+    ($number:ty, $lanes:ty, $vectors:literal, [$($pixels:literal)*], $row:ident, $y:ident) => {
+        const MOST: usize = [$($pixels),*].len();
+        for cut in tile::cuts($row.pixels, MOST) {
+            let (lines, y) = (&$row.image[cut.start..], &mut $y[cut.start * $row.pixel_step..]);
+            match cut.len() {
+                $($pixels => tile::product_tile::<$number, $lanes, $pixels, $vectors>($row, lines, y),)*
+                pixels => unreachable!("a tile of {pixels} pixels where at most {MOST} are cut"),
+            }
+        }
+    };
+}
+pub(crate) use product_row;
+
+/// Counts the bits in which two vectors of words differ.
+#[inline(always)]
+fn count_differing(a: &[u64], b: &[u64]) -> u64 {
+    a.iter().zip(b).map(|(a, b)| u64::from((a ^ b).count_ones())).sum()
+}

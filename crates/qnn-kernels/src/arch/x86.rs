@@ -1,0 +1,128 @@
+//! Kernels for x86-64: AVX2 with FMA, AVX-512, and `popcnt` alone.
+
+use std::arch::x86_64::{
+    __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_mul_ps, _mm256_set1_ps,
+    _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_mul_ps, _mm512_set1_ps,
+    _mm512_storeu_ps,
+};
+
+use super::{Kernels, Tiles, count_differing, product_row, scalar, tiles};
+use crate::Isa;
+use crate::lanes::{Lanes, Portable};
+use crate::line::{LANES, Line};
+use crate::tile::{self, Row, Sweep};
+
+pub(super) static POPCNT: Kernels =
+    Kernels { isa: Isa::Popcnt, f32: scalar::F32, f64: scalar::F64, xor_popcount: count_differing_popcnt };
+pub(super) static AVX2: Kernels =
+    Kernels { isa: Isa::Avx2, f32: AVX2_F32, f64: AVX2_F64, xor_popcount: count_differing_popcnt };
+pub(super) static AVX512: Kernels =
+    Kernels { isa: Isa::Avx512, f32: AVX512_F32, f64: AVX2_F64, xor_popcount: count_differing_popcnt };
+
+// Sixteen registers: six pixels of two registers, two of weights, one broadcast.
+const AVX2_F32: Tiles<f32> = tiles!(#[target_feature(enable = "avx2,fma")] f32, Avx2, vectors: 1, one: [1 2 3 4 5 6], two: [1 2 3 4 5 6], outer: [4, 4]);
+// Double precision serves gradient checks: the compiler's own vectors do.
+const AVX2_F64: Tiles<f64> = tiles!(#[target_feature(enable = "avx2,fma")] f64, Portable<f64>, vectors: 1, one: [1 2], two: [1 2], outer: [2, 2]);
+// Thirty-two registers: at most 28 accumulators, two of weights, one broadcast.
+const AVX512_F32: Tiles<f32> = tiles!(#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+    f32, Avx512, vectors: 2, one: [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16], two: [1 2 3 4 5 6 7 8 9 10 11 12 13 14], outer: [16, 8]);
+
+#[target_feature(enable = "popcnt")]
+fn count_differing_popcnt(a: &[u64], b: &[u64]) -> u64 {
+    count_differing(a, b)
+}
+
+/// Sixteen `f32` in two AVX registers. Used only in functions that enable AVX2 and FMA.
+#[derive(Clone, Copy)]
+struct Avx2([__m256; 2]);
+
+impl Lanes<f32> for Avx2 {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: inlined only into functions of the AVX2 table, whose instruction set the machine has.
+        unsafe { Self([_mm256_set1_ps(value); 2]) }
+    }
+
+    #[inline(always)]
+    fn load(line: &Line<f32>) -> Self {
+        let numbers = line.0.as_ptr();
+        // SAFETY: the instruction set as in `splat`; a line is 64 readable bytes, aligned to 64.
+        unsafe { Self([_mm256_load_ps(numbers), _mm256_load_ps(numbers.add(8))]) }
+    }
+
+    #[inline(always)]
+    fn to_line(self) -> Line<f32> {
+        let mut line = Line([0.0; LANES]);
+        let numbers = line.0.as_mut_ptr();
+        // SAFETY: the instruction set as in `splat`; a line is 64 writable bytes.
+        unsafe {
+            _mm256_storeu_ps(numbers, self.0[0]);
+            _mm256_storeu_ps(numbers.add(8), self.0[1]);
+        }
+        line
+    }
+
+    #[inline(always)]
+    fn fused(self, a: Self, b: Self) -> Self {
+        // SAFETY: the instruction set as in `splat`.
+        unsafe {
+            Self([_mm256_fmadd_ps(a.0[0], b.0[0], self.0[0]), _mm256_fmadd_ps(a.0[1], b.0[1], self.0[1])])
+        }
+    }
+
+    #[inline(always)]
+    fn times(self, factor: Self) -> Self {
+        // SAFETY: the instruction set as in `splat`.
+        unsafe { Self([_mm256_mul_ps(self.0[0], factor.0[0]), _mm256_mul_ps(self.0[1], factor.0[1])]) }
+    }
+
+    #[inline(always)]
+    fn plus(self, addend: Self) -> Self {
+        // SAFETY: the instruction set as in `splat`.
+        unsafe { Self([_mm256_add_ps(self.0[0], addend.0[0]), _mm256_add_ps(self.0[1], addend.0[1])]) }
+    }
+}
+
+/// Sixteen `f32` in one AVX-512 register. Used only in functions that enable AVX-512.
+#[derive(Clone, Copy)]
+struct Avx512(__m512);
+
+impl Lanes<f32> for Avx512 {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: inlined only into functions of the AVX-512 table, whose instruction set the machine has.
+        unsafe { Self(_mm512_set1_ps(value)) }
+    }
+
+    #[inline(always)]
+    fn load(line: &Line<f32>) -> Self {
+        // SAFETY: the instruction set as in `splat`; a line is 64 readable bytes, aligned to 64.
+        unsafe { Self(_mm512_load_ps(line.0.as_ptr())) }
+    }
+
+    #[inline(always)]
+    fn to_line(self) -> Line<f32> {
+        let mut line = Line([0.0; LANES]);
+        // SAFETY: the instruction set as in `splat`; a line is 64 writable bytes.
+        unsafe { _mm512_storeu_ps(line.0.as_mut_ptr(), self.0) }
+        line
+    }
+
+    #[inline(always)]
+    fn fused(self, a: Self, b: Self) -> Self {
+        // SAFETY: the instruction set as in `splat`.
+        unsafe { Self(_mm512_fmadd_ps(a.0, b.0, self.0)) }
+    }
+
+    #[inline(always)]
+    fn times(self, factor: Self) -> Self {
+        // SAFETY: the instruction set as in `splat`.
+        unsafe { Self(_mm512_mul_ps(self.0, factor.0)) }
+    }
+
+    #[inline(always)]
+    fn plus(self, addend: Self) -> Self {
+        // SAFETY: the instruction set as in `splat`.
+        unsafe { Self(_mm512_add_ps(self.0, addend.0)) }
+    }
+}

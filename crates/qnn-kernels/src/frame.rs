@@ -1,0 +1,145 @@
+//! Images laid out for the tiles: padded, in lines of one block of channels.
+
+use std::ops::Range;
+
+use crate::Real;
+use crate::line::{Block, LANES, Line};
+
+/// How an image `[height, width, channels]` becomes lines.
+///
+/// ```text
+/// line(row, block, column) = (row · blocks + block) · plane + (column mod phases) · plane/phases + column / phases
+/// ```
+///
+/// Rows and columns outside the image hold the padding value, so that no tile knows of borders; columns are dealt into as many phases as the
+/// horizontal stride has steps, so that the pixels that one kernel position visits are neighbours.
+#[derive(Debug)]
+pub(crate) struct Frame<T> {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) channels: usize,
+    pub(crate) top: usize,
+    pub(crate) left: usize,
+    pub(crate) columns: usize,
+    pub(crate) phases: usize,
+    /// Of every `rows.0` frame rows only the first `rows.1` are read, and so filled; of the phases only the first `phases_read`.
+    pub(crate) rows: (usize, usize),
+    pub(crate) phases_read: usize,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) pad_value: T,
+}
+
+impl<T: Real> Frame<T> {
+    /// Lines of one block in one row.
+    pub(crate) fn plane(&self) -> usize {
+        self.columns.div_ceil(self.phases) * self.phases
+    }
+
+    /// Lines of one row.
+    pub(crate) fn row_lines(&self) -> usize {
+        self.blocks.len() * self.plane()
+    }
+
+    /// Where a column of a block lies in its row.
+    pub(crate) fn line(&self, block: usize, column: usize) -> usize {
+        block * self.plane() + column % self.phases * (self.plane() / self.phases) + column / self.phases
+    }
+
+    /// Elements of one image.
+    pub(crate) fn image_len(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Writes the frame's rows `rows`. An image that ends inside its last row leaves the rest of that row padded.
+    pub(crate) fn fill(&self, rows: Range<usize>, image: &[T], lines: &mut [Line<T>]) {
+        let read = rows
+            .zip(lines.chunks_exact_mut(self.row_lines()))
+            .filter(|(row, _)| row % self.rows.0 < self.rows.1);
+        for (row, lines) in read {
+            let source = row.checked_sub(self.top).filter(|&row| row < self.height).unwrap_or(self.height);
+            let start = (source * self.width * self.channels).min(image.len());
+            let end = ((source + 1) * self.width * self.channels).min(image.len());
+            // A row outside the image is an empty one: all of it is padding.
+            let pixels = if source < self.height { &image[start..end] } else { &[] };
+            for (block, lines) in self.blocks.iter().zip(lines.chunks_exact_mut(self.plane())) {
+                self.fill_block(*block, pixels, lines);
+            }
+        }
+    }
+
+    fn fill_block(&self, block: Block, pixels: &[T], lines: &mut [Line<T>]) {
+        for (phase, lines) in
+            lines.chunks_exact_mut(self.plane() / self.phases).take(self.phases_read).enumerate()
+        {
+            // The first line of this phase whose column is not left of the image.
+            let inside = self.left.saturating_sub(phase).div_ceil(self.phases).min(lines.len());
+            let (before, lines) = lines.split_at_mut(inside);
+            before.fill(Line([self.pad_value; LANES]));
+            let first = (phase + inside * self.phases).saturating_sub(self.left) * self.channels;
+            let pixels = pixels.get(first..).unwrap_or(&[]);
+            let (copied, after) =
+                lines.split_at_mut(pixels.len().div_ceil(self.channels * self.phases).min(lines.len()));
+            copy_pixels(block, pixels.chunks(self.channels * self.phases), copied);
+            after.fill(Line([self.pad_value; LANES]));
+        }
+    }
+}
+
+fn copy_pixels<'a, T: Real>(block: Block, pixels: impl Iterator<Item = &'a [T]>, lines: &mut [Line<T>]) {
+    if block.count == LANES {
+        for (line, pixel) in lines.iter_mut().zip(pixels) {
+            line.0 = *pixel[block.first..].first_chunk().expect("a block inside the pixel");
+        }
+    } else {
+        for (line, pixel) in lines.iter_mut().zip(pixels) {
+            line.0 = [T::zero(); LANES];
+            line.0[..block.count].copy_from_slice(&pixel[block.first..][..block.count]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::line::blocks;
+
+    #[test]
+    fn every_column_is_where_line_says() {
+        let (height, width, channels) = (3, 5, 19);
+        let image: Vec<f64> = (0..height * width * channels).map(|index| index as f64).collect();
+        for (phases, left) in [(1, 0), (1, 2), (2, 1), (3, 4), (2, 0)] {
+            let blocks = blocks(1, channels, LANES);
+            let frame = Frame {
+                height,
+                width,
+                channels,
+                top: 1,
+                left,
+                columns: left + width + 1,
+                phases,
+                rows: (1, 1),
+                phases_read: phases,
+                blocks,
+                pad_value: -1.0,
+            };
+            let mut lines = vec![Line([f64::NAN; LANES]); 5 * frame.row_lines()];
+            frame.fill(0..5, &image, &mut lines);
+            for (row, column, channel) in (0..5)
+                .flat_map(|r| (0..frame.columns).flat_map(move |c| (0..channels).map(move |k| (r, c, k))))
+            {
+                let inside = (1..=height).contains(&row) && (left..left + width).contains(&column);
+                let expected = if inside {
+                    (((row - 1) * width + column - left) * channels + channel) as f64
+                } else {
+                    -1.0
+                };
+                let line = lines[row * frame.row_lines() + frame.line(channel / LANES, column)];
+                assert_eq!(
+                    line.0[channel % LANES],
+                    expected,
+                    "row {row} column {column} channel {channel} phases {phases}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The kernels as free functions, on the best instruction set of the machine.
+
+use crate::{ChannelAffine, Conv2dShape, Kernels, MatmulShape, Real};
+
+/// Two-dimensional convolution `[n, h, w, cin] → [n, oh, ow, cout]`, weights `[kh, kw, cin/groups, cout]`.
+///
+/// ```text
+/// acc = Σ x[n, oy·s₀ + kh − top, ox·s₁ + kw − left, c] · w[kh, kw, c, o]          y[n, oy, ox, o] = acc · scale[o] + bias[o]
+/// ```
+///
+/// Every output is one accumulator that starts at `+0` and takes its terms by fused multiply-add in the order `kh, kw, c`, positions outside
+/// the image included with the value `pad_value` (0, or ±1 for binary activations).
+///
+/// ```
+/// use qnn_kernels::{ChannelAffine, Conv2dShape, Padding, conv2d};
+/// let shape = Conv2dShape {
+///     batch: 1, height: 1, width: 3, channels: 1, out_channels: 1,
+///     kernel: [1, 2], stride: [1, 1], padding: Padding { right: 1, ..Padding::NONE }, groups: 1,
+/// };
+/// let mut y = [0.0_f32; 3];
+/// conv2d(&shape, &[1.0, 2.0, 3.0], &[10.0, 1.0], -1.0, ChannelAffine::bias(&[0.5]), &mut y);
+/// assert_eq!(y, [12.5, 23.5, 29.5]);
+/// ```
+///
+/// # Panics
+///
+/// If the shape fails [`Conv2dShape::check`], or a slice has not the length that it asks for.
+#[track_caller]
+pub fn conv2d<T: Real>(
+    shape: &Conv2dShape,
+    x: &[T],
+    w: &[T],
+    pad_value: T,
+    out: ChannelAffine<'_, T>,
+    y: &mut [T],
+) {
+    Kernels::current().conv2d(shape, x, w, pad_value, out, y);
+}
+
+/// The gradient of a convolution's input: `dx[n, iy, ix, c] = Σ dy[n, oy, ox, o] · w[kh, kw, c, o]` over the outputs that saw the input.
+///
+/// One accumulator for each input, in the order `kh, kw, o`.
+///
+/// # Panics
+///
+/// If the shape fails [`Conv2dShape::check`], or a slice has not the length that it asks for.
+#[track_caller]
+pub fn conv2d_input_gradient<T: Real>(shape: &Conv2dShape, dy: &[T], w: &[T], dx: &mut [T]) {
+    Kernels::current().conv2d_input_gradient(shape, dy, w, dx);
+}
+
+/// The gradient of a convolution's weights: `dw[kh, kw, c, o] = Σ x[…] · dy[n, oy, ox, o]`, with `pad_value` outside the image.
+///
+/// Chunks of [`chunk_images`](crate::reference::chunk_images) images are summed each in the order `n, oy, ox`, then added in order.
+///
+/// # Panics
+///
+/// If the shape fails [`Conv2dShape::check`], or a slice has not the length that it asks for.
+#[track_caller]
+pub fn conv2d_kernel_gradient<T: Real>(shape: &Conv2dShape, x: &[T], pad_value: T, dy: &[T], dw: &mut [T]) {
+    Kernels::current().conv2d_kernel_gradient(shape, x, pad_value, dy, dw);
+}
+
+/// Matrix product `y = (a · b) · scale + bias`, `[m, k] · [k, n]`: one accumulator for each element, over `k` in order.
+///
+/// ```
+/// use qnn_kernels::{ChannelAffine, MatmulShape, matmul};
+/// let dims = MatmulShape { rows: 1, inner: 2, columns: 2 };
+/// let mut y = [0.0_f32; 2];
+/// matmul(dims, &[1.0, 2.0], &[3.0, 4.0, 5.0, 6.0], ChannelAffine::IDENTITY, &mut y);
+/// assert_eq!(y, [13.0, 16.0]);
+/// ```
+///
+/// # Panics
+///
+/// If a slice has not the length that `dims` asks for.
+#[track_caller]
+pub fn matmul<T: Real>(dims: MatmulShape, a: &[T], b: &[T], out: ChannelAffine<'_, T>, y: &mut [T]) {
+    Kernels::current().matmul(dims, a, b, out, y);
+}
+
+/// The gradient of a product's left factor, `da = dy · bᵀ`: one accumulator for each element, over the columns in order.
+///
+/// # Panics
+///
+/// If a slice has not the length that `dims` asks for.
+#[track_caller]
+pub fn matmul_left_gradient<T: Real>(dims: MatmulShape, dy: &[T], b: &[T], da: &mut [T]) {
+    Kernels::current().matmul_left_gradient(dims, dy, b, da);
+}
+
+/// The gradient of a product's right factor, `db = aᵀ · dy`: one accumulator for each element, over the rows in order.
+///
+/// # Panics
+///
+/// If a slice has not the length that `dims` asks for.
+#[track_caller]
+pub fn matmul_right_gradient<T: Real>(dims: MatmulShape, a: &[T], dy: &[T], db: &mut [T]) {
+    Kernels::current().matmul_right_gradient(dims, a, dy, db);
+}

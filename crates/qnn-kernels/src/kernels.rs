@@ -1,0 +1,206 @@
+//! The kernels' public face: safe, checked, for slices.
+
+use std::sync::OnceLock;
+
+use crate::arch::{self, Kernels};
+use crate::{ChannelAffine, Conv2dShape, Isa, MatmulShape, Padding, Real};
+use crate::{kernel_gradient, plan, reference};
+
+impl Kernels {
+    /// The kernels of an instruction set, or nothing where this machine lacks it.
+    #[must_use]
+    pub fn of(isa: Isa) -> Option<&'static Self> {
+        arch::table(isa)
+    }
+
+    /// The kernels in use: those that the environment variable `QNN_ISA` names (`scalar`, `popcnt`, `avx2`, `avx512`, `neon`), or the best that
+    /// this machine has. Chosen once in a process.
+    ///
+    /// # Panics
+    ///
+    /// If `QNN_ISA` names no instruction set, or one that this machine lacks.
+    #[must_use]
+    pub fn current() -> &'static Self {
+        static CURRENT: OnceLock<&'static Kernels> = OnceLock::new();
+        CURRENT.get_or_init(|| match std::env::var("QNN_ISA") {
+            Ok(name) => forced(&name),
+            Err(_) => Isa::available().find_map(Self::of).expect("scalar kernels run everywhere"),
+        })
+    }
+
+    /// Their instruction set.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// [`conv2d`](crate::conv2d) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn conv2d<T: Real>(
+        &self,
+        shape: &Conv2dShape,
+        x: &[T],
+        w: &[T],
+        pad_value: T,
+        out: ChannelAffine<'_, T>,
+        y: &mut [T],
+    ) {
+        assert_lengths(shape, x.len(), w.len(), y.len());
+        out.assert_channels(shape.out_channels);
+        plan::forward(self, &plan::flattened(shape), x, w, pad_value, out, y);
+    }
+
+    /// [`conv2d_input_gradient`](crate::conv2d_input_gradient) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn conv2d_input_gradient<T: Real>(&self, shape: &Conv2dShape, dy: &[T], w: &[T], dx: &mut [T]) {
+        assert_lengths(shape, dx.len(), w.len(), dy.len());
+        plan::input_gradient(self, &plan::flattened(shape), dy, w, dx);
+    }
+
+    /// [`conv2d_kernel_gradient`](crate::conv2d_kernel_gradient) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn conv2d_kernel_gradient<T: Real>(
+        &self,
+        shape: &Conv2dShape,
+        x: &[T],
+        pad_value: T,
+        dy: &[T],
+        dw: &mut [T],
+    ) {
+        assert_lengths(shape, x.len(), dw.len(), dy.len());
+        kernel_gradient::kernel_gradient(self, shape, x, pad_value, dy, dw);
+    }
+
+    /// [`matmul`](crate::matmul) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn matmul<T: Real>(
+        &self,
+        dims: MatmulShape,
+        a: &[T],
+        b: &[T],
+        out: ChannelAffine<'_, T>,
+        y: &mut [T],
+    ) {
+        assert_matmul(dims, a.len(), b.len(), y.len());
+        out.assert_channels(dims.columns);
+        if dims.inner == 0 {
+            reference::matmul(dims, a, b, out, y);
+        } else if dims.output_len() > 0 {
+            plan::forward(self, &plan::pixel_rows(&pointwise(dims), dims.rows), a, b, T::zero(), out, y);
+        }
+    }
+
+    /// [`matmul_left_gradient`](crate::matmul_left_gradient) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn matmul_left_gradient<T: Real>(&self, dims: MatmulShape, dy: &[T], b: &[T], da: &mut [T]) {
+        assert_matmul(dims, da.len(), b.len(), dy.len());
+        if dims.columns == 0 {
+            da.fill(T::zero());
+        } else if dims.left_len() > 0 {
+            plan::input_gradient(self, &plan::pixel_rows(&pointwise(dims), dims.rows), dy, b, da);
+        }
+    }
+
+    /// [`matmul_right_gradient`](crate::matmul_right_gradient) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn matmul_right_gradient<T: Real>(&self, dims: MatmulShape, a: &[T], dy: &[T], db: &mut [T]) {
+        assert_matmul(dims, a.len(), db.len(), dy.len());
+        if dims.rows == 0 {
+            db.fill(T::zero());
+        } else if dims.right_len() > 0 {
+            kernel_gradient::kernel_gradient(self, &pointwise(dims), a, T::zero(), dy, db);
+        }
+    }
+}
+
+fn forced(name: &str) -> &'static Kernels {
+    let isa: Isa = name.parse().unwrap_or_else(|error| panic!("QNN_ISA: {error}"));
+    let has = || Isa::available().map(Isa::name).collect::<Vec<_>>().join(", ");
+    Kernels::of(isa)
+        .unwrap_or_else(|| panic!("QNN_ISA={isa}: this machine has no such instructions, it has {}", has()))
+}
+
+/// A matrix product as a convolution: each row is a pixel, all in one row of one image.
+fn pointwise(dims: MatmulShape) -> Conv2dShape {
+    Conv2dShape {
+        batch: 1,
+        height: 1,
+        width: dims.rows,
+        channels: dims.inner,
+        out_channels: dims.columns,
+        kernel: [1, 1],
+        stride: [1, 1],
+        padding: Padding::NONE,
+        groups: 1,
+    }
+}
+
+#[track_caller]
+fn assert_lengths(shape: &Conv2dShape, input: usize, weights: usize, output: usize) {
+    if let Err(error) = shape.check() {
+        panic!("{error} in {shape:?}");
+    }
+    let found = [input, weights, output];
+    let expected = [shape.input_len(), shape.weight_len(), shape.output_len()];
+    assert!(
+        found == expected,
+        "input, weights and output have {found:?} elements, {shape:?} needs {expected:?}"
+    );
+}
+
+#[track_caller]
+fn assert_matmul(dims: MatmulShape, left: usize, right: usize, output: usize) {
+    let found = [left, right, output];
+    let expected = [dims.left_len(), dims.right_len(), dims.output_len()];
+    assert!(
+        found == expected,
+        "left, right and product have {found:?} elements, {dims:?} needs {expected:?}"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_available_set_has_a_table_of_its_own() {
+        for isa in Isa::ALL {
+            assert_eq!(Kernels::of(isa).map(Kernels::isa), isa.is_available().then_some(isa));
+        }
+    }
+
+    #[test]
+    fn a_forced_set_is_taken() {
+        assert_eq!(forced("scalar").isa(), Isa::Scalar);
+    }
+
+    #[test]
+    #[should_panic(expected = "QNN_ISA: \"sse9\" is no instruction set")]
+    fn an_unknown_forced_set_is_named() {
+        let _ = forced("sse9");
+    }
+}

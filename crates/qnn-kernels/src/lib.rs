@@ -1,0 +1,48 @@
+//! CPU kernels of quantized neural networks: order-exact convolution and matrix products, bit packing and XNOR-popcount.
+//!
+//! Slices in, slices out: no arrays, no autograd. All kernels run on rayon's current pool.
+//!
+//! ```text
+//! functions ──▶ Kernels (one table for each instruction set) ──▶ plan, kernel_gradient: frames, panels, chunks
+//!                                                                        │
+//!                reference: plain loops, the oracle                      ▼
+//!                                                                tile: register tiles, instantiated in arch
+//! ```
+//!
+//! # Invariants
+//!
+//! - Every output of a forward kernel is one accumulator: it starts at `+0` and takes its terms by fused multiply-add in the order `kh, kw, cin`,
+//!   then scale and bias round once each. So neither tiles nor threads nor instruction set change a bit of it.
+//! - Gradients are sums in an order that the shape alone fixes; they too are the same bits on every machine.
+//! - [`reference`](mod@reference) says the same in plain loops, and agrees bit for bit while operands are finite.
+//! - Unsafe code is in `arch` and nowhere else.
+//!
+//! `QNN_ISA` (`scalar`, `popcnt`, `avx2`, `avx512`, `neon`) forces an instruction set: see [`Kernels::current`].
+
+mod affine;
+mod arch;
+pub mod bits;
+mod frame;
+mod functions;
+mod isa;
+mod kernel_gradient;
+mod kernels;
+mod lanes;
+mod line;
+mod plan;
+mod product;
+mod real;
+pub mod reference;
+mod scratch;
+mod shape;
+mod tile;
+
+pub use affine::ChannelAffine;
+pub use arch::Kernels;
+pub use functions::{
+    conv2d, conv2d_input_gradient, conv2d_kernel_gradient, matmul, matmul_left_gradient,
+    matmul_right_gradient,
+};
+pub use isa::{Isa, UnknownIsa};
+pub use real::Real;
+pub use shape::{Conv2dShape, MatmulShape, Padding, ShapeError};

@@ -1,0 +1,57 @@
+//! The number types that kernels compute in.
+
+use std::fmt::Debug;
+
+use num_traits::Float;
+
+/// The numbers that every kernel is written for: `f32` and `f64`.
+///
+/// `f32` is what networks compute in; `f64` runs the same algorithms for gradient checks. Sealed: the order of roundings is a promise that
+/// only types with a fused multiply-add can keep.
+pub trait Real: Float + Default + Debug + Send + Sync + compute::Compute + 'static {}
+
+impl Real for f32 {}
+impl Real for f64 {}
+
+pub(crate) mod compute {
+    use std::cell::RefCell;
+
+    use crate::arch::{Kernels, Tiles};
+    use crate::scratch::Pool;
+
+    /// What the crate itself needs of a number type.
+    pub trait Compute: Copy {
+        /// `self · factor + addend`, rounded once.
+        fn fused(self, factor: Self, addend: Self) -> Self;
+        /// This type's tiles.
+        fn tiles(kernels: &Kernels) -> &Tiles<Self>;
+        /// Visits this thread's idle buffers.
+        fn with_pool<R>(visit: impl FnOnce(&mut Pool<Self>) -> R) -> R;
+    }
+
+    macro_rules! compute {
+        ($number:ident) => {
+            impl Compute for $number {
+                // Always inlined: only in its caller, with the caller's instruction set, does it become one instruction.
+                #[inline(always)]
+                fn fused(self, factor: Self, addend: Self) -> Self {
+                    self.mul_add(factor, addend)
+                }
+
+                fn tiles(kernels: &Kernels) -> &Tiles<Self> {
+                    &kernels.$number
+                }
+
+                fn with_pool<R>(visit: impl FnOnce(&mut Pool<Self>) -> R) -> R {
+                    thread_local! {
+                        static POOL: RefCell<Pool<$number>> = const { RefCell::new(Pool::new()) };
+                    }
+                    POOL.with_borrow_mut(visit)
+                }
+            }
+        };
+    }
+
+    compute!(f32);
+    compute!(f64);
+}

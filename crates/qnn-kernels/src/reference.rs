@@ -1,0 +1,181 @@
+//! The oracle: every kernel as plain loops, in the order that the fast kernels must keep.
+//!
+//! Slow, sequential and short on purpose. For finite operands the fast kernels return the same bits on every instruction set and for every
+//! number of threads.
+
+use crate::{ChannelAffine, Conv2dShape, MatmulShape, Real};
+
+/// `y[n, oy, ox, o]`: one accumulator from `+0`, taps in the order `kh, kw, cin`, then the affine map.
+///
+/// ```text
+/// acc ← fma(x[n, oy·s₀ + kh − top, ox·s₁ + kw − left, g·cin/groups + c], w[kh, kw, c, o], acc)
+/// ```
+///
+/// Positions outside the image hold `pad_value` and take part like any other.
+pub fn conv2d<T: Real>(
+    shape: &Conv2dShape,
+    x: &[T],
+    w: &[T],
+    pad_value: T,
+    out: ChannelAffine<'_, T>,
+    y: &mut [T],
+) {
+    for_each_output(shape, |[n, oy, ox, o], at| {
+        let mut acc = T::zero();
+        for_each_tap(shape, o, |kh, kw, channel, weight| {
+            acc = input(shape, x, pad_value, [n, oy, ox], [kh, kw], channel).fused(w[weight], acc);
+        });
+        y[at] = affine(acc, o, out);
+    });
+}
+
+/// `dx[n, iy, ix, c]`: one accumulator from `+0` over the outputs that saw this input, in the order `kh, kw, o`.
+pub fn conv2d_input_gradient<T: Real>(shape: &Conv2dShape, dy: &[T], w: &[T], dx: &mut [T]) {
+    let group_channels = shape.group_channels();
+    let group_outputs = shape.out_channels / shape.groups;
+    for at in 0..dx.len() {
+        let (pixel, channel) = (at / shape.channels, at % shape.channels);
+        let (n, iy, ix) =
+            (pixel / (shape.height * shape.width), pixel / shape.width % shape.height, pixel % shape.width);
+        let first = channel / group_channels * group_outputs;
+        let mut acc = T::zero();
+        for kh in 0..shape.kernel[0] {
+            for kw in 0..shape.kernel[1] {
+                let oy = seen_by(iy + shape.padding.top, kh, shape.stride[0], shape.out_height());
+                let ox = seen_by(ix + shape.padding.left, kw, shape.stride[1], shape.out_width());
+                let (Some(oy), Some(ox)) = (oy, ox) else { continue };
+                let pixel = (n * shape.out_height() + oy) * shape.out_width() + ox;
+                for o in first..first + group_outputs {
+                    let weight = ((kh * shape.kernel[1] + kw) * group_channels + channel % group_channels)
+                        * shape.out_channels
+                        + o;
+                    acc = dy[pixel * shape.out_channels + o].fused(w[weight], acc);
+                }
+            }
+        }
+        dx[at] = acc;
+    }
+}
+
+/// `dw[kh, kw, c, o]`: one accumulator from `+0` for each chunk of [`chunk_images`] images, over `n, oy, ox`; chunks are then added in order.
+pub fn conv2d_kernel_gradient<T: Real>(shape: &Conv2dShape, x: &[T], pad_value: T, dy: &[T], dw: &mut [T]) {
+    dw.fill(T::zero());
+    for first in (0..shape.batch).step_by(chunk_images(shape)) {
+        let mut partial = vec![T::zero(); dw.len()];
+        let images = first..(first + chunk_images(shape)).min(shape.batch);
+        for_each_output(shape, |[n, oy, ox, o], at| {
+            if images.contains(&n) {
+                for_each_tap(shape, o, |kh, kw, channel, weight| {
+                    let value = input(shape, x, pad_value, [n, oy, ox], [kh, kw], channel);
+                    partial[weight] = value.fused(dy[at], partial[weight]);
+                });
+            }
+        });
+        for (dw, partial) in dw.iter_mut().zip(partial) {
+            *dw = if first == 0 { partial } else { *dw + partial };
+        }
+    }
+}
+
+/// How many images one accumulator of the kernel gradient runs over: a function of the shape alone, so that threads never change a sum.
+///
+/// Batches of eight and more with at most 2¹⁸ weights are cut into at most sixteen chunks; otherwise the whole batch is one chunk.
+#[must_use]
+pub fn chunk_images(shape: &Conv2dShape) -> usize {
+    if shape.batch >= 8 && shape.weight_len() <= 1 << 18 {
+        shape.batch.div_ceil(16)
+    } else {
+        shape.batch.max(1)
+    }
+}
+
+/// `y = a · b`: one accumulator from `+0` for each element, over `k` in order, then the affine map.
+pub fn matmul<T: Real>(dims: MatmulShape, a: &[T], b: &[T], out: ChannelAffine<'_, T>, y: &mut [T]) {
+    for row in 0..dims.rows {
+        for column in 0..dims.columns {
+            let acc = (0..dims.inner)
+                .fold(T::zero(), |acc, k| a[row * dims.inner + k].fused(b[k * dims.columns + column], acc));
+            y[row * dims.columns + column] = affine(acc, column, out);
+        }
+    }
+}
+
+/// `da = dy · bᵀ`, one accumulator over the columns in order.
+pub fn matmul_left_gradient<T: Real>(dims: MatmulShape, dy: &[T], b: &[T], da: &mut [T]) {
+    for row in 0..dims.rows {
+        for k in 0..dims.inner {
+            let terms = 0..dims.columns;
+            da[row * dims.inner + k] = terms.fold(T::zero(), |acc, column| {
+                dy[row * dims.columns + column].fused(b[k * dims.columns + column], acc)
+            });
+        }
+    }
+}
+
+/// `db = aᵀ · dy`, one accumulator over the rows in order.
+pub fn matmul_right_gradient<T: Real>(dims: MatmulShape, a: &[T], dy: &[T], db: &mut [T]) {
+    for k in 0..dims.inner {
+        for column in 0..dims.columns {
+            let terms = 0..dims.rows;
+            db[k * dims.columns + column] = terms.fold(T::zero(), |acc, row| {
+                a[row * dims.inner + k].fused(dy[row * dims.columns + column], acc)
+            });
+        }
+    }
+}
+
+fn affine<T: Real>(acc: T, channel: usize, out: ChannelAffine<'_, T>) -> T {
+    let scaled = out.scale.map_or(acc, |scale| acc * scale[channel]);
+    out.bias.map_or(scaled, |bias| scaled + bias[channel])
+}
+
+fn for_each_output(shape: &Conv2dShape, mut visit: impl FnMut([usize; 4], usize)) {
+    let mut at = 0;
+    for n in 0..shape.batch {
+        for oy in 0..shape.out_height() {
+            for ox in 0..shape.out_width() {
+                for o in 0..shape.out_channels {
+                    visit([n, oy, ox, o], at);
+                    at += 1;
+                }
+            }
+        }
+    }
+}
+
+fn for_each_tap(shape: &Conv2dShape, o: usize, mut visit: impl FnMut(usize, usize, usize, usize)) {
+    let group_channels = shape.group_channels();
+    let first = o / (shape.out_channels / shape.groups) * group_channels;
+    for kh in 0..shape.kernel[0] {
+        for kw in 0..shape.kernel[1] {
+            for c in 0..group_channels {
+                let weight = ((kh * shape.kernel[1] + kw) * group_channels + c) * shape.out_channels + o;
+                visit(kh, kw, first + c, weight);
+            }
+        }
+    }
+}
+
+fn input<T: Real>(
+    shape: &Conv2dShape,
+    x: &[T],
+    pad_value: T,
+    [n, oy, ox]: [usize; 3],
+    [kh, kw]: [usize; 2],
+    channel: usize,
+) -> T {
+    let row = (oy * shape.stride[0] + kh).checked_sub(shape.padding.top).filter(|&row| row < shape.height);
+    let column =
+        (ox * shape.stride[1] + kw).checked_sub(shape.padding.left).filter(|&column| column < shape.width);
+    match (row, column) {
+        (Some(row), Some(column)) => {
+            x[((n * shape.height + row) * shape.width + column) * shape.channels + channel]
+        }
+        _ => pad_value,
+    }
+}
+
+fn seen_by(padded: usize, tap: usize, stride: usize, outputs: usize) -> Option<usize> {
+    let offset = padded.checked_sub(tap)?;
+    (offset % stride == 0 && offset / stride < outputs).then_some(offset / stride)
+}

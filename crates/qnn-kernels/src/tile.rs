@@ -1,0 +1,226 @@
+//! The register tiles: the only loops that touch every multiply-accumulate, written once for all instruction sets.
+//!
+//! Three tiles carry everything. *Product* multiplies broadcast input channels with vectors of output channels (forward pass, input gradient,
+//! matrix products), *elementwise* multiplies channel by channel (depthwise convolution), *outer* sums outer products over pixels (kernel
+//! gradient). Each accumulator starts where it is told and takes its terms in the order they are listed.
+
+use std::ops::Range;
+
+use crate::Real;
+use crate::lanes::Lanes;
+use crate::line::{LANES, Line};
+
+/// One block of input channels under one kernel position.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tap {
+    /// Lines from the pixel to the block.
+    pub(crate) line: usize,
+    /// First weight of the block in the panel.
+    pub(crate) weights: usize,
+    /// Channels in the block, at most [`LANES`].
+    pub(crate) channels: usize,
+}
+
+/// A row of output pixels for one panel of output channels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row<'a, T> {
+    /// Lines from the first pixel on; neighbouring pixels are neighbouring lines.
+    pub(crate) image: &'a [Line<T>],
+    /// Terms of the sum, in order.
+    pub(crate) taps: &'a [Tap],
+    /// Weights: as many lines for each as the panel is wide.
+    pub(crate) panel: &'a [Line<T>],
+    /// Factors, then summands, of the affine map: twice the panel's width.
+    pub(crate) affine: &'a [Line<T>],
+    /// Output pixels.
+    pub(crate) pixels: usize,
+    /// Distance of two pixels in the output.
+    pub(crate) pixel_step: usize,
+    /// Output channels to write, at most the panel's lanes.
+    pub(crate) live: usize,
+}
+
+/// The pixels of one image for one kernel position, one block of input channels and one or two blocks of output channels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sweep<'a, T> {
+    /// Lines of the input, from the first pixel on.
+    pub(crate) x: &'a [Line<T>],
+    /// Lines of the output's gradient.
+    pub(crate) dy: &'a [Line<T>],
+    /// Output rows.
+    pub(crate) rows: usize,
+    /// Output columns.
+    pub(crate) columns: usize,
+    /// Lines between rows of `x`.
+    pub(crate) x_row: usize,
+    /// Lines between rows of `dy`.
+    pub(crate) dy_row: usize,
+    /// Lines between two blocks of `dy`.
+    pub(crate) dy_block: usize,
+    /// Input channels in the block.
+    pub(crate) channels: usize,
+    /// Lines between the accumulators of neighbouring input channels.
+    pub(crate) sum_step: usize,
+}
+
+/// Cuts `pixels` into tiles of at most `most`, nearly equal: a narrow last one would leave the multipliers waiting for each other.
+#[inline(always)]
+pub(crate) fn cuts(pixels: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let tiles = pixels.div_ceil(most);
+    (0..tiles).map(move |tile| pixels * tile / tiles..pixels * (tile + 1) / tiles)
+}
+
+/// `y[pixel, o] = affine(Σ x[pixel + tap, c] · w[tap, c, o])` for `P` pixels, whose first line is `lines[0]`, by `V` vectors.
+#[inline(always)]
+pub(crate) fn product_tile<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
+    row: &Row<'_, T>,
+    lines: &[Line<T>],
+    y: &mut [T],
+) {
+    let (panel, _) = row.panel.as_chunks::<V>();
+    let mut acc = [[L::splat(T::zero()); V]; P];
+    for tap in row.taps {
+        let window = window::<T, P>(lines, tap);
+        // The minimum lets the compiler see that every channel lies inside its line.
+        let channels = tap.channels.min(LANES);
+        for (channel, weights) in panel[tap.weights..][..channels].iter().enumerate() {
+            let weights = load::<T, L, V>(weights);
+            for p in 0..P {
+                let x = L::splat(window[p].0[channel]);
+                for v in 0..V {
+                    acc[p][v] = acc[p][v].fused(x, weights[v]);
+                }
+            }
+        }
+    }
+    store(row, &acc, y);
+}
+
+/// `y[pixel, c] = affine(Σ x[pixel + tap, c] · w[tap, c])` for one row and one block of channels.
+#[inline(always)]
+pub(crate) fn elementwise<T: Real, L: Lanes<T>>(row: &Row<'_, T>, y: &mut [T]) {
+    // Enough accumulators to hide the latency of a sum on two-register vectors.
+    const WIDE: usize = 4;
+    let mut first = 0;
+    while first < row.pixels {
+        let (lines, y) = (&row.image[first..], &mut y[first * row.pixel_step..]);
+        if row.pixels - first >= WIDE {
+            elementwise_tile::<T, L, WIDE>(row, lines, y);
+            first += WIDE;
+        } else {
+            elementwise_tile::<T, L, 1>(row, lines, y);
+            first += 1;
+        }
+    }
+}
+
+#[inline(always)]
+fn elementwise_tile<T: Real, L: Lanes<T>, const P: usize>(row: &Row<'_, T>, lines: &[Line<T>], y: &mut [T]) {
+    let mut acc = [[L::splat(T::zero())]; P];
+    for tap in row.taps {
+        let window = window::<T, P>(lines, tap);
+        let weights = L::load(&row.panel[tap.weights]);
+        for p in 0..P {
+            acc[p][0] = acc[p][0].fused(L::load(&window[p]), weights);
+        }
+    }
+    store(row, &acc, y);
+}
+
+#[inline(always)]
+fn window<'a, T, const P: usize>(lines: &'a [Line<T>], tap: &Tap) -> &'a [Line<T>; P] {
+    lines[tap.line..].first_chunk().expect("a window inside the frame")
+}
+
+#[inline(always)]
+fn load<T: Real, L: Lanes<T>, const V: usize>(lines: &[Line<T>; V]) -> [L; V] {
+    let mut loaded = [L::splat(T::zero()); V];
+    for v in 0..V {
+        loaded[v] = L::load(&lines[v]);
+    }
+    loaded
+}
+
+#[inline(always)]
+fn store<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
+    row: &Row<'_, T>,
+    acc: &[[L; V]; P],
+    y: &mut [T],
+) {
+    let (affine, _) = row.affine.as_chunks::<V>();
+    let (scale, bias) = (load::<T, L, V>(&affine[0]), load::<T, L, V>(&affine[1]));
+    let mut lines = [[Line([T::zero(); LANES]); V]; P];
+    for p in 0..P {
+        for v in 0..V {
+            lines[p][v] = acc[p][v].times(scale[v]).plus(bias[v]).to_line();
+        }
+    }
+    for (lines, y) in lines.iter().zip(y.chunks_mut(row.pixel_step)) {
+        for (line, y) in lines.iter().zip(y[..row.live].chunks_mut(LANES)) {
+            match y.first_chunk_mut::<LANES>() {
+                Some(whole) => *whole = line.0,
+                None => y.copy_from_slice(&line.0[..y.len()]),
+            }
+        }
+    }
+}
+
+/// `sums[c, o] += Σ x[pixel, c] · dy[pixel, o]`, pixel by pixel, with `C` channels by `V` vectors in registers at a time.
+#[inline(always)]
+pub(crate) fn outer<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
+    sweep: &Sweep<'_, T>,
+    sums: &mut [Line<T>],
+) {
+    for channel in (0..sweep.channels.min(LANES)).step_by(C) {
+        outer_tile::<T, L, C, V>(sweep, channel, &mut sums[channel * sweep.sum_step..]);
+    }
+}
+
+#[inline(always)]
+fn outer_tile<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
+    sweep: &Sweep<'_, T>,
+    channel: usize,
+    sums: &mut [Line<T>],
+) {
+    let mut acc = [[L::splat(T::zero()); V]; C];
+    for c in 0..C {
+        for v in 0..V {
+            acc[c][v] = L::load(&sums[c * sweep.sum_step + v]);
+        }
+    }
+    for row in 0..sweep.rows {
+        let x = &sweep.x[row * sweep.x_row..][..sweep.columns];
+        let dy = &sweep.dy[row * sweep.dy_row..][..sweep.columns];
+        // A second block of output channels, or the first once more where V is 1 and it is not read.
+        let second = &sweep.dy[row * sweep.dy_row + (V - 1) * sweep.dy_block..][..sweep.columns];
+        for ((x, dy), second) in x.iter().zip(dy).zip(second) {
+            let dy = [L::load(dy), L::load(second)];
+            let x: &[T; C] = x.0[channel..].first_chunk().expect("a tile inside the line");
+            for c in 0..C {
+                let x = L::splat(x[c]);
+                for v in 0..V {
+                    acc[c][v] = acc[c][v].fused(x, dy[v]);
+                }
+            }
+        }
+    }
+    for c in 0..C {
+        for v in 0..V {
+            sums[c * sweep.sum_step + v] = acc[c][v].to_line();
+        }
+    }
+}
+
+/// `sums[c] += Σ x[pixel, c] · dy[pixel, c]` for one block of channels.
+#[inline(always)]
+pub(crate) fn elementwise_outer<T: Real, L: Lanes<T>>(sweep: &Sweep<'_, T>, sums: &mut [Line<T>]) {
+    let mut acc = L::load(&sums[0]);
+    for row in 0..sweep.rows {
+        let x = &sweep.x[row * sweep.x_row..][..sweep.columns];
+        let dy = &sweep.dy[row * sweep.dy_row..][..sweep.columns];
+        for (x, dy) in x.iter().zip(dy) {
+            acc = acc.fused(L::load(x), L::load(dy));
+        }
+    }
+    sums[0] = acc.to_line();
+}

@@ -1,0 +1,37 @@
+//! Operations on a tape: forward and backward side by side, one concept per file.
+//!
+//! Most are methods of [`Var`](crate::Var). Shapes that do not fit are programming errors and
+//! panic, naming the operation; every method says so under *Panics*.
+
+mod activation;
+mod arithmetic;
+mod batch_norm;
+mod channels;
+mod conv;
+mod dropout;
+mod embedding;
+mod factors;
+mod loss;
+mod matmul;
+mod pointwise;
+mod pool;
+mod reduction;
+mod shape;
+mod softmax;
+
+pub use batch_norm::{Moments, affine, batch_norm_eval, batch_norm_scale, batch_norm_train};
+pub use conv::{Conv2dOptions, conv2d_factored};
+pub use embedding::embedding;
+pub use factors::Factors;
+pub use matmul::matmul_factored;
+pub use pointwise::Pointwise;
+pub use pool::PoolOptions;
+pub use shape::concat;
+
+#[cfg(test)]
+mod tests {
+    /// Runs `f` in a pool of `threads` threads.
+    pub(super) fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
+    }
+}
