@@ -82,7 +82,7 @@ pub use alphabet::Alphabet;
 pub use error::{Error, Result};
 pub use estimator::{Estimator, Slope};
 pub use estimators::*;
-pub use grid::{Grid, Levels};
+pub use grid::{Grid, Levels, Scale};
 pub use groups::{Granularity, Groups};
 pub use maps::*;
 pub use ndarray;

@@ -43,6 +43,7 @@ pub mod reduce;
 mod broadcast;
 mod error;
 mod scalar;
+mod storage;
 mod tape;
 mod tensor;
 

@@ -1,6 +1,6 @@
 //! Recycled buffers.
 //!
-//! A large `Vec` goes back to the system when it is freed, and its pages fault in one by one when
+//! A large block goes back to the system when it is freed, and its pages fault in one by one when
 //! the next one is written: that costs more than a batch normalisation. Tensors therefore return
 //! their buffers to a pool, and a training step whose shapes were seen before allocates none.
 
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::Scalar;
+use crate::storage::Storage;
 
 /// Buffers shorter than this are left to the allocator, which keeps small blocks itself.
 const POOLED_FROM: usize = 1024;
@@ -20,7 +21,7 @@ pub struct Pool<T> {
 
 #[derive(Debug)]
 struct Shelves<T> {
-    free: BTreeMap<usize, Vec<Vec<T>>>,
+    free: BTreeMap<usize, Vec<Storage<T>>>,
     statistics: Statistics,
 }
 
@@ -45,20 +46,23 @@ impl<T: Scalar> Pool<T> {
 
     /// A buffer of at least `len` elements with unspecified contents (in debug builds, NaN: an
     /// operation that forgets to write an output shows).
-    pub fn take(&self, len: usize) -> Vec<T> {
-        if len < POOLED_FROM {
-            return vec![poison(); len];
+    pub(crate) fn take(&self, len: usize) -> Storage<T> {
+        let recycled = if len < POOLED_FROM { None } else { self.lock().take(len) };
+        let mut storage = recycled.unwrap_or_else(|| self.allocate(len));
+        if cfg!(debug_assertions) {
+            storage.as_mut_slice().fill(T::nan());
         }
-        let recycled = self.lock().take(len);
-        match recycled {
-            Some(mut buffer) => {
-                if cfg!(debug_assertions) {
-                    buffer.fill(poison());
-                }
-                buffer
-            }
-            None => vec![poison(); len],
+        storage
+    }
+
+    fn allocate(&self, len: usize) -> Storage<T> {
+        let storage = Storage::allocate(len);
+        if len >= POOLED_FROM {
+            let mut shelves = self.lock();
+            shelves.count_live(storage.len());
+            shelves.statistics.allocations += 1;
         }
+        storage
     }
 
     /// Counts a buffer of `len` elements that was allocated elsewhere and will be given to the pool.
@@ -69,7 +73,7 @@ impl<T: Scalar> Pool<T> {
     }
 
     /// Puts a buffer that came from [`take`](Pool::take) back on its shelf.
-    pub fn give(&self, buffer: Vec<T>) {
+    pub(crate) fn give(&self, buffer: Storage<T>) {
         if buffer.len() >= POOLED_FROM {
             self.lock().give(buffer);
         }
@@ -93,21 +97,11 @@ impl<T: Scalar> Pool<T> {
     }
 }
 
-/// NaN in debug builds, where it makes an unwritten output visible; zero otherwise.
-fn poison<T: Scalar>() -> T {
-    if cfg!(debug_assertions) { T::nan() } else { T::zero() }
-}
-
-impl<T> Shelves<T> {
+impl<T: Scalar> Shelves<T> {
     /// The shortest buffer that fits without wasting more than its half.
-    fn take(&mut self, len: usize) -> Option<Vec<T>> {
-        let fit = self.free.range(len..=len.saturating_mul(2)).next().map(|(&fit, _)| fit);
-        let size = fit.unwrap_or(len);
-        self.count_live(size);
-        let Some(fit) = fit else {
-            self.statistics.allocations += 1;
-            return None;
-        };
+    fn take(&mut self, len: usize) -> Option<Storage<T>> {
+        let fit = *self.free.range(len..=len.saturating_mul(2)).next()?.0;
+        self.count_live(fit);
         self.statistics.free -= fit;
         let shelf = self.free.get_mut(&fit)?;
         let buffer = shelf.pop();
@@ -125,7 +119,7 @@ impl<T> Shelves<T> {
     /// Keeps the buffer, unless the pool would then hold more than twice what was ever in use at
     /// once: lengths that do not serve one another must fit side by side, but shapes that keep
     /// changing must not pile up.
-    fn give(&mut self, buffer: Vec<T>) {
+    fn give(&mut self, buffer: Storage<T>) {
         let len = buffer.len();
         let statistics = &mut self.statistics;
         statistics.live = statistics.live.saturating_sub(len);

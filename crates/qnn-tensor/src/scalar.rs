@@ -1,13 +1,14 @@
 use std::fmt::Display;
 use std::iter::Sum;
 
+use bytemuck::Pod;
 use num_traits::NumAssign;
 use qnn_kernels::Real;
 
 use crate::pool::Pool;
 
 /// An element type of tensors: `f32` for work, `f64` for gradient checks.
-pub trait Scalar: Real + NumAssign + Sum + Display {
+pub trait Scalar: Real + Pod + NumAssign + Sum + Display {
     /// The pool that tensors of this type take their buffers from.
     fn pool() -> &'static Pool<Self>;
 

@@ -5,6 +5,7 @@ use ndarray::{ArrayBase, ArrayD, ArrayViewD, ArrayViewMutD, Data, Dimension, IxD
 
 use crate::error::element_count;
 use crate::parallel::for_each_chunk;
+use crate::storage::Storage;
 use crate::{Scalar, ShapeError};
 
 /// A contiguous, row-major array whose buffer is shared by its clones and recycled when the last
@@ -20,12 +21,12 @@ pub struct Tensor<T: Scalar = f32> {
 
 /// The owner of a pooled buffer, which may be longer than the tensor.
 struct Block<T: Scalar> {
-    data: Vec<T>,
+    storage: Storage<T>,
 }
 
 impl<T: Scalar> Drop for Block<T> {
     fn drop(&mut self) {
-        T::pool().give(std::mem::take(&mut self.data));
+        T::pool().give(std::mem::replace(&mut self.storage, Storage::Heap(Vec::new())));
     }
 }
 
@@ -48,9 +49,9 @@ impl<T: Scalar> Tensor<T> {
     #[track_caller]
     pub fn build(shape: &[usize], fill: impl FnOnce(&mut [T])) -> Self {
         let len = element_count(shape).unwrap_or_else(|error| panic!("{error}"));
-        let mut data = T::pool().take(len);
-        fill(&mut data[..len]);
-        Self { block: Arc::new(Block { data }), shape: IxDyn(shape) }
+        let mut storage = T::pool().take(len);
+        fill(&mut storage.as_mut_slice()[..len]);
+        Self { block: Arc::new(Block { storage }), shape: IxDyn(shape) }
     }
 
     /// All elements `value`.
@@ -96,7 +97,8 @@ impl<T: Scalar> Tensor<T> {
     pub fn from_vec(shape: &[usize], data: Vec<T>) -> Result<Self, ShapeError> {
         check_len(shape, data.len())?;
         T::pool().adopt(data.len());
-        Ok(Self { block: Arc::new(Block { data }), shape: IxDyn(shape) })
+        let storage = Storage::Heap(data);
+        Ok(Self { block: Arc::new(Block { storage }), shape: IxDyn(shape) })
     }
 
     /// Copies an array of any layout.
@@ -129,7 +131,7 @@ impl<T: Scalar> Tensor<T> {
 
     /// The elements in row-major order.
     pub fn as_slice(&self) -> &[T] {
-        &self.block.data[..self.len()]
+        &self.block.storage.as_slice()[..self.len()]
     }
 
     /// The elements for writing. Copies the buffer if a clone shares it.
@@ -139,7 +141,7 @@ impl<T: Scalar> Tensor<T> {
         }
         let len = self.len();
         let block = Arc::get_mut(&mut self.block).expect("the buffer was just made unique");
-        &mut block.data[..len]
+        &mut block.storage.as_mut_slice()[..len]
     }
 
     /// Whether another tensor shares the buffer, so that writing would copy it.

@@ -82,16 +82,27 @@ struct Relu;
 impl<T: Scalar> Pointwise<T> for Relu {
     const NAME: &'static str = "relu";
 
-    // The comparison is false for NaN, which therefore shows; `max` would hide it.
     #[inline(always)]
     fn f(&self, x: T) -> T {
-        if x <= T::zero() { T::zero() } else { x }
+        relu(x)
     }
 
     #[inline(always)]
     fn df(&self, _x: T, y: T) -> T {
-        if y <= T::zero() { T::zero() } else { T::one() }
+        relu_slope(y)
     }
+}
+
+/// The comparison is false for NaN, which therefore shows; `max` would hide it.
+#[inline(always)]
+pub(super) fn relu<T: Scalar>(x: T) -> T {
+    if x <= T::zero() { T::zero() } else { x }
+}
+
+/// The slope at x, or at relu(x): they have the same.
+#[inline(always)]
+pub(super) fn relu_slope<T: Scalar>(x: T) -> T {
+    if x <= T::zero() { T::zero() } else { T::one() }
 }
 
 struct LeakyRelu<T> {

@@ -1,5 +1,6 @@
 use std::ops::{Add, Mul, Neg, Sub};
 
+use super::activation::{relu, relu_slope};
 use crate::broadcast::broadcast_map;
 use crate::{Scalar, Var};
 
@@ -52,6 +53,22 @@ impl<'t, T: Scalar> Neg for Var<'t, T> {
 }
 
 impl<'t, T: Scalar> Var<'t, T> {
+    /// `relu(a + b)` in one pass, for equal shapes: the end of a residual block. The same bits as
+    /// [`relu`](Var::relu) of the sum.
+    ///
+    /// # Panics
+    ///
+    /// If the shapes differ.
+    #[track_caller]
+    pub fn add_relu(self, b: Self) -> Self {
+        let y = self.value().zip_map(&b.value(), |a, b| relu(a + b));
+        let saved = y.clone();
+        self.tape().record("add_relu", [self, b], y, move |dy, [da, db]| {
+            let d = saved.zip_map(dy, |y, dy| dy * relu_slope(y));
+            [da.then(|| d.clone()), db.then_some(d)]
+        })
+    }
+
     /// `factor · x` for a constant factor.
     #[track_caller]
     pub fn scale(self, factor: T) -> Self {
@@ -81,6 +98,19 @@ mod tests {
     fn a_repeated_input_and_a_scaled_one() {
         gradcheck([numbers(&[5])], |[x]| x * x).unwrap();
         gradcheck([numbers(&[5])], |[x]| -(x.scale(3.0))).unwrap();
+    }
+
+    #[test]
+    fn a_rectified_sum_is_a_sum_and_a_relu() {
+        let run = |fused: bool| {
+            let tape = Tape::<f64>::new();
+            let (a, b) = (tape.leaf(numbers(&[40])), tape.leaf(numbers(&[40]).map(|x| 0.3 - x * x)));
+            let y = if fused { a.add_relu(b) } else { (a + b).relu() };
+            let value = y.value();
+            let gradients = tape.backward_from(y, numbers(&[40]));
+            [value, gradients.of(a).unwrap().clone(), gradients.of(b).unwrap().clone()]
+        };
+        assert_eq!(run(true), run(false));
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use super::activation::{relu, relu_slope};
 use super::channels::{chunk_sums, map_chunks, rounded, sums};
 use crate::parallel::{for_each_chunk_of, whole_rows};
 use crate::{Scalar, Tensor, Var};
@@ -45,18 +46,44 @@ pub fn batch_norm_train<'t, T: Scalar>(
     beta: Var<'t, T>,
     epsilon: f64,
 ) -> (Var<'t, T>, Moments<T>) {
+    train::<T, false>(x, gamma, beta, epsilon)
+}
+
+/// `relu(batch_norm_train(x))` in the passes over memory that batch normalisation makes anyway: the
+/// same bits, forward and backward.
+///
+/// # Panics
+///
+/// As [`batch_norm_train`].
+#[track_caller]
+pub fn batch_norm_relu_train<'t, T: Scalar>(
+    x: Var<'t, T>,
+    gamma: Var<'t, T>,
+    beta: Var<'t, T>,
+    epsilon: f64,
+) -> (Var<'t, T>, Moments<T>) {
+    train::<T, true>(x, gamma, beta, epsilon)
+}
+
+#[track_caller]
+fn train<'t, T: Scalar, const RELU: bool>(
+    x: Var<'t, T>,
+    gamma: Var<'t, T>,
+    beta: Var<'t, T>,
+    epsilon: f64,
+) -> (Var<'t, T>, Moments<T>) {
     let (input, weights) = (x.value(), gamma.value());
     let channels = channels_of(&input);
     check_parameters(channels, [&weights, &beta.value()]);
     assert!(!input.is_empty(), "batch_norm: a batch of shape {:?} has no mean", input.shape());
     let moments = Moments::of(&input, channels);
     let inverse = inverse_deviation(&moments.variance, epsilon);
-    let s = scale(&weights, &inverse);
-    let mean = moments.mean.clone();
-    let y = affine(&input, &mean, &s, &beta.value());
-    let y = x.tape().record("batch_norm", [x, gamma, beta], y, move |dy, [dx, dgamma, dbeta]| {
-        let sums = gradient_sums(&input, dy, &mean);
-        let dx = dx.then(|| input_gradient(&input, dy, &mean, &s, &inverse, &sums));
+    let map = Map { mean: moments.mean.clone(), s: scale(&weights, &inverse), beta: beta.value() };
+    let y = map.apply::<RELU>(&input);
+    let op = if RELU { "batch_norm_relu" } else { "batch_norm" };
+    let y = x.tape().record(op, [x, gamma, beta], y, move |dy, [dx, dgamma, dbeta]| {
+        let sums = map.gradient_sums::<RELU>(&input, dy);
+        let dx = dx.then(|| map.input_gradient::<RELU>(&input, dy, &inverse, &sums));
         let [dy_sum, centered] = sums;
         [dx, dgamma.then(|| gamma_gradient(&centered, &inverse)), dbeta.then(|| rounded(&dy_sum))]
     });
@@ -81,16 +108,15 @@ pub fn batch_norm_eval<'t, T: Scalar>(
     let (input, weights) = (x.value(), gamma.value());
     check_parameters(channels_of(&input), [&weights, &beta.value(), mean, variance]);
     let inverse = inverse_deviation(variance, epsilon);
-    let s = scale(&weights, &inverse);
-    let mean = mean.clone();
-    let y = affine(&input, &mean, &s, &beta.value());
+    let map = Map { mean: mean.clone(), s: scale(&weights, &inverse), beta: beta.value() };
+    let y = map.apply::<false>(&input);
     x.tape().record("batch_norm", [x, gamma, beta], y, move |dy, [dx, dgamma, dbeta]| {
-        let zeros = Tensor::zeros(s.shape());
-        let dx = dx.then(|| affine(dy, &zeros, &s, &zeros));
+        let zeros = Tensor::zeros(map.s.shape());
+        let dx = dx.then(|| affine(dy, &zeros, &map.s, &zeros));
         if !(dgamma || dbeta) {
             return [dx, None, None];
         }
-        let [dy_sum, centered] = gradient_sums(&input, dy, &mean);
+        let [dy_sum, centered] = map.gradient_sums::<false>(&input, dy);
         [dx, dgamma.then(|| gamma_gradient(&centered, &inverse)), dbeta.then(|| rounded(&dy_sum))]
     })
 }
@@ -109,20 +135,9 @@ pub fn batch_norm_eval<'t, T: Scalar>(
 /// If the shapes do not fit.
 #[track_caller]
 pub fn affine<T: Scalar>(x: &Tensor<T>, mean: &Tensor<T>, s: &Tensor<T>, beta: &Tensor<T>) -> Tensor<T> {
-    let channels = channels_of(x);
-    check_parameters(channels, [mean, s, beta]);
-    let [mean, s, beta] = [mean, s, beta].map(|parameter| tiled(parameter.as_slice()));
-    let x_all = x.as_slice();
-    Tensor::build(x.shape(), |y| {
-        for_each_chunk_of(whole_rows(mean.len()), y, |at, y| {
-            for (y, x) in y.chunks_mut(mean.len()).zip(x_all[at..].chunks(mean.len())) {
-                let parameters = mean.iter().zip(&s).zip(&beta);
-                for ((y, &x), ((&mean, &s), &beta)) in y.iter_mut().zip(x).zip(parameters) {
-                    *y = (x - mean) * s + beta;
-                }
-            }
-        });
-    })
+    check_parameters(channels_of(x), [mean, s, beta]);
+    let [mean, s, beta] = [mean, s, beta].map(Tensor::clone);
+    Map { mean, s, beta }.apply::<false>(x)
 }
 
 /// The factor of each channel, `gamma / √(variance + epsilon)`, computed in f64 and rounded once.
@@ -185,53 +200,87 @@ impl Part {
     }
 }
 
-/// Per channel the sums of `dy` and of `dy · (x − mean)`.
-fn gradient_sums<T: Scalar>(x: &Tensor<T>, dy: &Tensor<T>, mean: &Tensor<T>) -> [Vec<f64>; 2] {
-    let inputs = [x.as_slice(), dy.as_slice()];
-    sums(mean.len(), inputs, [mean.as_slice()], |[x, dy], [mean]| [dy, dy * (x - mean)])
+/// The map of each element with its parameters, one per channel.
+struct Map<T: Scalar> {
+    mean: Tensor<T>,
+    s: Tensor<T>,
+    beta: Tensor<T>,
+}
+
+impl<T: Scalar> Map<T> {
+    /// The values, rectified if `RELU`.
+    fn apply<const RELU: bool>(&self, x: &Tensor<T>) -> Tensor<T> {
+        let [mean, s, beta] = [&self.mean, &self.s, &self.beta].map(|values| tiled(values.as_slice()));
+        let (x_all, width) = (x.as_slice(), mean.len());
+        Tensor::build(x.shape(), |y| {
+            for_each_chunk_of(whole_rows(width), y, |at, y| {
+                for (y, x) in y.chunks_mut(width).zip(x_all[at..].chunks(width)) {
+                    let parameters = mean.iter().zip(&s).zip(&beta);
+                    for ((y, &x), ((&mean, &s), &beta)) in y.iter_mut().zip(x).zip(parameters) {
+                        let value = normalized(x, mean, s, beta);
+                        *y = if RELU { relu(value) } else { value };
+                    }
+                }
+            });
+        })
+    }
+
+    /// Per channel the sums of `dy` and of `dy · (x − mean)`, where the ReLU lets `dy` through.
+    fn gradient_sums<const RELU: bool>(&self, x: &Tensor<T>, dy: &Tensor<T>) -> [Vec<f64>; 2] {
+        let inputs = [x.as_slice(), dy.as_slice()];
+        let parameters = [&self.mean, &self.s, &self.beta].map(Tensor::as_slice);
+        sums(self.mean.len(), inputs, parameters, |[x, dy], [mean, s, beta]| {
+            let dy = if RELU { dy * relu_slope(normalized(x, mean, s, beta)) } else { dy };
+            [dy, dy * (x - mean)]
+        })
+    }
+
+    /// The gradient of the input through the batch's statistics, with x̂ recomputed from x.
+    ///
+    /// ```text
+    /// dx = s · (dy − mean(dy) − x̂ · mean(dy · x̂))
+    ///    = s · dy − (offset + (x − mean) · slope)
+    /// ```
+    fn input_gradient<const RELU: bool>(
+        &self,
+        x: &Tensor<T>,
+        dy: &Tensor<T>,
+        inverse: &[f64],
+        [dy_sum, centered]: &[Vec<f64>; 2],
+    ) -> Tensor<T> {
+        let channels = self.mean.len();
+        let count = (x.len() / channels) as f64;
+        let per_row = |channel: usize| self.s.as_slice()[channel].as_f64() / count;
+        let offset: Vec<T> = (0..channels).map(|c| T::of(per_row(c) * dy_sum[c])).collect();
+        let slope: Vec<T> =
+            (0..channels).map(|c| T::of(per_row(c) * centered[c] * inverse[c] * inverse[c])).collect();
+        let own = [&self.mean, &self.s, &self.beta].map(Tensor::as_slice);
+        let [mean, s, beta, offset, slope] = [own[0], own[1], own[2], &offset, &slope].map(tiled);
+        let (x_all, dy_all, width) = (x.as_slice(), dy.as_slice(), mean.len());
+        Tensor::build(x.shape(), |dx| {
+            for_each_chunk_of(whole_rows(width), dx, |at, dx| {
+                let inputs = x_all[at..].chunks(width).zip(dy_all[at..].chunks(width));
+                for (dx, (x, dy)) in dx.chunks_mut(width).zip(inputs) {
+                    let parameters = mean.iter().zip(&s).zip(&beta).zip(offset.iter().zip(&slope));
+                    let elements = dx.iter_mut().zip(x.iter().zip(dy)).zip(parameters);
+                    for ((dx, (&x, &dy)), (((&mean, &s), &beta), (&offset, &slope))) in elements {
+                        let dy = if RELU { dy * relu_slope(normalized(x, mean, s, beta)) } else { dy };
+                        *dx = s * dy - (offset + (x - mean) * slope);
+                    }
+                }
+            });
+        })
+    }
+}
+
+#[inline(always)]
+fn normalized<T: Scalar>(x: T, mean: T, s: T, beta: T) -> T {
+    (x - mean) * s + beta
 }
 
 /// `Σ dy · x̂`, of `Σ dy · (x − mean)`.
 fn gamma_gradient<T: Scalar>(centered: &[f64], inverse: &[f64]) -> Tensor<T> {
     Tensor::from_fn(&[inverse.len()], |channel| T::of(centered[channel] * inverse[channel]))
-}
-
-/// The gradient of the input through the batch's statistics, with x̂ recomputed from x.
-///
-/// ```text
-/// dx = s · (dy − mean(dy) − x̂ · mean(dy · x̂))
-///    = s · dy − (offset + (x − mean) · slope)
-/// ```
-fn input_gradient<T: Scalar>(
-    x: &Tensor<T>,
-    dy: &Tensor<T>,
-    mean: &Tensor<T>,
-    s: &Tensor<T>,
-    inverse: &[f64],
-    [dy_sum, centered]: &[Vec<f64>; 2],
-) -> Tensor<T> {
-    let channels = mean.len();
-    let count = (x.len() / channels) as f64;
-    let per_row = |channel: usize| s.as_slice()[channel].as_f64() / count;
-    let offset: Vec<T> = (0..channels).map(|c| T::of(per_row(c) * dy_sum[c])).collect();
-    let slope: Vec<T> =
-        (0..channels).map(|c| T::of(per_row(c) * centered[c] * inverse[c] * inverse[c])).collect();
-    let parameters = [mean.as_slice(), s.as_slice(), &offset, &slope];
-    let [mean, s, offset, slope] = parameters.map(tiled);
-    let (x_all, dy_all) = (x.as_slice(), dy.as_slice());
-    let width = mean.len();
-    Tensor::build(x.shape(), |dx| {
-        for_each_chunk_of(whole_rows(width), dx, |at, dx| {
-            let inputs = x_all[at..].chunks(width).zip(dy_all[at..].chunks(width));
-            for (dx, (x, dy)) in dx.chunks_mut(width).zip(inputs) {
-                let parameters = mean.iter().zip(&s).zip(offset.iter().zip(&slope));
-                let elements = dx.iter_mut().zip(x.iter().zip(dy)).zip(parameters);
-                for ((dx, (&x, &dy)), ((&mean, &s), (&offset, &slope))) in elements {
-                    *dx = s * dy - (offset + (x - mean) * slope);
-                }
-            }
-        });
-    })
 }
 
 /// The parameters of a row repeated to some 128 elements, so that few channels make long loops too.
@@ -280,6 +329,28 @@ mod tests {
             let channels = &shape[shape.len() - 1..];
             let inputs = [numbers(shape, 0.7), numbers(channels, 0.9), numbers(channels, 1.3)];
             gradcheck(inputs, |[x, gamma, beta]| batch_norm_train(x, gamma, beta, 1e-3).0).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_rectified_batch_norm_is_batch_norm_and_relu_bit_for_bit() {
+        for shape in [&[7, 1][..], &[2, 3, 2, 9], &[3000, 16]] {
+            let channels = &shape[shape.len() - 1..];
+            let run = |fused: bool| {
+                let tape = Tape::<f32>::new();
+                let leaf = |shape: &[usize], f| tape.leaf(numbers(shape, f).cast::<f32>());
+                let (x, gamma, beta) = (leaf(shape, 0.7), leaf(channels, 0.9), leaf(channels, 1.3));
+                let y = if fused {
+                    batch_norm_relu_train(x, gamma, beta, 1e-3).0
+                } else {
+                    batch_norm_train(x, gamma, beta, 1e-3).0.relu()
+                };
+                let value = y.value();
+                let gradients = tape.backward_from(y, numbers(shape, 1.1).cast());
+                let of = |leaf| gradients.of(leaf).unwrap().clone();
+                [value, of(x), of(gamma), of(beta)]
+            };
+            assert_eq!(run(true), run(false), "{shape:?}");
         }
     }
 

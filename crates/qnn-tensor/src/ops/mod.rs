@@ -19,7 +19,9 @@ mod reduction;
 mod shape;
 mod softmax;
 
-pub use batch_norm::{Moments, affine, batch_norm_eval, batch_norm_scale, batch_norm_train};
+pub use batch_norm::{
+    Moments, affine, batch_norm_eval, batch_norm_relu_train, batch_norm_scale, batch_norm_train,
+};
 pub use conv::{Conv2dOptions, conv2d_factored};
 pub use embedding::embedding;
 pub use factors::Factors;

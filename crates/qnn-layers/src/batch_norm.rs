@@ -1,0 +1,204 @@
+use qnn_tensor::Tensor;
+use qnn_tensor::ops::{Moments, batch_norm_eval, batch_norm_relu_train, batch_norm_train};
+
+use crate::operands::check_positive;
+use crate::{Buffer, Ctx, Error, Layer, Param, Role, Signal, module};
+
+const LAYER: &str = "batch norm";
+
+/// What a [`BatchNorm`] is made from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchNormConfig {
+    /// The length of the last axis.
+    pub channels: usize,
+    /// What is added to the variance under the root.
+    pub epsilon: f64,
+    /// The weight of a new batch in the running statistics.
+    pub momentum: f32,
+}
+
+/// Batch normalisation over all axes but the last.
+///
+/// ```text
+/// y = (x − mean) · s + beta          s = gamma / √(variance + epsilon)
+/// running ← (1 − momentum) · running + momentum · batch
+/// ```
+///
+/// Training takes the statistics of the batch and queues new running ones, of which the variance is
+/// the unbiased one (as in PyTorch); evaluation takes the running ones. Source: Ioffe & Szegedy
+/// 2015, arXiv:1502.03167, algorithm 1.
+#[derive(Debug)]
+pub struct BatchNorm {
+    config: BatchNormConfig,
+    gamma: Param,
+    beta: Param,
+    running_mean: Buffer,
+    running_var: Buffer,
+}
+
+impl BatchNormConfig {
+    /// Epsilon 1e−5, momentum 0.1.
+    pub fn new(channels: usize) -> Self {
+        Self { channels, epsilon: 1e-5, momentum: 0.1 }
+    }
+}
+
+impl BatchNorm {
+    /// gamma 1, beta 0, running mean 0, running variance 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] if there are no channels, epsilon is negative or momentum is not in [0, 1].
+    pub fn new(config: &BatchNormConfig) -> Result<Self, Error> {
+        let BatchNormConfig { channels, epsilon, momentum } = *config;
+        check_positive(LAYER, &[("channels", channels)])?;
+        let setting = |setting, value: String, expected: &str| {
+            Err(Error::Setting { layer: LAYER, setting, value, expected: expected.to_owned() })
+        };
+        if !(epsilon >= 0.0 && epsilon.is_finite()) {
+            return setting("epsilon", epsilon.to_string(), "finite and not negative");
+        }
+        if !(0.0..=1.0).contains(&momentum) {
+            return setting("momentum", momentum.to_string(), "from 0 to 1");
+        }
+        let (zeros, ones) = (|| Tensor::zeros(&[channels]), || Tensor::full(&[channels], 1.0));
+        Ok(Self {
+            config: *config,
+            gamma: Param::new(Role::Gamma, ones()),
+            beta: Param::new(Role::Beta, zeros()),
+            running_mean: Buffer::new(zeros()),
+            running_var: Buffer::new(ones()),
+        })
+    }
+
+    /// What the layer was made from.
+    pub fn config(&self) -> &BatchNormConfig {
+        &self.config
+    }
+
+    /// The factor of each channel.
+    pub fn gamma(&self) -> &Param {
+        &self.gamma
+    }
+
+    /// The offset of each channel.
+    pub fn beta(&self) -> &Param {
+        &self.beta
+    }
+
+    /// The mean that evaluation subtracts.
+    pub fn running_mean(&self) -> &Buffer {
+        &self.running_mean
+    }
+
+    /// The variance that evaluation divides by the root of.
+    pub fn running_var(&self) -> &Buffer {
+        &self.running_var
+    }
+
+    /// `max(forward(x), 0)`, in training without a pass over memory of its own. The same bits as a
+    /// [`Relu`](crate::Relu) behind the layer.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Layer::forward).
+    pub fn forward_relu<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        self.normalize(cx, x, true)
+    }
+
+    fn normalize<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>, relu: bool) -> Result<Signal<'t>, Error> {
+        let BatchNormConfig { channels, epsilon, .. } = self.config;
+        let got = x.shape();
+        let empty = cx.is_training() && got.contains(&0);
+        if got.last() != Some(&channels) || empty {
+            let expected = format!("[.., {channels}]{}", if empty { " and at least one row" } else { "" });
+            return Err(Error::Shape { layer: LAYER, expected, got });
+        }
+        let (x, gamma, beta) = (x.value(), cx.param(&self.gamma), cx.param(&self.beta));
+        if !cx.is_training() {
+            let (mean, variance) = (self.running_mean.value(), self.running_var.value());
+            let y = batch_norm_eval(x, gamma, beta, mean, variance, epsilon);
+            return Ok(if relu { y.relu() } else { y }.into());
+        }
+        let train = if relu { batch_norm_relu_train } else { batch_norm_train };
+        let (y, moments) = train(x, gamma, beta, epsilon);
+        self.queue_statistics(cx, &moments);
+        Ok(y.into())
+    }
+
+    fn queue_statistics(&self, cx: &mut Ctx<'_>, batch: &Moments) {
+        let unbiased = batch.count as f32 / (batch.count.max(2) - 1) as f32;
+        let momentum = self.config.momentum;
+        let mix = |running: Tensor, batch: &Tensor, factor: f32| {
+            running.zip_map(batch, |r, b| (1.0 - momentum) * r + momentum * (factor * b))
+        };
+        let mean = mix(cx.buffer(&self.running_mean), &batch.mean, 1.0);
+        let variance = mix(cx.buffer(&self.running_var), &batch.variance, unbiased);
+        cx.update(&self.running_mean, mean);
+        cx.update(&self.running_var, variance);
+    }
+}
+
+module!(BatchNorm { gamma, beta, running_mean, running_var });
+
+impl Layer for BatchNorm {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        self.normalize(cx, x, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qnn_tensor::Tape;
+
+    use super::*;
+    use crate::{Mode, apply_updates};
+
+    #[test]
+    fn running_statistics_follow_the_batches_and_evaluation_uses_them() {
+        let mut norm = BatchNorm::new(&BatchNormConfig { momentum: 0.5, ..BatchNormConfig::new(2) }).unwrap();
+        let tape = Tape::new();
+        let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+        let x = Tensor::from_vec(&[3, 2], vec![1.0, 10.0, 2.0, 10.0, 6.0, 13.0]).unwrap();
+        norm.forward(&mut cx, tape.constant(x.clone()).into()).unwrap();
+        apply_updates(&mut norm, cx.finish().into_updates());
+        // Means 3 and 11; unbiased variances (4 + 1 + 9) / 2 = 7 and (1 + 1 + 4) / 2 = 3.
+        assert_eq!(norm.running_mean.value().as_slice(), [1.5, 5.5]);
+        assert_eq!(norm.running_var.value().as_slice(), [4.0, 2.0]);
+
+        let mut cx = Ctx::new(&tape, Mode::Eval, 0, 0);
+        let y = norm.forward(&mut cx, tape.constant(x).into()).unwrap().value().value();
+        let expected = [(1.0 - 1.5) / 4.00001_f32.sqrt(), (10.0 - 5.5) / 2.00001_f32.sqrt()];
+        assert!(y.as_slice().iter().zip(expected).all(|(y, e)| (y - e).abs() < 1e-6));
+        assert!(cx.finish().into_updates().is_empty());
+    }
+
+    #[test]
+    fn a_batch_of_one_has_no_unbiased_variance_but_no_nan_either() {
+        let mut norm = BatchNorm::new(&BatchNormConfig::new(1)).unwrap();
+        let tape = Tape::new();
+        let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+        norm.forward(&mut cx, tape.constant(Tensor::full(&[1, 1], 5.0)).into()).unwrap();
+        apply_updates(&mut norm, cx.finish().into_updates());
+        assert_eq!(norm.running_var.value().item(), 0.9);
+    }
+
+    #[test]
+    fn senseless_settings_and_shapes_are_errors() {
+        let config = BatchNormConfig::new(3);
+        for bad in [
+            BatchNormConfig { channels: 0, ..config },
+            BatchNormConfig { epsilon: -1.0, ..config },
+            BatchNormConfig { epsilon: f64::NAN, ..config },
+            BatchNormConfig { momentum: 1.5, ..config },
+        ] {
+            assert!(matches!(BatchNorm::new(&bad), Err(Error::Setting { .. })), "{bad:?}");
+        }
+        let (norm, tape) = (BatchNorm::new(&config).unwrap(), Tape::new());
+        let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+        for shape in [&[2, 4][..], &[], &[0, 3]] {
+            let x = tape.constant(Tensor::zeros(shape)).into();
+            assert!(matches!(norm.forward(&mut cx, x), Err(Error::Shape { .. })), "{shape:?}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+use qnn_quant::Pair;
+use qnn_tensor::ops::{Conv2dOptions, conv2d_factored};
+
+use crate::operands::{Operands, Weights, check_positive, new_bias, new_kernel};
+use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, PaddingRule, Param, Signal, module};
+
+const LAYER: &str = "conv2d";
+
+/// What a [`Conv2d`] is made from.
+#[derive(Clone, Debug)]
+pub struct Conv2dConfig {
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output, the number of filters.
+    pub out_channels: usize,
+    /// Height and width of a filter.
+    pub kernel: [usize; 2],
+    /// The step in rows and columns.
+    pub stride: usize,
+    /// What surrounds the input.
+    pub padding: PaddingRule,
+    /// What the padding holds, in the units of the input's codes: 0, 1 or −1.
+    pub pad_value: f32,
+    /// The number of groups that input and output channels are divided into.
+    pub groups: usize,
+    /// Whether a bias per output channel is added.
+    pub bias: bool,
+    /// How the kernel's first value is drawn; a bias starts with zeros.
+    pub initializer: Initializer,
+    /// What stands between the latent kernel and the product.
+    pub kernel_quantizer: Option<Pair>,
+    /// What the input goes through before the product.
+    pub input_quantizer: Option<Pair>,
+    /// What must hold of the kernel after each update.
+    pub constraint: Option<Constraint>,
+}
+
+/// A two-dimensional convolution, with quantizers or without.
+///
+/// ```text
+/// y[n, i, j, o] = s_x · s_o · Σ x[n, i·stride + p − top, j·stride + q − left, c] · w[p, q, c, o] + b[o]
+/// ```
+///
+/// x and w are codes where there are quantizers, with the scales s; otherwise values, with s = 1.
+/// Shapes: input `[n, h, w, in]`, kernel `[kh, kw, in / groups, out]`, output `[n, h', w', out]`.
+///
+/// ```
+/// use qnn_layers::{Conv2d, Conv2dConfig, Constraint, Init, PaddingRule};
+/// use qnn_quant::{Pair, Sign};
+///
+/// let conv = Conv2d::new(
+///     &Conv2dConfig {
+///         stride: 2,
+///         padding: PaddingRule::Same,
+///         kernel_quantizer: Some(Pair::published(Sign)),
+///         constraint: Some(Constraint::Clip { limit: 1.0 }),
+///         ..Conv2dConfig::new(16, 32, 3)
+///     },
+///     &mut Init::new(0),
+/// )?;
+/// assert_eq!(conv.kernel().value().shape(), [3, 3, 16, 32]);
+/// assert!(conv.kernel().is_latent());
+/// # Ok::<(), qnn_layers::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Conv2d {
+    config: Conv2dConfig,
+    kernel: Param,
+    bias: Option<Param>,
+}
+
+impl Conv2dConfig {
+    /// Square filters at stride 1 without padding, with bias, He-normal, nothing quantized.
+    pub fn new(in_channels: usize, out_channels: usize, kernel: usize) -> Self {
+        Self {
+            in_channels,
+            out_channels,
+            kernel: [kernel, kernel],
+            stride: 1,
+            padding: PaddingRule::Valid,
+            pad_value: 0.0,
+            groups: 1,
+            bias: true,
+            initializer: Initializer::HeNormal,
+            kernel_quantizer: None,
+            input_quantizer: None,
+            constraint: None,
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let Self { in_channels, out_channels, kernel: [height, width], stride, groups, .. } = *self;
+        check_positive(
+            LAYER,
+            &[
+                ("in_channels", in_channels),
+                ("out_channels", out_channels),
+                ("kernel height", height),
+                ("kernel width", width),
+                ("stride", stride),
+                ("groups", groups),
+            ],
+        )?;
+        let setting =
+            |setting, value: String, expected| Err(Error::Setting { layer: LAYER, setting, value, expected });
+        if !in_channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
+            let expected = format!("a divisor of {in_channels} input and {out_channels} output channels");
+            return setting("groups", groups.to_string(), expected);
+        }
+        if ![0.0, 1.0, -1.0].contains(&self.pad_value) {
+            return setting("pad_value", self.pad_value.to_string(), "0, 1 or −1".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Conv2d {
+    /// A convolution with first values from `init`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] if a size is zero, the groups do not divide the channels or the pad value
+    /// is none of 0 and ±1; [`Error::Size`] if the kernel is too large.
+    pub fn new(config: &Conv2dConfig, init: &mut Init) -> Result<Self, Error> {
+        config.check()?;
+        let [height, width] = config.kernel;
+        let shape = [height, width, config.in_channels / config.groups, config.out_channels];
+        let quantizer = config.kernel_quantizer.as_ref();
+        let kernel = new_kernel(LAYER, &shape, config.initializer, quantizer, config.constraint, init)?;
+        let bias = config.bias.then(|| new_bias(config.out_channels));
+        Ok(Self { config: config.clone(), kernel, bias })
+    }
+
+    /// What the layer was made from.
+    pub fn config(&self) -> &Conv2dConfig {
+        &self.config
+    }
+
+    /// The kernel, latent if it is quantized.
+    pub fn kernel(&self) -> &Param {
+        &self.kernel
+    }
+
+    /// The bias.
+    pub fn bias(&self) -> Option<&Param> {
+        self.bias.as_ref()
+    }
+
+    fn options(&self, shape: &[usize]) -> Result<Conv2dOptions, Error> {
+        let Conv2dConfig { in_channels, kernel, stride, padding, .. } = self.config;
+        let stride = [stride; 2];
+        match *shape {
+            [_, height, width, channels]
+                if channels == in_channels && padding.output([height, width], kernel, stride).is_some() =>
+            {
+                let padding = padding.resolve([height, width], kernel, stride);
+                let Conv2dConfig { pad_value, groups, .. } = self.config;
+                Ok(Conv2dOptions { stride, padding, pad_value: pad_value.into(), groups })
+            }
+            _ => {
+                let [h, w] = kernel;
+                let expected = format!("[n, h, w, {in_channels}] with h ≥ {h} and w ≥ {w} after padding");
+                Err(Error::Shape { layer: LAYER, expected, got: shape.to_vec() })
+            }
+        }
+    }
+
+    fn weights(&self) -> Weights<'_> {
+        Weights {
+            layer: LAYER,
+            kernel: &self.kernel,
+            bias: self.bias.as_ref(),
+            kernel_quantizer: self.config.kernel_quantizer.as_ref(),
+            input_quantizer: self.config.input_quantizer.as_ref(),
+        }
+    }
+}
+
+module!(Conv2d { kernel, bias });
+
+impl Layer for Conv2d {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        let options = self.options(&x.shape())?;
+        let Operands { x, kernel, bias, factors } = self.weights().operands(cx, x)?;
+        Ok(conv2d_factored(x, kernel, bias, &factors, &options).into())
+    }
+}

@@ -1,0 +1,312 @@
+use std::collections::BTreeMap;
+
+use qnn_tensor::{Gradients, Tape, Tensor, Var};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::{Buffer, BufferId, LeafMut, Module, Param, ParamId, Path};
+
+/// What a forward pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch statistics, dropout, gradients.
+    Train,
+    /// Running statistics, no chance, no gradients.
+    Eval,
+}
+
+/// Randomness as a function of counters, with no state to save: the same seed, step and stream
+/// give the same numbers in any process and on any number of threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    seed: u64,
+    step: u64,
+}
+
+/// What a forward pass needs beside the input: the tape, the mode, randomness; and what it leaves:
+/// which parameters it used and which buffers are to change.
+///
+/// A forward pass never writes to the model. Parameters become leaves of the tape, new buffer
+/// values queue up, and the training step applies both afterwards.
+///
+/// ```
+/// use qnn_layers::{Ctx, Mode, Param, Role};
+/// use qnn_tensor::{Tape, Tensor};
+///
+/// let kernel = Param::new(Role::Kernel, Tensor::scalar(3.0));
+/// let tape = Tape::new();
+/// let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+/// let (a, b) = (cx.param(&kernel), cx.param(&kernel));
+/// let bindings = cx.finish();
+/// let mut gradients = tape.backward(a * b);
+/// let gradients = bindings.gradients(&mut gradients);
+/// assert_eq!(gradients.of(kernel.id()).unwrap().item(), 6.0);
+/// ```
+#[derive(Debug)]
+pub struct Ctx<'t> {
+    tape: &'t Tape,
+    mode: Mode,
+    draw: Draw,
+    draws: u64,
+    params: BTreeMap<ParamId, Var<'t>>,
+    updates: BTreeMap<BufferId, Tensor>,
+}
+
+/// What a finished forward pass leaves: the parameters it used, as leaves of the tape, and the
+/// buffer values it queued.
+#[derive(Debug)]
+pub struct Bindings<'t> {
+    params: BTreeMap<ParamId, Var<'t>>,
+    updates: Updates,
+}
+
+/// The gradients of a model's parameters.
+#[derive(Debug, Default)]
+pub struct ParamGradients(BTreeMap<ParamId, Tensor>);
+
+/// Buffer values that wait for [`apply_updates`].
+#[derive(Debug, Default)]
+pub struct Updates(BTreeMap<BufferId, Tensor>);
+
+/// Writes queued values into the buffers of the model that queued them.
+///
+/// # Panics
+///
+/// If a value belongs to none of the model's buffers (a field that the model's
+/// [`module!`](crate::module) does not list).
+#[track_caller]
+pub fn apply_updates(module: &mut dyn Module, mut updates: Updates) {
+    module.visit_mut(&mut Path::default(), &mut |_, leaf| {
+        if let LeafMut::Buffer(buffer) = leaf
+            && let Some(value) = updates.0.remove(&buffer.id())
+        {
+            buffer.set(value);
+        }
+    });
+    let left = updates.0.len();
+    assert_eq!(left, 0, "{left} updates belong to no buffer that the model's visitor passes");
+}
+
+impl Draw {
+    /// The randomness of one step of a run.
+    pub fn new(seed: u64, step: u64) -> Self {
+        Self { seed, step }
+    }
+
+    /// The generator of one stream; streams are independent of each other.
+    pub fn rng(&self, stream: u64) -> ChaCha8Rng {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&self.seed.to_le_bytes());
+        key[8..16].copy_from_slice(&self.step.to_le_bytes());
+        key[16..24].copy_from_slice(b"forward ");
+        let mut rng = ChaCha8Rng::from_seed(key);
+        rng.set_stream(stream);
+        rng
+    }
+}
+
+impl<'t> Ctx<'t> {
+    /// A context for one forward pass. `seed` is the run's, `step` counts its training steps.
+    pub fn new(tape: &'t Tape, mode: Mode, seed: u64, step: u64) -> Self {
+        let (params, updates) = (BTreeMap::new(), BTreeMap::new());
+        Self { tape, mode, draw: Draw::new(seed, step), draws: 0, params, updates }
+    }
+
+    /// The tape that records this pass.
+    pub fn tape(&self) -> &'t Tape {
+        self.tape
+    }
+
+    /// What this pass is for.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether this pass is for training.
+    pub fn is_training(&self) -> bool {
+        self.mode == Mode::Train
+    }
+
+    /// A parameter on the tape: a leaf in [`Mode::Train`], a constant in [`Mode::Eval`]; one node
+    /// however often it is used.
+    pub fn param(&mut self, param: &Param) -> Var<'t> {
+        let (tape, training) = (self.tape, self.is_training());
+        *self.params.entry(param.id()).or_insert_with(|| {
+            let value = param.value().clone();
+            if training { tape.leaf(value) } else { tape.constant(value) }
+        })
+    }
+
+    /// A buffer's value: the one queued in this pass, if there is one.
+    pub fn buffer(&self, buffer: &Buffer) -> Tensor {
+        self.updates.get(&buffer.id()).unwrap_or(buffer.value()).clone()
+    }
+
+    /// Queues a new value for a buffer.
+    ///
+    /// # Panics
+    ///
+    /// In [`Mode::Eval`], in which a pass leaves the model as it is, and if the shapes differ.
+    #[track_caller]
+    pub fn update(&mut self, buffer: &Buffer, value: Tensor) {
+        assert!(self.is_training(), "an evaluation must not change buffers");
+        assert_eq!(value.shape(), buffer.value().shape(), "a buffer keeps its shape");
+        self.updates.insert(buffer.id(), value);
+    }
+
+    /// A generator for the next use of randomness in this pass.
+    pub fn draw(&mut self) -> ChaCha8Rng {
+        self.draws += 1;
+        self.draw.rng(self.draws - 1)
+    }
+
+    /// Ends the pass.
+    pub fn finish(self) -> Bindings<'t> {
+        Bindings { params: self.params, updates: Updates(self.updates) }
+    }
+}
+
+impl Bindings<'_> {
+    /// The parameters that the pass used.
+    pub fn params(&self) -> impl Iterator<Item = ParamId> + '_ {
+        self.params.keys().copied()
+    }
+
+    /// Takes the gradients of the parameters out of a tape's gradients. Parameters that the loss
+    /// does not depend on have none.
+    pub fn gradients(&self, gradients: &mut Gradients) -> ParamGradients {
+        let of = |(&id, &var)| Some((id, gradients.take(var)?));
+        ParamGradients(self.params.iter().filter_map(of).collect())
+    }
+
+    /// The queued buffer values.
+    pub fn into_updates(self) -> Updates {
+        self.updates
+    }
+}
+
+impl ParamGradients {
+    /// The gradient of a parameter, or `None` if the loss does not depend on it.
+    pub fn of(&self, id: ParamId) -> Option<&Tensor> {
+        self.0.get(&id)
+    }
+
+    /// Like [`of`](ParamGradients::of), and gives the tensor away.
+    pub fn take(&mut self, id: ParamId) -> Option<Tensor> {
+        self.0.remove(&id)
+    }
+
+    /// All gradients, in the order of the parameters' creation.
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Tensor)> {
+        self.0.iter().map(|(&id, gradient)| (id, gradient))
+    }
+
+    /// All gradients for writing, for instance to scale or to quantize them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ParamId, &mut Tensor)> {
+        self.0.iter_mut().map(|(&id, gradient)| (id, gradient))
+    }
+
+    /// The number of gradients.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no gradients.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Updates {
+    /// The number of buffers that are to change.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no buffer is to change.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::Rng;
+
+    use super::*;
+    use crate::{Role, module};
+
+    struct Model {
+        kernel: Param,
+        mean: Buffer,
+    }
+    module!(Model { kernel, mean });
+
+    fn model() -> Model {
+        let kernel = Param::new(Role::Kernel, Tensor::scalar(2.0));
+        Model { kernel, mean: Buffer::new(Tensor::scalar(0.0)) }
+    }
+
+    #[test]
+    fn a_parameter_used_twice_is_one_leaf() {
+        let (model, tape) = (model(), Tape::new());
+        let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+        let product = cx.param(&model.kernel) * cx.param(&model.kernel);
+        assert_eq!(tape.len(), 2);
+        let bindings = cx.finish();
+        let mut gradients = bindings.gradients(&mut tape.backward(product));
+        assert_eq!(gradients.take(model.kernel.id()).unwrap().item(), 4.0);
+        assert!(gradients.is_empty());
+    }
+
+    #[test]
+    fn evaluation_records_no_gradient_and_queues_nothing() {
+        let (model, tape) = (model(), Tape::new());
+        let mut cx = Ctx::new(&tape, Mode::Eval, 0, 0);
+        let square = cx.param(&model.kernel) * cx.param(&model.kernel);
+        assert!(!square.needs_gradient());
+        let bindings = cx.finish();
+        assert!(bindings.gradients(&mut tape.backward(square)).is_empty());
+        assert!(bindings.into_updates().is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "must not change buffers")]
+    fn an_update_in_evaluation_panics() {
+        let (model, tape) = (model(), Tape::new());
+        Ctx::new(&tape, Mode::Eval, 0, 0).update(&model.mean, Tensor::scalar(1.0));
+    }
+
+    #[test]
+    fn updates_build_on_each_other_and_are_applied_afterwards() {
+        let (mut model, tape) = (model(), Tape::new());
+        let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+        for _ in 0..2 {
+            let next = cx.buffer(&model.mean).map(|x| x + 1.0);
+            cx.update(&model.mean, next);
+        }
+        assert_eq!(model.mean.value().item(), 0.0);
+        apply_updates(&mut model, cx.finish().into_updates());
+        assert_eq!(model.mean.value().item(), 2.0);
+    }
+
+    #[test]
+    #[should_panic(expected = "1 updates belong to no buffer")]
+    fn an_update_of_an_unlisted_buffer_panics() {
+        let (mut model, tape, stranger) = (model(), Tape::new(), Buffer::new(Tensor::scalar(0.0)));
+        let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+        cx.update(&stranger, Tensor::scalar(1.0));
+        apply_updates(&mut model, cx.finish().into_updates());
+    }
+
+    #[test]
+    fn draws_depend_on_seed_step_and_stream_alone() {
+        let first = |seed, step, stream| Draw::new(seed, step).rng(stream).random::<u64>();
+        assert_eq!(first(1, 2, 3), first(1, 2, 3));
+        let others = [first(0, 2, 3), first(1, 0, 3), first(1, 2, 0)];
+        assert!(!others.contains(&first(1, 2, 3)), "{others:?}");
+        let tape = Tape::new();
+        let mut cx = Ctx::new(&tape, Mode::Train, 1, 2);
+        assert_ne!(cx.draw().random::<u64>(), cx.draw().random::<u64>());
+    }
+}

@@ -1,0 +1,42 @@
+use std::fmt::Debug;
+
+use crate::{Ctx, Error, Module, Signal};
+
+/// A differentiable map with parameters.
+///
+/// `forward` takes `&self`: evaluation threads share a model freely, and whatever a pass changes
+/// (running statistics) queues in the [`Ctx`].
+pub trait Layer: Module + Debug + Send + Sync {
+    /// The output for an input.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the input's shape does not fit the layer or a quantizer rejects its values.
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error>;
+
+    /// Whether the layer is exactly `max(x, 0)`, so that the layer before it may compute it in its
+    /// own pass over memory.
+    fn is_relu(&self) -> bool {
+        false
+    }
+}
+
+impl<L: Layer + ?Sized> Layer for Box<L> {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        (**self).forward(cx, x)
+    }
+
+    fn is_relu(&self) -> bool {
+        (**self).is_relu()
+    }
+}
+
+/// An absent layer hands on its input.
+impl<L: Layer> Layer for Option<L> {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        match self {
+            Some(layer) => layer.forward(cx, x),
+            None => Ok(x),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+use qnn_quant::{Groups, Pair};
+use qnn_tensor::ops::Factors;
+use qnn_tensor::{Tensor, Var};
+
+use crate::quantize::{Quantized, quantize_signal, quantize_value};
+use crate::{Constraint, Ctx, Error, Init, Initializer, Param, Role, Signal};
+
+/// What a layer that multiplies by a kernel holds, whatever its product.
+#[derive(Clone, Copy)]
+pub(crate) struct Weights<'a> {
+    pub(crate) layer: &'static str,
+    pub(crate) kernel: &'a Param,
+    pub(crate) bias: Option<&'a Param>,
+    pub(crate) kernel_quantizer: Option<&'a Pair>,
+    pub(crate) input_quantizer: Option<&'a Pair>,
+}
+
+/// The operands of the product: codes, where there are quantizers, and the factors to their values.
+pub(crate) struct Operands<'t> {
+    pub(crate) x: Var<'t>,
+    pub(crate) kernel: Var<'t>,
+    pub(crate) bias: Option<Var<'t>>,
+    pub(crate) factors: Factors,
+}
+
+impl Weights<'_> {
+    pub(crate) fn operands<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Operands<'t>, Error> {
+        let x = match self.input_quantizer {
+            None => x,
+            Some(pair) => quantize_signal(self.layer, pair, cx, x)?,
+        };
+        let (kernel, w) = self.kernel(cx)?;
+        let bias = self.bias.map(|bias| cx.param(bias));
+        Ok(Operands { x: x.codes(), kernel, bias, factors: Factors { x: x.scale(), w } })
+    }
+
+    /// The kernel's codes with one factor, or one per output channel.
+    fn kernel<'t>(&self, cx: &mut Ctx<'t>) -> Result<(Var<'t>, Vec<f32>), Error> {
+        let kernel = cx.param(self.kernel);
+        let Some(pair) = self.kernel_quantizer else {
+            return Ok((kernel, vec![1.0]));
+        };
+        let Quantized { codes, grid } = quantize_value(self.layer, "kernel", pair, cx, kernel)?;
+        let shape = self.kernel.value().shape();
+        match grid.groups() {
+            Groups::Axis { axis, .. } if axis + 1 != shape.len() => Err(Error::Scales {
+                layer: self.layer,
+                operand: "kernel",
+                quantizer: format!("{} along axis {axis}", pair.map.name()),
+                shape: shape.to_vec(),
+                scales: grid.scales().len(),
+                expected: "a kernel needs one scale, or one per output channel (the last axis)",
+            }),
+            _ => Ok((codes, grid.scales().to_vec())),
+        }
+    }
+}
+
+/// The kernel of a layer, latent if it is quantized.
+pub(crate) fn new_kernel(
+    layer: &'static str,
+    shape: &[usize],
+    initializer: Initializer,
+    quantizer: Option<&Pair>,
+    constraint: Option<Constraint>,
+    init: &mut Init,
+) -> Result<Param, Error> {
+    check_size(layer, shape)?;
+    let value = init.draw(initializer, shape);
+    let kernel = Param::new(Role::Kernel, value).with_constraint(constraint);
+    let Some(pair) = quantizer else { return Ok(kernel) };
+    let grid = pair.map.fit(kernel.value().view());
+    let bits = grid.map_err(|source| Error::Quantizer { layer, operand: "kernel", source })?.bits();
+    Ok(kernel.with_bits(bits))
+}
+
+/// A bias of zeros.
+pub(crate) fn new_bias(channels: usize) -> Param {
+    Param::new(Role::Bias, Tensor::zeros(&[channels]))
+}
+
+/// Settings that must not be zero.
+pub(crate) fn check_positive(layer: &'static str, settings: &[(&'static str, usize)]) -> Result<(), Error> {
+    match settings.iter().find(|(_, value)| *value == 0) {
+        None => Ok(()),
+        Some(&(setting, value)) => Err(Error::Setting {
+            layer,
+            setting,
+            value: value.to_string(),
+            expected: "at least 1".to_owned(),
+        }),
+    }
+}
+
+/// More than any published layer has; beyond, a number in a file or flag must be wrong.
+const MAX_ELEMENTS: usize = 1 << 30;
+
+fn check_size(layer: &'static str, shape: &[usize]) -> Result<(), Error> {
+    let elements = shape.iter().try_fold(1_usize, |elements, &axis| elements.checked_mul(axis));
+    match elements {
+        Some(elements) if elements <= MAX_ELEMENTS => Ok(()),
+        _ => Err(Error::Size { layer, shape: shape.to_vec(), limit: MAX_ELEMENTS }),
+    }
+}

@@ -1,0 +1,103 @@
+use crate::{BatchNorm, Ctx, Error, Layer, Sequential, Signal, Within, module};
+
+/// `activation(body(x) + shortcut(x))`; an absent shortcut or activation is the identity.
+#[derive(Debug)]
+pub struct Residual {
+    /// The layers that the shortcut passes by.
+    pub body: Box<dyn Layer>,
+    /// What the input goes through on its way to the sum.
+    pub shortcut: Option<Box<dyn Layer>>,
+    /// What the sum goes through.
+    pub activation: Option<Box<dyn Layer>>,
+}
+
+module!(Residual { body, shortcut, activation });
+
+impl Layer for Residual {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        let body = self.body.forward(cx, x).within("body")?;
+        let shortcut = self.shortcut.forward(cx, x).within("shortcut")?;
+        match &self.activation {
+            Some(activation) => sum_and_activate(cx, body, shortcut, activation).within("activation"),
+            None => sum_and_activate(cx, body, shortcut, &Sequential::new()),
+        }
+    }
+}
+
+/// `activation(body + shortcut)`: the end of a residual block. A ReLU is computed together with the
+/// sum, with the same bits.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the shapes differ, and those of the activation.
+pub fn sum_and_activate<'t>(
+    cx: &mut Ctx<'t>,
+    body: Signal<'t>,
+    shortcut: Signal<'t>,
+    activation: &dyn Layer,
+) -> Result<Signal<'t>, Error> {
+    let (expected, got) = (body.shape(), shortcut.shape());
+    if expected != got {
+        let expected = format!("a shortcut of the body's shape {expected:?}");
+        return Err(Error::Shape { layer: "residual sum", expected, got });
+    }
+    let (body, shortcut) = (body.value(), shortcut.value());
+    if activation.is_relu() {
+        return Ok(body.add_relu(shortcut).into());
+    }
+    activation.forward(cx, (body + shortcut).into())
+}
+
+/// `activation(norm(x))`. A ReLU joins the normalisation's pass over memory, with the same bits.
+/// `path` names both layers in errors.
+///
+/// # Errors
+///
+/// Those of the layers.
+pub fn normalize_and_activate<'t>(
+    cx: &mut Ctx<'t>,
+    x: Signal<'t>,
+    norm: &BatchNorm,
+    activation: &dyn Layer,
+    path: [&str; 2],
+) -> Result<Signal<'t>, Error> {
+    if activation.is_relu() {
+        return norm.forward_relu(cx, x).within(path[0]);
+    }
+    let x = norm.forward(cx, x).within(path[0])?;
+    activation.forward(cx, x).within(path[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use qnn_tensor::{Tape, Tensor};
+
+    use super::*;
+    use crate::{Dense, DenseConfig, Init, Mode, Relu};
+
+    fn run(layer: &dyn Layer, x: Tensor) -> Result<Tensor, Error> {
+        let tape = Tape::new();
+        let mut cx = Ctx::new(&tape, Mode::Eval, 0, 0);
+        let x = tape.constant(x).into();
+        layer.forward(&mut cx, x).map(|y| y.value().value())
+    }
+
+    #[test]
+    fn a_residual_adds_its_input_before_the_activation() {
+        let negated = Relu { scale: -1.0 };
+        let activation: Option<Box<dyn Layer>> = Some(Box::new(Relu { scale: 2.0 }));
+        let block = Residual { body: Box::new(negated), shortcut: None, activation };
+        let y = run(&block, Tensor::from_vec(&[2], vec![-3.0, 5.0]).unwrap()).unwrap();
+        assert_eq!(y.as_slice(), [0.0, 0.0]);
+        let plain = Residual { activation: None, ..block };
+        let y = run(&plain, Tensor::from_vec(&[2], vec![-3.0, 5.0]).unwrap()).unwrap();
+        assert_eq!(y.as_slice(), [-3.0, 0.0]);
+    }
+
+    #[test]
+    fn branches_of_different_shapes_are_an_error() {
+        let dense = Dense::new(&DenseConfig::new(4, 3), &mut Init::new(0)).unwrap();
+        let block = Residual { body: Box::new(dense), shortcut: None, activation: None };
+        assert!(matches!(run(&block, Tensor::zeros(&[1, 4])), Err(Error::Shape { .. })));
+    }
+}

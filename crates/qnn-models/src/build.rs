@@ -1,0 +1,80 @@
+use qnn_layers::{
+    BatchNorm, BatchNormConfig, Constraint, Conv2d, Conv2dConfig, Dense, DenseConfig, Init, Initializer,
+    Layer, Within,
+};
+use qnn_quant::Pair;
+
+use crate::scheme::{Place, lies_below};
+use crate::{Error, Result, Scheme};
+
+/// Builds the layers of one model under one scheme.
+pub(crate) struct Builder<'a> {
+    scheme: &'a Scheme,
+    initializer: Initializer,
+    /// Whether the model keeps first and last layer in full precision of its own accord.
+    ends_full_precision: bool,
+    init: &'a mut Init,
+    paths: Vec<String>,
+}
+
+/// What a scheme makes of one layer; nothing, in full precision.
+#[derive(Default)]
+struct Choice {
+    kernel_quantizer: Option<Pair>,
+    input_quantizer: Option<Pair>,
+    constraint: Option<Constraint>,
+}
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(scheme: &'a Scheme, initializer: Initializer, ends: bool, init: &'a mut Init) -> Self {
+        Self { scheme, initializer, ends_full_precision: ends, init, paths: Vec::new() }
+    }
+
+    /// A convolution, with the scheme's choices for this path and place.
+    pub(crate) fn conv(&mut self, path: &str, place: Place, config: Conv2dConfig) -> Result<Conv2d> {
+        let Choice { kernel_quantizer, input_quantizer, constraint } = self.choose(path, place);
+        let initializer = self.initializer;
+        let config = Conv2dConfig { initializer, kernel_quantizer, input_quantizer, constraint, ..config };
+        Ok(Conv2d::new(&config, self.init).within(path)?)
+    }
+
+    /// A dense layer, with the scheme's choices for this path and place.
+    pub(crate) fn dense(&mut self, path: &str, place: Place, config: DenseConfig) -> Result<Dense> {
+        let Choice { kernel_quantizer, input_quantizer, constraint } = self.choose(path, place);
+        let initializer = self.initializer;
+        let config = DenseConfig { initializer, kernel_quantizer, input_quantizer, constraint, ..config };
+        Ok(Dense::new(&config, self.init).within(path)?)
+    }
+
+    pub(crate) fn norm(&self, channels: usize) -> Result<BatchNorm> {
+        Ok(BatchNorm::new(&BatchNormConfig::new(channels))?)
+    }
+
+    pub(crate) fn activation(&self) -> Box<dyn Layer> {
+        self.scheme.activation.layer()
+    }
+
+    /// Ends the building: every path that was to stay in full precision must have been met, or a
+    /// typing error would quantize what it was to spare.
+    pub(crate) fn finish<M>(self, model: M) -> Result<M> {
+        let met = |above: &str| self.paths.iter().any(|path| lies_below(path, above));
+        match self.scheme.full_precision.iter().find(|above| !met(above)) {
+            None => Ok(model),
+            Some(path) => Err(Error::UnknownPath { path: path.clone(), known: self.paths }),
+        }
+    }
+
+    /// Notes the layer, and what the scheme makes of it.
+    fn choose(&mut self, path: &str, place: Place) -> Choice {
+        self.paths.push(path.to_owned());
+        let scheme = self.scheme;
+        if !scheme.quantizes(path, place, self.ends_full_precision) {
+            return Choice::default();
+        }
+        Choice {
+            kernel_quantizer: scheme.kernel.clone(),
+            input_quantizer: scheme.input.clone().filter(|_| place != Place::First),
+            constraint: scheme.constraint.filter(|_| scheme.kernel.is_some()),
+        }
+    }
+}

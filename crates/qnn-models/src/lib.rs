@@ -1,0 +1,38 @@
+//! Quantized neural networks ready to train: ResNet for CIFAR, VGG-7, LeNet-5, multilayer
+//! perceptrons.
+//!
+//! ```text
+//!   Scheme          how a network is quantized: data, from a preset or put together
+//!      │
+//!   ResNetConfig    sizes and a scheme ── ResNet::new(&config, &mut init) ── ResNet: a Layer
+//! ```
+//!
+//! A model is a struct of named layers; the names are the paths of its state dict, for instance
+//! `blocks.0.conv1.kernel`. See [`ResNet`] for an example.
+//!
+//! # Invariants
+//!
+//! - The same config and the same seed make the same model; a scheme changes which values stand
+//!   behind a quantizer, not how they are drawn (clipping apart).
+//! - Models are built of `qnn-layers` alone and own no training code.
+
+mod build;
+mod error;
+mod lenet5;
+mod mlp;
+mod pad_zero;
+mod preset;
+mod resnet;
+mod scheme;
+mod units;
+mod vgg7;
+
+pub use error::{Error, Result};
+pub use lenet5::{LeNet5, LeNet5Config};
+pub use mlp::{Mlp, MlpConfig};
+pub use pad_zero::PadZero;
+pub use preset::Preset;
+pub use resnet::{ResNet, ResNetConfig, Shortcut};
+pub use scheme::{Activation, Scheme};
+
+pub use vgg7::{Vgg7, Vgg7Config};

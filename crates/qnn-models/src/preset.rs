@@ -1,0 +1,129 @@
+use qnn_layers::Constraint;
+use qnn_quant::{
+    ConstantScaledSign, DorefaActivations, DorefaWeights, Pair, Quantizer, ScaledSign, Sign, Ternary,
+};
+
+use crate::{Activation, Error, Result, Scheme};
+
+/// A named [`Scheme`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preset {
+    /// What [`Scheme::preset`] takes.
+    pub name: &'static str,
+    /// What it stands for, in a line.
+    pub about: &'static str,
+}
+
+type Make = fn() -> Result<Scheme>;
+
+const PRESETS: [(Preset, Make); 15] = [
+    (preset("fp", "full precision"), || Ok(Scheme::default())),
+    (preset("bc", "BinaryConnect: weights ±1"), || Ok(clipped(Sign))),
+    (preset("bc-1.1", "BinaryConnect with weights ±0.1"), || constant(0.1)),
+    (preset("bc-1.2", "BinaryConnect with weights ±0.125"), || constant(0.125)),
+    (preset("bc-2.1", "BinaryConnect with ReLU × 0.1"), || Ok(scaled_relu(0.1))),
+    (preset("bc-2.2", "BinaryConnect with ReLU × 0.125"), || Ok(scaled_relu(0.125))),
+    (preset("bnn", "weights and activations ±1"), || Ok(clipped(Sign).activated(Sign))),
+    (preset("bnn-a", "activations ±1, weights in full precision"), || Ok(fp().activated(Sign))),
+    (preset("dorefa-w", "DoReFa: weights ±mean|w| of the layer"), dorefa_weights),
+    (preset("dorefa", "DoReFa: 1-bit weights and activations in {0, 1}"), || {
+        Ok(dorefa_weights()?.activated(DorefaActivations::new(1)?))
+    }),
+    (preset("dorefa-a", "DoReFa activations in {0, 1}, weights in full precision"), || {
+        Ok(fp().activated(DorefaActivations::new(1)?))
+    }),
+    (preset("bnn-w-dorefa-a", "weights ±1, activations in {0, 1}"), || {
+        Ok(clipped(Sign).activated(DorefaActivations::new(1)?))
+    }),
+    (preset("dorefa-w-bnn-a", "DoReFa 1-bit weights, activations ±1"), || {
+        Ok(dorefa_weights()?.activated(Sign))
+    }),
+    (preset("twn", "ternary weight networks: weights in {−α, 0, α}"), || {
+        Ok(weights(Ternary::per_tensor()))
+    }),
+    (preset("bwn", "binary weight network: weights ±mean|w| of the filter"), || {
+        Ok(weights(ScaledSign::per_filter()))
+    }),
+];
+
+impl Scheme {
+    /// The scheme of a name.
+    ///
+    /// ```
+    /// use qnn_models::Scheme;
+    /// assert!(Scheme::preset("twn")?.kernel.is_some());
+    /// let error = Scheme::preset("twm").unwrap_err();
+    /// assert!(error.to_string().contains("known are fp, bc, "));
+    /// # Ok::<(), qnn_models::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownPreset`], which lists the known names.
+    pub fn preset(name: &str) -> Result<Self> {
+        match PRESETS.iter().find(|(preset, _)| preset.name == name) {
+            Some((_, scheme)) => scheme(),
+            None => {
+                let known = Self::presets().map(|preset| preset.name).collect();
+                Err(Error::UnknownPreset { name: name.to_owned(), known })
+            }
+        }
+    }
+
+    /// All presets.
+    pub fn presets() -> impl Iterator<Item = Preset> {
+        PRESETS.iter().map(|(preset, _)| *preset)
+    }
+
+    fn activated(self, map: impl Quantizer + 'static) -> Self {
+        Self { activation: Activation::Quantized(Pair::published(map)), ..self }
+    }
+}
+
+const fn preset(name: &'static str, about: &'static str) -> Preset {
+    Preset { name, about }
+}
+
+fn fp() -> Scheme {
+    Scheme::default()
+}
+
+fn weights(map: impl Quantizer + 'static) -> Scheme {
+    Scheme { kernel: Some(Pair::published(map)), ..fp() }
+}
+
+/// Latent weights in [−1, 1], as all methods with a clipped gradient keep them.
+fn clipped(map: impl Quantizer + 'static) -> Scheme {
+    Scheme { constraint: Some(Constraint::Clip { limit: 1.0 }), ..weights(map) }
+}
+
+fn constant(scale: f32) -> Result<Scheme> {
+    Ok(clipped(ConstantScaledSign::new(scale)?))
+}
+
+fn scaled_relu(scale: f32) -> Scheme {
+    Scheme { activation: Activation::Relu { scale }, ..clipped(Sign) }
+}
+
+fn dorefa_weights() -> Result<Scheme> {
+    Ok(weights(DorefaWeights::new(1)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_exists_once_and_is_free_of_doubts() {
+        let names: Vec<_> = Scheme::presets().map(|preset| preset.name).collect();
+        for (i, name) in names.iter().enumerate() {
+            assert!(!names[..i].contains(name), "{name} twice");
+            assert_eq!(Scheme::preset(name).unwrap().diagnostics(), [], "{name}");
+        }
+    }
+
+    #[test]
+    fn an_unclipped_sign_is_doubtful() {
+        assert_eq!(weights(Sign).diagnostics().len(), 1);
+    }
+}

@@ -1,0 +1,147 @@
+use qnn_layers::{Constraint, Diagnostic, HardTanh, Layer, LeakyRelu, Quantize, Relu, diagnose_kernel};
+use qnn_quant::Pair;
+
+/// How a network is quantized: data that any model of this crate takes.
+///
+/// Which weight layers are quantized is decided layer by layer: all are, except for the first and
+/// the last one (each by its own switch), projections (by theirs) and the layers named in
+/// [`full_precision`](Scheme::full_precision). A layer in full precision has neither kernel nor
+/// input quantizer nor constraint.
+///
+/// ```
+/// use qnn_layers::{Count, Init, parameter_count};
+/// use qnn_models::{ResNet, ResNetConfig, Scheme};
+///
+/// let scheme = Scheme { projections_full_precision: true, ..Scheme::preset("bc")? };
+/// let model = ResNet::new(&ResNetConfig { scheme, ..ResNetConfig::from_depth(20)? }, &mut Init::new(0))?;
+/// assert_eq!(parameter_count(&model, Count::ConvAndDense), 271_690);
+/// # Ok::<(), qnn_models::Error>(())
+/// ```
+///
+/// A quantizer with one scale per output channel groups by the last axis, whatever the rank of the
+/// kernel: `ScaledSign::per_filter()` serves convolutions and dense layers alike.
+#[derive(Clone, Debug, Default)]
+pub struct Scheme {
+    /// What stands between latent kernels and products.
+    pub kernel: Option<Pair>,
+    /// What the inputs of quantized layers go through, beside the activation function. Never
+    /// applied to the network's own input.
+    pub input: Option<Pair>,
+    /// The activation function.
+    pub activation: Activation,
+    /// What must hold of quantized kernels after each update.
+    pub constraint: Option<Constraint>,
+    /// Whether the first layer stays in full precision; `None` leaves it to the model.
+    pub first_full_precision: Option<bool>,
+    /// Whether the last layer stays in full precision; `None` leaves it to the model.
+    pub last_full_precision: Option<bool>,
+    /// Whether the 1×1 convolutions of shortcuts stay in full precision.
+    pub projections_full_precision: bool,
+    /// Paths of further layers in full precision; a path includes all that lies below it, so that
+    /// `blocks.0` names a whole block. The model refuses a path without layers.
+    pub full_precision: Vec<String>,
+}
+
+/// An activation function: one slot of a network, which holds a quantizer in nets with quantized
+/// activations.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Activation {
+    /// `scale · max(x, 0)`.
+    Relu {
+        /// The factor of the output.
+        scale: f32,
+    },
+    /// `x` if `x > 0`, else `slope · x`.
+    LeakyRelu {
+        /// The factor of negative inputs.
+        slope: f32,
+    },
+    /// `clip(x, −1, 1)`.
+    HardTanh,
+    /// A quantizer in place of a function: a sign after a ReLU would be +1 everywhere.
+    Quantized(Pair),
+}
+
+/// Where in a network a weight layer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    First,
+    Inner,
+    Projection,
+    Last,
+}
+
+impl Scheme {
+    /// Doubtful settings, for the user to see.
+    pub fn diagnostics(&self) -> Vec<Diagnostic> {
+        let kernel = self.kernel.as_ref();
+        kernel.and_then(|pair| diagnose_kernel(pair, self.constraint)).into_iter().collect()
+    }
+
+    /// Whether the layer at `path` is quantized. `ends` is the model's own choice for first and
+    /// last layers in full precision.
+    pub(crate) fn quantizes(&self, path: &str, place: Place, ends: bool) -> bool {
+        let full_precision = match place {
+            Place::First => self.first_full_precision.unwrap_or(ends),
+            Place::Last => self.last_full_precision.unwrap_or(ends),
+            Place::Projection => self.projections_full_precision,
+            Place::Inner => false,
+        };
+        !full_precision && !self.full_precision.iter().any(|above| lies_below(path, above))
+    }
+}
+
+/// Whether `path` is `above` or lies below it.
+pub(crate) fn lies_below(path: &str, above: &str) -> bool {
+    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+impl Activation {
+    pub(crate) fn layer(&self) -> Box<dyn Layer> {
+        match self {
+            Self::Relu { scale } => Box::new(Relu { scale: *scale }),
+            Self::LeakyRelu { slope } => Box::new(LeakyRelu { slope: *slope }),
+            Self::HardTanh => Box::new(HardTanh),
+            Self::Quantized(pair) => Box::new(Quantize::new(pair.clone())),
+        }
+    }
+}
+
+impl Default for Activation {
+    fn default() -> Self {
+        Self::Relu { scale: 1.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_includes_what_lies_below_it_and_nothing_else() {
+        assert!(lies_below("blocks.1.conv1", "blocks.1"));
+        assert!(lies_below("blocks.1", "blocks.1"));
+        assert!(!lies_below("blocks.10.conv1", "blocks.1"));
+        assert!(!lies_below("blocks", "blocks.1"));
+    }
+
+    #[test]
+    fn switches_and_paths_keep_layers_in_full_precision() {
+        let scheme = Scheme::default();
+        assert!(scheme.quantizes("conv", Place::First, false));
+        assert!(!scheme.quantizes("conv", Place::First, true));
+        assert!(scheme.quantizes("conv", Place::Projection, true));
+        let scheme = Scheme {
+            first_full_precision: Some(false),
+            projections_full_precision: true,
+            full_precision: vec!["blocks.1".to_owned()],
+            ..scheme
+        };
+        assert!(scheme.quantizes("conv", Place::First, true));
+        assert!(!scheme.quantizes("conv", Place::Last, true));
+        assert!(!scheme.quantizes("conv", Place::Projection, true));
+        assert!(!scheme.quantizes("blocks.1.conv2", Place::Inner, true));
+        assert!(scheme.quantizes("blocks.2.conv2", Place::Inner, true));
+    }
+}

@@ -1,0 +1,95 @@
+use qnn_layers::{
+    BatchNorm, Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, Layer, MaxPool2d, Signal, Within,
+    module, normalize_and_activate,
+};
+
+use crate::Result;
+use crate::build::Builder;
+use crate::scheme::Place;
+
+/// Convolution, max pool, batch norm, activation, in the order of the BNN paper: the pool sees sums
+/// before their sign is taken.
+#[derive(Debug)]
+pub(crate) struct ConvUnit {
+    conv: Conv2d,
+    pool: Option<MaxPool2d>,
+    norm: BatchNorm,
+    activation: Box<dyn Layer>,
+}
+
+/// Dense layer, batch norm, activation.
+#[derive(Debug)]
+pub(crate) struct DenseUnit {
+    dense: Dense,
+    norm: Option<BatchNorm>,
+    activation: Box<dyn Layer>,
+}
+
+impl ConvUnit {
+    /// With a 2×2 max pool or without.
+    pub(crate) fn new(
+        builder: &mut Builder<'_>,
+        path: &str,
+        place: Place,
+        config: Conv2dConfig,
+        pool: bool,
+    ) -> Result<Self> {
+        let channels = config.out_channels;
+        Ok(Self {
+            conv: builder.conv(&format!("{path}.conv"), place, config)?,
+            pool: pool.then(|| MaxPool2d::new(2)),
+            norm: builder.norm(channels)?,
+            activation: builder.activation(),
+        })
+    }
+}
+
+impl DenseUnit {
+    /// With batch norm or without.
+    pub(crate) fn new(
+        builder: &mut Builder<'_>,
+        path: &str,
+        place: Place,
+        config: DenseConfig,
+        norm: bool,
+    ) -> Result<Self> {
+        let features = config.out_features;
+        Ok(Self {
+            dense: builder.dense(&format!("{path}.dense"), place, config)?,
+            norm: norm.then(|| builder.norm(features)).transpose()?,
+            activation: builder.activation(),
+        })
+    }
+}
+
+module!(ConvUnit { conv, pool, norm, activation });
+module!(DenseUnit { dense, norm, activation });
+
+impl Layer for ConvUnit {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        let x = self.conv.forward(cx, x).within("conv")?;
+        let x = self.pool.forward(cx, x).within("pool")?;
+        normalize_and_activate(cx, x, &self.norm, &*self.activation, ["norm", "activation"])
+    }
+}
+
+impl Layer for DenseUnit {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        let x = self.dense.forward(cx, x).within("dense")?;
+        match &self.norm {
+            Some(norm) => normalize_and_activate(cx, x, norm, &*self.activation, ["norm", "activation"]),
+            None => self.activation.forward(cx, x).within("activation"),
+        }
+    }
+}
+
+/// Runs a list of layers, with their numbers below `name` in errors.
+pub(crate) fn forward_all<'t>(
+    layers: &[impl Layer],
+    name: &str,
+    cx: &mut Ctx<'t>,
+    x: Signal<'t>,
+) -> Result<Signal<'t>, Error> {
+    let mut numbered = layers.iter().enumerate();
+    numbered.try_fold(x, |x, (i, layer)| layer.forward(cx, x).within(&i.to_string()).within(name))
+}

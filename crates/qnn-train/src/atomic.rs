@@ -1,0 +1,62 @@
+//! Files that are either the old ones or the new ones, whenever the process or the machine dies.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use crate::Error;
+
+/// Writes beside the file, waits until the bytes are on the disk, and renames.
+///
+/// The name of the file beside is fixed (`NAME.partial`): what a killed process leaves there is
+/// overwritten by the next one instead of piling up.
+///
+/// # Errors
+///
+/// [`Error::File`] if the file cannot be written; the old one is intact then.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    write_through(&partial, bytes).map_err(Error::file(&partial))?;
+    fs::rename(&partial, path).map_err(Error::file(path))?;
+    sync_folder(path);
+    Ok(())
+}
+
+fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Makes the renaming itself durable, where the system can open folders. If it cannot, a power cut
+/// may bring back the old file, which is a whole one too.
+fn sync_folder(path: &Path) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
+        let _ = folder.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_replaced_as_a_whole_and_leave_nothing_beside_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.csv");
+        fs::write(folder.path().join("metrics.csv.partial"), "of a killed process").unwrap();
+        write(&path, b"first").unwrap();
+        write(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let error = write(Path::new("no/such/folder/x"), b"").unwrap_err();
+        assert!(error.to_string().starts_with("no/such/folder/x.partial: "), "{error}");
+    }
+}

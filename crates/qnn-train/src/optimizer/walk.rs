@@ -1,0 +1,237 @@
+//! The walk of an elementwise rule over the parameters of a model.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use qnn_layers::{Module, Param, ParamGradients, StateDict, for_each_param, for_each_param_mut};
+use qnn_tensor::{Tensor, parallel, reduce};
+use rayon::prelude::*;
+
+use super::{OptimizerState, Regularization, StepReport};
+use crate::Error;
+
+/// A formula for one weight that remembers `N` numbers per weight.
+pub(super) trait Rule<const N: usize>: Debug + Send + Sync {
+    /// The names of what is remembered.
+    const SLOTS: [&'static str; N];
+
+    /// Prepares for a step, counted from 1.
+    fn begin(&mut self, _step: u64) {}
+
+    /// Updates weights and slots, element by element.
+    fn update(&self, part: Part<'_, N>, factors: Factors);
+}
+
+/// The same range of a parameter, its gradient and its slots.
+pub(super) struct Part<'a, const N: usize> {
+    pub(super) weights: &'a mut [f32],
+    pub(super) gradients: &'a [f32],
+    pub(super) slots: [&'a mut [f32]; N],
+}
+
+/// What is constant over a parameter.
+#[derive(Clone, Copy)]
+pub(super) struct Factors {
+    pub(super) rate: f32,
+    decay: f32,
+    clip: f32,
+}
+
+/// A rule on its way through training.
+#[derive(Debug)]
+pub(super) struct Walk<R, const N: usize> {
+    rule: R,
+    regularization: Regularization,
+    steps: u64,
+    slots: BTreeMap<String, [Tensor; N]>,
+}
+
+impl Factors {
+    /// The gradient that the rule sees, from the loss's gradient and the weight.
+    #[inline(always)]
+    pub(super) fn gradient(self, g: f32, w: f32) -> f32 {
+        g * self.clip + self.decay * w
+    }
+}
+
+impl<R: Rule<N>, const N: usize> Walk<R, N> {
+    pub(super) fn new(rule: R, regularization: Regularization) -> Result<Self, Error> {
+        regularization.check()?;
+        Ok(Self { rule, regularization, steps: 0, slots: BTreeMap::new() })
+    }
+
+    pub(super) fn step(
+        &mut self,
+        model: &mut dyn Module,
+        gradients: &mut ParamGradients,
+        rate: f32,
+    ) -> Result<StepReport, Error> {
+        self.check(model, gradients)?;
+        let clip = self.clip_factor(gradients);
+        self.steps += 1;
+        self.rule.begin(self.steps);
+        let mut report = StepReport::default();
+        for_each_param_mut(model, &mut |path, param| {
+            if let Some(gradient) = gradients.take(param.id()).filter(|_| !is_frozen(param)) {
+                let decay = if param.decays() { self.regularization.weight_decay } else { 0.0 };
+                let rate = rate * param.learning_rate_factor();
+                let flips = self.update(path, param, &gradient, Factors { rate, decay, clip });
+                param.constrain();
+                report.flips += flips;
+            }
+            report.binary_weights += if param.is_latent() { param.value().len() as u64 } else { 0 };
+        });
+        Ok(report)
+    }
+
+    /// Everything that can fail, before anything changes.
+    fn check(&self, model: &dyn Module, gradients: &ParamGradients) -> Result<(), Error> {
+        let mut result = Ok(());
+        for_each_param(model, &mut |path, param| {
+            if result.is_ok() && !is_frozen(param) {
+                result = self.check_param(path, param, gradients.of(param.id()));
+            }
+        });
+        result
+    }
+
+    fn check_param(&self, path: &str, param: &Param, dw: Option<&Tensor>) -> Result<(), Error> {
+        let expected = param.value().shape();
+        let parameter = || path.to_owned();
+        let got = dw.ok_or_else(|| Error::NoGradient { parameter: parameter() })?.shape();
+        if got != expected {
+            let (expected, got) = (expected.to_vec(), got.to_vec());
+            return Err(Error::GradientShape { parameter: parameter(), expected, got });
+        }
+        match self.slots.get(path).into_iter().flatten().find(|slot| slot.shape() != expected) {
+            Some(slot) => Err(wrong_shape(path, expected, slot.shape())),
+            None => Ok(()),
+        }
+    }
+
+    /// What brings the norm of all gradients down to the largest allowed one. A norm that is
+    /// infinite or NaN is left alone: such gradients must show, not become zeros.
+    fn clip_factor(&self, gradients: &ParamGradients) -> f32 {
+        let Some(limit) = self.regularization.clip_norm else { return 1.0 };
+        let squares = gradients.iter().map(|(_, dw)| reduce::sum_map(dw.as_slice(), |d| d * d));
+        let norm = squares.sum::<f64>().sqrt();
+        let clips = norm.is_finite() && norm > f64::from(limit);
+        if clips { (f64::from(limit) / norm) as f32 } else { 1.0 }
+    }
+
+    /// Returns how many signs of a latent parameter changed.
+    fn update(&mut self, path: &str, param: &mut Param, dw: &Tensor, factors: Factors) -> u64 {
+        if !self.slots.contains_key(path) {
+            let zeros = || Tensor::zeros(dw.shape());
+            self.slots.insert(path.to_owned(), std::array::from_fn(|_| zeros()));
+        }
+        let latent = param.is_latent();
+        let slots = self.slots.get_mut(path).expect("the slots were just made");
+        let whole = Part {
+            weights: param.value_mut().as_mut_slice(),
+            gradients: dw.as_slice(),
+            slots: slots.each_mut().map(|slot| slot.as_mut_slice()),
+        };
+        let rule = &self.rule;
+        let update = |part: Part<'_, N>| {
+            if latent { update_counting(rule, part, factors) } else { update_only(rule, part, factors) }
+        };
+        if whole.weights.len() <= parallel::CHUNK {
+            return update(whole);
+        }
+        whole.split(parallel::CHUNK).collect::<Vec<_>>().into_par_iter().map(update).sum()
+    }
+
+    pub(super) fn state(&self) -> OptimizerState {
+        let slots = self.slots.iter().flat_map(|(path, slots)| {
+            let named = R::SLOTS.iter().zip(slots);
+            named.map(move |(name, slot)| (format!("{path}.{name}"), slot.clone()))
+        });
+        OptimizerState { steps: self.steps, slots: slots.collect() }
+    }
+
+    pub(super) fn load_state(&mut self, model: &dyn Module, state: OptimizerState) -> Result<(), Error> {
+        let OptimizerState { steps, slots: mut given } = state;
+        let mut slots = BTreeMap::new();
+        let mut result = Ok(());
+        for_each_param(model, &mut |path, param| {
+            if result.is_ok() {
+                result = take_slots(&mut given, path, R::SLOTS, param.value().shape())
+                    .map(|found| slots.extend(found.map(|found| (path.to_owned(), found))));
+            }
+        });
+        result?;
+        if let Some(path) = given.into_keys().next() {
+            let reason = "no parameter of this model remembers that under this rule".to_owned();
+            return Err(Error::Slot { path, reason });
+        }
+        (self.steps, self.slots) = (steps, slots);
+        Ok(())
+    }
+}
+
+impl<'a, const N: usize> Part<'a, N> {
+    /// Parts of `size` elements.
+    fn split(self, size: usize) -> impl Iterator<Item = Part<'a, N>> {
+        let mut slots = self.slots.map(|slot| slot.chunks_mut(size));
+        let weights = self.weights.chunks_mut(size).zip(self.gradients.chunks(size));
+        weights.map(move |(weights, gradients)| {
+            let slots = slots.each_mut().map(|slot| slot.next().unwrap_or_default());
+            Part { weights, gradients, slots }
+        })
+    }
+}
+
+fn update_only<R: Rule<N>, const N: usize>(rule: &R, part: Part<'_, N>, factors: Factors) -> u64 {
+    rule.update(part, factors);
+    0
+}
+
+/// In blocks that stay in the first cache while their signs are compared.
+fn update_counting<R: Rule<N>, const N: usize>(rule: &R, part: Part<'_, N>, factors: Factors) -> u64 {
+    const BLOCK: usize = 1024;
+    let mut before = [0.0; BLOCK];
+    let mut flips = 0;
+    for Part { weights, gradients, slots } in part.split(BLOCK) {
+        let before = &mut before[..weights.len()];
+        before.copy_from_slice(weights);
+        rule.update(Part { weights: &mut *weights, gradients, slots }, factors);
+        let signs = before.iter().zip(&*weights).map(|(&a, &b)| (a >= 0.0) != (b >= 0.0));
+        flips += signs.map(u64::from).sum::<u64>();
+    }
+    flips
+}
+
+/// A parameter that keeps its value may lack a gradient.
+fn is_frozen(param: &Param) -> bool {
+    param.learning_rate_factor() == 0.0
+}
+
+/// All slots of one parameter, or none of them.
+fn take_slots<const N: usize>(
+    given: &mut StateDict,
+    path: &str,
+    names: [&str; N],
+    shape: &[usize],
+) -> Result<Option<[Tensor; N]>, Error> {
+    let found = names.map(|name| given.remove(&format!("{path}.{name}")));
+    if found.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    for (name, slot) in names.iter().zip(&found) {
+        let path = format!("{path}.{name}");
+        match slot {
+            None => return Err(Error::Slot { path, reason: "is missing".to_owned() }),
+            Some(slot) if slot.shape() != shape => {
+                return Err(wrong_shape(&path, shape, slot.shape()));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(Some(found.map(|slot| slot.expect("missing slots were refused"))))
+}
+
+fn wrong_shape(path: &str, expected: &[usize], got: &[usize]) -> Error {
+    let reason = format!("has the shape {got:?}, its parameter {expected:?}");
+    Error::Slot { path: path.to_owned(), reason }
+}

@@ -1,0 +1,139 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::optimizer::{OptimizerConfig, Regularization};
+use crate::{Error, Loss, Schedule};
+
+/// How a model is trained: plain data, so that an experiment states it and a flag overrides it.
+///
+/// ```
+/// use qnn_train::{OptimizerConfig, Recipe, Schedule};
+///
+/// let recipe = Recipe {
+///     epochs: 30,
+///     batch: 128,
+///     optimizer: OptimizerConfig::ADAM,
+///     learning_rate: 0.001,
+///     schedule: Schedule::Exponential { final_factor: 0.1 },
+///     ..Recipe::default()
+/// };
+/// assert_eq!(recipe.weight_decay, 0.0);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// How often the training set is seen.
+    pub epochs: usize,
+    /// Images per step.
+    pub batch: usize,
+    /// The rule that changes the weights.
+    pub optimizer: OptimizerConfig,
+    /// The base learning rate, which the schedule varies.
+    pub learning_rate: f32,
+    /// How the learning rate changes.
+    pub schedule: Schedule,
+    /// L2 on full-precision kernels.
+    pub weight_decay: f32,
+    /// The largest norm of the gradient of all parameters together.
+    pub clip_norm: Option<f32>,
+    /// What is made small.
+    pub loss: Loss,
+    /// Decides the order of the images, their augmentation and all chance in the model.
+    pub seed: u64,
+    /// Whether training images are augmented.
+    pub augment: bool,
+    /// After how many epochs without a better test accuracy training ends.
+    pub early_stopping: Option<usize>,
+}
+
+impl Default for Recipe {
+    /// Ten epochs of SGD with momentum 0.9 at a constant rate of 0.1, in batches of 100.
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch: 100,
+            optimizer: OptimizerConfig::default(),
+            learning_rate: 0.1,
+            schedule: Schedule::default(),
+            weight_decay: 0.0,
+            clip_norm: None,
+            loss: Loss::default(),
+            seed: 0,
+            augment: false,
+            early_stopping: None,
+        }
+    }
+}
+
+impl Recipe {
+    /// Refuses settings with which no training can begin.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`], naming the first such setting.
+    pub fn check(&self) -> Result<(), Error> {
+        let at_least_one = |setting, value: usize| {
+            if value > 0 { Ok(()) } else { Err(Error::setting(setting, value, "at least 1")) }
+        };
+        at_least_one("the number of epochs", self.epochs)?;
+        at_least_one("the batch size", self.batch)?;
+        at_least_one("the patience of early stopping", self.early_stopping.unwrap_or(1))?;
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return Err(Error::setting("the learning rate", self.learning_rate, "a positive number"));
+        }
+        self.loss.check()?;
+        self.schedule.check()?;
+        self.optimizer.build(self.regularization()).map(drop)
+    }
+
+    pub(crate) fn regularization(&self) -> Regularization {
+        Regularization { weight_decay: self.weight_decay, clip_norm: self.clip_norm }
+    }
+
+    /// Every setting by name, as text.
+    pub(crate) fn settings(&self) -> BTreeMap<String, String> {
+        // Through text: a rate of 0.1 shall read 0.1, not the f64 next to the f32.
+        let fields: BTreeMap<String, serde_json::Value> = serde_json::to_string(self)
+            .and_then(|text| serde_json::from_str(&text))
+            .expect("a struct of numbers and names is an object of JSON");
+        fields.into_iter().map(|(name, value)| (name, value.to_string())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn senseless_settings_are_named() {
+        let good = Recipe::default();
+        assert!(good.check().is_ok());
+        for (bad, name) in [
+            (Recipe { epochs: 0, ..good.clone() }, "epochs"),
+            (Recipe { batch: 0, ..good.clone() }, "batch"),
+            (Recipe { learning_rate: f32::NAN, ..good.clone() }, "learning rate"),
+            (Recipe { weight_decay: -1.0, ..good.clone() }, "weight decay"),
+            (Recipe { clip_norm: Some(f32::NAN), ..good.clone() }, "norm"),
+            (Recipe { early_stopping: Some(0), ..good.clone() }, "patience"),
+            (Recipe { loss: Loss::CrossEntropy { smoothing: 1.0 }, ..good.clone() }, "smoothing"),
+            (
+                Recipe { schedule: Schedule::Exponential { final_factor: 0.0 }, ..good.clone() },
+                "final factor",
+            ),
+            (
+                Recipe { optimizer: OptimizerConfig::Sgd { momentum: 2.0, nesterov: false }, ..good },
+                "momentum",
+            ),
+        ] {
+            let error = bad.check().unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_field_is_a_setting() {
+        let settings = Recipe { clip_norm: Some(0.1), ..Recipe::default() }.settings();
+        assert_eq!(settings.len(), 11);
+        assert_eq!((settings["epochs"].as_str(), settings["learning_rate"].as_str()), ("10", "0.1"));
+    }
+}

@@ -1,0 +1,77 @@
+use std::fmt::Debug;
+
+use qnn_layers::{Init, Layer};
+use qnn_models::{LeNet5, LeNet5Config, ResNet, ResNetConfig, Scheme, Vgg7, Vgg7Config};
+
+/// A network as data: what a variant of an experiment holds and the command line changes.
+pub trait Design: Debug + Send + Sync {
+    /// Makes the network with fresh weights.
+    ///
+    /// # Errors
+    ///
+    /// [`qnn_models::Error`] for sizes that make no network.
+    fn build(&self, init: &mut Init) -> Result<Box<dyn Layer>, qnn_models::Error>;
+
+    /// Height, width and channels of the images it takes.
+    fn input(&self) -> [usize; 3];
+
+    /// How it is quantized.
+    fn scheme_mut(&mut self) -> &mut Scheme;
+
+    /// The number of weight layers, for designs whose depth can be chosen.
+    fn depth(&self) -> Option<usize> {
+        None
+    }
+
+    /// Changes the number of weight layers; `Ok(false)` if this design has but one depth.
+    ///
+    /// # Errors
+    ///
+    /// [`qnn_models::Error`] for a depth that the architecture cannot have.
+    fn set_depth(&mut self, _layers: usize) -> Result<bool, qnn_models::Error> {
+        Ok(false)
+    }
+
+    /// A copy on the heap.
+    fn boxed(&self) -> Box<dyn Design>;
+}
+
+macro_rules! design {
+    ($config:ident, $model:ident, $input:expr $(, $extra:item)*) => {
+        impl Design for $config {
+            fn build(&self, init: &mut Init) -> Result<Box<dyn Layer>, qnn_models::Error> {
+                Ok(Box::new($model::new(self, init)?))
+            }
+
+            fn input(&self) -> [usize; 3] {
+                let input: fn(&$config) -> [usize; 3] = $input;
+                input(self)
+            }
+
+            fn scheme_mut(&mut self) -> &mut Scheme {
+                &mut self.scheme
+            }
+
+            fn boxed(&self) -> Box<dyn Design> {
+                Box::new(self.clone())
+            }
+
+            $($extra)*
+        }
+    };
+}
+design!(LeNet5Config, LeNet5, |config| config.input);
+design!(Vgg7Config, Vgg7, |config| config.input);
+design!(
+    ResNetConfig,
+    ResNet,
+    // The network takes any size; its published one is CIFAR's.
+    |config| [32, 32, config.in_channels],
+    fn depth(&self) -> Option<usize> {
+        Some(6 * self.blocks_per_stage + 2)
+    },
+    fn set_depth(&mut self, layers: usize) -> Result<bool, qnn_models::Error> {
+        self.blocks_per_stage = ResNetConfig::from_depth(layers)?.blocks_per_stage;
+        Ok(true)
+    }
+);

@@ -1,0 +1,69 @@
+use std::path::PathBuf;
+
+/// Why an experiment did not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A flag that this experiment has no use for, or whose value does not fit it.
+    #[error("{flag}: {reason}")]
+    Flag {
+        /// The flag, with dashes.
+        flag: &'static str,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// The output folder holds a run that was not finished.
+    #[error(
+        "{} holds an unfinished run: add --resume to go on with it, choose another --out, or delete the folder",
+        .folder.display()
+    )]
+    Unfinished {
+        /// The output folder.
+        folder: PathBuf,
+    },
+    /// The accuracy that `--require` asks for was not reached.
+    #[error("the best test accuracy is {reached:.2} %, below the required {required:.2} %")]
+    Accuracy {
+        /// The best test accuracy in percent.
+        reached: f64,
+        /// What `--require` said.
+        required: f64,
+    },
+    /// A file could not be written.
+    #[error("cannot write {}", .path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The threads could not be started.
+    #[error(transparent)]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The data could not be had.
+    #[error(transparent)]
+    Data(#[from] qnn_data::Error),
+    /// The network could not be made.
+    #[error(transparent)]
+    Model(#[from] qnn_models::Error),
+    /// The quantizer could not be made.
+    #[error(transparent)]
+    Quantizer(#[from] qnn_quant::Error),
+    /// The weights of `--init-from` do not fit.
+    #[error("--init-from")]
+    Load(#[from] qnn_layers::LoadError),
+    /// Training failed.
+    #[error(transparent)]
+    Train(#[from] qnn_train::Error),
+}
+
+impl Error {
+    /// Whether the command line was at fault.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Flag { .. } | Self::Unfinished { .. } | Self::Quantizer(_))
+    }
+
+    pub(super) fn flag(flag: &'static str, reason: impl Into<String>) -> Self {
+        Self::Flag { flag, reason: reason.into() }
+    }
+}

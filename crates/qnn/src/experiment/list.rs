@@ -1,0 +1,17 @@
+use super::Experiment;
+
+/// The variants with their published figures, as `--list` and `--help` show them.
+pub(super) fn list(experiment: &Experiment) -> String {
+    let width = experiment.variants.iter().map(|variant| variant.name.len()).max().unwrap_or(0);
+    let mut text = String::from("Variants (the first is the default) and published test accuracy:\n");
+    for variant in &experiment.variants {
+        let published = variant.published_text();
+        text += &format!("  {:<width$}  {}", variant.name, variant.about);
+        if !published.is_empty() {
+            text += &format!(": {published}");
+        }
+        text.push('\n');
+    }
+    let datasets: Vec<String> = experiment.datasets.iter().map(ToString::to_string).collect();
+    text + &format!("Data sets: {}\n", datasets.join(", "))
+}

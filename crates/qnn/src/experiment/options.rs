@@ -1,0 +1,122 @@
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser};
+use qnn_data::{DatasetName, Source};
+use qnn_train::Schedule;
+
+/// The flags that every experiment shares.
+///
+/// Each value is an `Option` that overrides the experiment's recipe, so that the recipe stays the
+/// only place of a default.
+#[derive(Clone, Debug, Default, Parser)]
+#[command(disable_version_flag = true, next_line_help = false, max_term_width = 100)]
+pub struct Options {
+    /// Where the data are: `auto` looks in $QNN_DATA, then ./data, then takes the embedded digits;
+    /// `embedded`; or a folder
+    #[arg(long, value_name = "auto|embedded|PATH", help_heading = "Data")]
+    pub data: Option<Source>,
+
+    /// The data set, where the experiment allows several
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    pub dataset: Option<DatasetName>,
+
+    /// Download the data set into the data folder first, with checksums, if it is not there
+    #[arg(long, help_heading = "Data")]
+    pub download: bool,
+
+    /// Use only the first N images of each split, for short runs
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    pub limit: Option<usize>,
+
+    /// Train without cropping and flipping
+    #[arg(long, help_heading = "Data")]
+    pub no_augment: bool,
+
+    /// The row of the published table to run; --list shows them
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    pub variant: Option<String>,
+
+    /// List variants and published figures, and exit
+    #[arg(long, help_heading = "Network")]
+    pub list: bool,
+
+    /// The number of weight layers, where the network allows several
+    #[arg(long, value_name = "LAYERS", help_heading = "Network")]
+    pub depth: Option<usize>,
+
+    /// Quantize kernels with this map instead of the variant's
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    pub quantizer: Option<String>,
+
+    /// Bits of --quantizer, where it has a choice
+    #[arg(long, value_name = "K", help_heading = "Network")]
+    pub bits: Option<u32>,
+
+    /// Scale of --quantizer, where it has one
+    #[arg(long, value_name = "S", help_heading = "Network")]
+    pub scale: Option<f32>,
+
+    /// Pseudo-gradient of the kernels' quantizer instead of the published one
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    pub estimator: Option<String>,
+
+    /// Keep the first layer in full precision
+    #[arg(long, value_name = "true|false", action = ArgAction::Set, help_heading = "Network")]
+    pub first_fp: Option<bool>,
+
+    /// Keep the last layer in full precision
+    #[arg(long, value_name = "true|false", action = ArgAction::Set, help_heading = "Network")]
+    pub last_fp: Option<bool>,
+
+    /// Start from the weights of a model file instead of random ones
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
+    pub init_from: Option<PathBuf>,
+
+    /// How often the training set is seen
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub epochs: Option<usize>,
+
+    /// Images per step
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub batch: Option<usize>,
+
+    /// sgd (momentum 0.9), nesterov or adam
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub optimizer: Option<String>,
+
+    /// The base learning rate (the highest, of a one-cycle schedule)
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub lr: Option<f32>,
+
+    /// constant, step:EPOCHS (as in step:80,120,160), exponential, cosine, cosine:WARMUP, one-cycle
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub schedule: Option<Schedule>,
+
+    /// Seed of weights, shuffling and augmentation
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub seed: Option<u64>,
+
+    /// Repeat with N consecutive seeds and report mean and standard deviation
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub seeds: Option<u64>,
+
+    /// Threads; the results do not depend on it
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub threads: Option<usize>,
+
+    /// Folder for results, metrics, curves, model and checkpoint [default: runs/EXPERIMENT/VARIANT]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub out: Option<PathBuf>,
+
+    /// Go on from the checkpoint in the output folder
+    #[arg(long, help_heading = "Output")]
+    pub resume: bool,
+
+    /// Print nothing but the result line and errors
+    #[arg(long, help_heading = "Output")]
+    pub quiet: bool,
+
+    /// Fail if the best test accuracy stays below this
+    #[arg(long, value_name = "PERCENT", help_heading = "Output")]
+    pub require: Option<f64>,
+}

@@ -1,0 +1,167 @@
+use std::path::PathBuf;
+
+use qnn_data::{Augment, Dataset, DatasetName, Source};
+use qnn_models::Scheme;
+use qnn_quant::registry::{self, Parameters};
+use qnn_train::{OptimizerConfig, Recipe, Schedule};
+
+use super::{Design, Error, Experiment, Options, Variant};
+
+/// What the options mean for an experiment: everything settled before training starts.
+pub(super) struct Plan<'e> {
+    pub(super) variant: &'e Variant,
+    pub(super) design: Box<dyn Design>,
+    pub(super) dataset: Dataset,
+    pub(super) notice: Option<String>,
+    pub(super) recipe: Recipe,
+    pub(super) augment: Augment,
+    pub(super) published: Option<f64>,
+    pub(super) out: PathBuf,
+}
+
+impl<'e> Plan<'e> {
+    pub(super) fn new(experiment: &'e Experiment, options: &Options) -> Result<Self, Error> {
+        let variant = choose_variant(experiment, options)?;
+        let mut design = variant.design.boxed();
+        change_design(design.as_mut(), options)?;
+        let name = choose_dataset(experiment, options)?;
+        let source = options.data.clone().unwrap_or(Source::Auto);
+        if options.download {
+            download(name, &source, options.quiet)?;
+        }
+        let loaded = qnn_data::load(name, &source)?;
+        let embedded = loaded.is_embedded;
+        let dataset = match options.limit {
+            Some(0) => return Err(Error::flag("--limit", "at least one image is needed")),
+            Some(limit) => loaded.dataset.take(limit),
+            None => loaded.dataset,
+        };
+        let dataset = dataset.fit_to(design.input())?;
+        let (recipe, augment) = make_recipe(experiment, options, embedded)?;
+        // A figure published for other data or another quantizer is no measure of this run.
+        let comparable = !embedded && name == experiment.datasets[0] && options.quantizer.is_none();
+        let published = variant.published_for(design.depth()).filter(|_| comparable);
+        let default_out = || PathBuf::from("runs").join(experiment.name).join(variant.name);
+        let out = options.out.clone().unwrap_or_else(default_out);
+        Ok(Self { variant, design, dataset, notice: loaded.notice, recipe, augment, published, out })
+    }
+}
+
+fn choose_variant<'e>(experiment: &'e Experiment, options: &Options) -> Result<&'e Variant, Error> {
+    let first = experiment.variants.first();
+    let found = match &options.variant {
+        None => first,
+        Some(name) => experiment.variants.iter().find(|variant| variant.name == name),
+    };
+    found.ok_or_else(|| {
+        let known: Vec<_> = experiment.variants.iter().map(|variant| variant.name).collect();
+        let name = options.variant.as_deref().unwrap_or_default();
+        Error::flag("--variant", format!("{name:?} is none of {}", known.join(", ")))
+    })
+}
+
+fn change_design(design: &mut dyn Design, options: &Options) -> Result<(), Error> {
+    if let Some(layers) = options.depth
+        && !design.set_depth(layers)?
+    {
+        return Err(Error::flag("--depth", "this network has but one depth"));
+    }
+    let scheme = design.scheme_mut();
+    scheme.first_full_precision = options.first_fp.or(scheme.first_full_precision);
+    scheme.last_full_precision = options.last_fp.or(scheme.last_full_precision);
+    change_quantizer(scheme, options)
+}
+
+fn choose_dataset(experiment: &Experiment, options: &Options) -> Result<DatasetName, Error> {
+    let allowed = &experiment.datasets;
+    match options.dataset {
+        None => Ok(allowed[0]),
+        Some(name) if allowed.contains(&name) => Ok(name),
+        Some(name) => {
+            let allowed: Vec<_> = allowed.iter().map(ToString::to_string).collect();
+            Err(Error::flag("--dataset", format!("{name} is none of {}", allowed.join(", "))))
+        }
+    }
+}
+
+fn download(name: DatasetName, source: &Source, quiet: bool) -> Result<(), Error> {
+    let folder = match source {
+        Source::Embedded => return Err(Error::flag("--download", "the embedded digits need none")),
+        Source::Path(folder) => folder.clone(),
+        _ => std::env::var_os("QNN_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from),
+    };
+    let bar = super::progress::download_bar(quiet);
+    let mut show = |done, total: Option<u64>| {
+        bar.set_position(done);
+        total.into_iter().for_each(|total| bar.set_length(total));
+    };
+    qnn_data::download(name, &folder, &mut show)?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn make_recipe(
+    experiment: &Experiment,
+    options: &Options,
+    embedded: bool,
+) -> Result<(Recipe, Augment), Error> {
+    let mut recipe = experiment.recipe.clone();
+    if embedded {
+        recipe = Recipe { epochs: 30, batch: 50, schedule: Schedule::OneCycle, ..recipe };
+    }
+    if options.no_augment && !recipe.augment {
+        return Err(Error::flag("--no-augment", "this experiment does not augment its images"));
+    }
+    recipe.augment &= !options.no_augment;
+    override_recipe(&mut recipe, options)?;
+    recipe.check()?;
+    let augment = match (recipe.augment, embedded) {
+        (false, _) => Augment::None,
+        // A mirrored digit is another sign.
+        (true, true) => Augment::PadCropFlip { pad: 4, flip: false },
+        (true, false) => Augment::cifar(),
+    };
+    Ok((recipe, augment))
+}
+
+fn override_recipe(recipe: &mut Recipe, options: &Options) -> Result<(), Error> {
+    recipe.epochs = options.epochs.unwrap_or(recipe.epochs);
+    recipe.batch = options.batch.unwrap_or(recipe.batch);
+    recipe.learning_rate = options.lr.unwrap_or(recipe.learning_rate);
+    recipe.seed = options.seed.unwrap_or(recipe.seed);
+    if let Some(schedule) = &options.schedule {
+        recipe.schedule = schedule.clone();
+    }
+    recipe.optimizer = match options.optimizer.as_deref() {
+        None => recipe.optimizer.clone(),
+        Some("sgd") => OptimizerConfig::Sgd { momentum: 0.9, nesterov: false },
+        Some("nesterov") => OptimizerConfig::Sgd { momentum: 0.9, nesterov: true },
+        Some("adam") => OptimizerConfig::ADAM,
+        Some(name) => {
+            return Err(Error::flag("--optimizer", format!("{name:?} is none of sgd, nesterov, adam")));
+        }
+    };
+    Ok(())
+}
+
+/// Puts the map and the pseudo-gradient of the command line in place of the variant's.
+fn change_quantizer(scheme: &mut Scheme, options: &Options) -> Result<(), Error> {
+    let parameters = Parameters { bits: options.bits, scale: options.scale, ..Parameters::default() };
+    let estimator = options.estimator.as_deref();
+    match (&options.quantizer, &mut scheme.kernel) {
+        (Some(name), kernel) => *kernel = Some(registry::pair(name, estimator, &parameters)?),
+        (None, _) if options.bits.or(options.scale.map(|_| 0)).is_some() => {
+            return Err(Error::flag("--bits and --scale", "they belong to --quantizer, which is not given"));
+        }
+        (None, Some(kernel)) => {
+            if let Some(name) = estimator {
+                kernel.gradient = registry::estimator(name, &Parameters::default())?;
+            }
+        }
+        (None, None) if estimator.is_some() => {
+            return Err(Error::flag("--estimator", "this variant has no kernel quantizer; see --quantizer"));
+        }
+        (None, None) => {}
+    }
+    Ok(())
+}

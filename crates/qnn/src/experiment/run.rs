@@ -1,0 +1,165 @@
+use std::path::{Path, PathBuf};
+
+use qnn_data::Normalize;
+use qnn_layers::{Count, Init, Layer, load_state_dict, parameter_count};
+use qnn_train::{Ending, FitOptions, Outcome, Recipe, Stop, TrainingData, fit, load_model};
+
+use super::plan::Plan;
+use super::progress::Progress;
+use super::{Error, Experiment, Options, RunResult, Summary};
+
+/// Runs every seed that the options ask for.
+pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Result<Summary, Error> {
+    if options.threads == Some(0) {
+        return Err(Error::flag("--threads", "at least one thread is needed"));
+    }
+    let seeds = options.seeds.unwrap_or(1);
+    if seeds == 0 {
+        return Err(Error::flag("--seeds", "at least one seed is needed"));
+    }
+    let plan = Plan::new(experiment, options)?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0)).build()?;
+    let mut results = Vec::new();
+    for offset in 0..seeds {
+        let recipe = Recipe { seed: plan.recipe.seed.wrapping_add(offset), ..plan.recipe.clone() };
+        let out = if seeds == 1 { plan.out.clone() } else { plan.out.join(format!("seed-{}", recipe.seed)) };
+        let run = Run { experiment, plan: &plan, options, recipe, out };
+        let (result, stopped) = pool.install(|| run.run(stop))?;
+        results.push(result);
+        if stopped {
+            return Ok(Summary::new(results, true));
+        }
+    }
+    let summary = Summary::new(results, false);
+    if seeds > 1 {
+        write_json(&plan.out.join("result.json"), &summary)?;
+    }
+    if !options.quiet {
+        eprintln!("{}", summary.text(&plan.out));
+    }
+    summary.require(options.require)?;
+    Ok(summary)
+}
+
+/// One training with one seed.
+struct Run<'e> {
+    experiment: &'e Experiment,
+    plan: &'e Plan<'e>,
+    options: &'e Options,
+    recipe: Recipe,
+    out: PathBuf,
+}
+
+impl Run<'_> {
+    /// Trains, writes the files, prints the result line; also whether Ctrl-C ended it early.
+    fn run(&self, stop: &Stop) -> Result<(RunResult, bool), Error> {
+        let mut model = self.model()?;
+        let data = self.data()?;
+        let result_file = self.prepare_folder()?;
+        let mut progress = Progress::new(self.options.quiet, self.recipe.epochs);
+        progress.line(&self.heading(model.as_ref()));
+        let fit_options = self.fit_options(stop);
+        let outcome =
+            fit(model.as_mut(), &data, &self.recipe, &fit_options, &mut |event| progress.show(&event));
+        progress.finish();
+        let outcome = outcome?;
+        let result = self.result(model.as_ref(), &outcome).rounded();
+        let stopped = outcome.ending == Ending::Interrupted;
+        if !stopped {
+            write_json(&result_file, &result)?;
+            println!("{}", serde_json::to_string(&result).expect("a result is plain data"));
+        }
+        Ok((result, stopped))
+    }
+
+    fn fit_options(&self, stop: &Stop) -> FitOptions {
+        let (experiment, variant) = (self.experiment.name, self.plan.variant.name);
+        let title = format!("{experiment} {variant} on {}", self.plan.dataset.name);
+        let metadata = [("experiment", experiment), ("variant", variant)];
+        FitOptions {
+            out_dir: Some(self.out.clone()),
+            resume: self.options.resume,
+            stop: stop.clone(),
+            // What a checkpoint belongs to: every setting of the network.
+            experiment: format!("{experiment} {variant}: {:?}", self.plan.design),
+            title,
+            published: self.plan.published,
+            metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            ..FitOptions::default()
+        }
+    }
+
+    fn model(&self) -> Result<Box<dyn Layer>, Error> {
+        let mut model = self.plan.design.build(&mut Init::new(self.recipe.seed))?;
+        if let Some(file) = &self.options.init_from {
+            load_state_dict(model.as_mut(), &load_model(file)?)?;
+        }
+        Ok(model)
+    }
+
+    fn data(&self) -> Result<TrainingData, Error> {
+        let dataset = self.plan.dataset.clone();
+        let normalize = Normalize::fit(&dataset.train);
+        Ok(TrainingData::new(dataset, &self.recipe, normalize, self.plan.augment)?)
+    }
+
+    /// Makes the output folder and clears what an earlier, finished run left there.
+    fn prepare_folder(&self) -> Result<PathBuf, Error> {
+        let result = self.out.join("result.json");
+        let unfinished = self.out.join("checkpoint.safetensors").exists() && !result.exists();
+        if unfinished && !self.options.resume {
+            return Err(Error::Unfinished { folder: self.out.clone() });
+        }
+        let write = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Write { path, source }
+        };
+        std::fs::create_dir_all(&self.out).map_err(write(&self.out))?;
+        if result.exists() && !self.options.resume {
+            std::fs::remove_file(&result).map_err(write(&result))?;
+        }
+        Ok(result)
+    }
+
+    fn heading(&self, model: &dyn Layer) -> String {
+        let dataset = &self.plan.dataset;
+        let notice = self.plan.notice.as_ref().map_or(String::new(), |notice| format!("{notice}\n"));
+        format!(
+            "{notice}{} {}: {} parameters, {} training and {} test images of {}, {} threads",
+            self.experiment.name,
+            self.plan.variant.name,
+            parameter_count(model, Count::All),
+            dataset.train.len(),
+            dataset.test.len(),
+            dataset.name,
+            rayon::current_num_threads(),
+        )
+    }
+
+    fn result(&self, model: &dyn Layer, outcome: &Outcome) -> RunResult {
+        let last = outcome.last();
+        let seconds: f64 = outcome.history.iter().map(|epoch| epoch.seconds).sum();
+        RunResult {
+            experiment: self.experiment.name.to_owned(),
+            variant: self.plan.variant.name.to_owned(),
+            dataset: self.plan.dataset.name.clone(),
+            published: self.plan.published,
+            epochs: outcome.history.len(),
+            published_epochs: self.experiment.recipe.epochs,
+            seed: self.recipe.seed,
+            threads: rayon::current_num_threads(),
+            test_accuracy: last.map_or(0.0, |epoch| 100.0 * epoch.test_accuracy),
+            best_test_accuracy: outcome.best().map_or(0.0, |epoch| 100.0 * epoch.test_accuracy),
+            train_loss: last.map_or(f64::NAN, |epoch| epoch.train_loss),
+            images_per_second: last.map_or(0.0, |epoch| epoch.images_per_second),
+            seconds,
+            parameters: parameter_count(model, Count::All),
+            model_bytes: qnn_layers::model_bits(model).div_ceil(8),
+        }
+    }
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).expect("a result is plain data");
+    qnn_train::write_atomically(path, (text + "\n").as_bytes()).map_err(Error::from)
+}

@@ -1,0 +1,84 @@
+//! What a command line cannot mean is an error that names the flag, before any file is written.
+
+use std::fs;
+
+use crate::example::{SMALL, command, run, run_well, said};
+
+/// An example, its flags, the exit code, and what the message must name: 2 where the command line
+/// itself is at fault, 1 where a value turns out to be impossible or a file is missing.
+const REFUSED: [(&str, &str, i32, &str); 28] = [
+    ("resnet20_bc", "--nonsense", 2, "--nonsense"),
+    ("resnet20_bc", "--variant nonsense", 2, "--variant"),
+    ("resnet20_bc", "--depth 9", 1, "6n + 2"),
+    ("lenet5_mnist", "--depth 8", 2, "--depth"),
+    ("resnet20_bc", "--bits 3", 2, "--bits"),
+    ("resnet20_bc", "--scale 0.5", 2, "--scale"),
+    ("resnet20_bc", "--quantizer nonsense", 2, "`nonsense`"),
+    ("resnet20_bc", "--quantizer dorefa-weights", 2, "`--bits`"),
+    ("resnet20_bc", "--quantizer dorefa-weights --bits 9", 2, "1 to 8 bits, got 9"),
+    ("resnet20_bc", "--quantizer sign --bits 2", 2, "`--bits`"),
+    ("resnet20_bc", "--quantizer constant-scaled-sign --scale=-1", 2, "`scale`"),
+    ("resnet20_bc", "--variant fp --estimator approx-sign", 2, "--estimator"),
+    ("resnet20_bc", "--estimator nonsense", 2, "`nonsense`"),
+    ("resnet20_bc", "--first-fp maybe", 2, "--first-fp"),
+    ("resnet20_bc", "--dataset mnist", 2, "--dataset"),
+    ("lenet5_mnist", "--dataset cifar10", 2, "--dataset"),
+    ("lenet5_mnist", "--dataset nonsense", 2, "--dataset"),
+    ("lenet5_mnist", "--no-augment", 2, "--no-augment"),
+    ("resnet20_bc", "--data embedded --download", 2, "--download"),
+    ("resnet20_bc", "--data /nonexistent", 1, "/nonexistent"),
+    ("resnet20_bc", "--init-from missing.safetensors", 1, "missing.safetensors"),
+    ("resnet20_bc", "--limit 0", 2, "--limit"),
+    ("resnet20_bc", "--threads 0", 2, "--threads"),
+    ("resnet20_bc", "--seeds 0", 2, "--seeds"),
+    ("resnet20_bc", "--epochs 0", 1, "epochs"),
+    ("resnet20_bc", "--batch 0", 1, "batch"),
+    ("resnet20_bc", "--lr nan", 1, "learning rate"),
+    ("resnet20_bc", "--optimizer nonsense", 2, "--optimizer"),
+];
+
+#[test]
+fn impossible_flags_are_named_and_leave_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for (example, flags, code, word) in REFUSED {
+        let said = said(command(example).args(flags.split(' ')).current_dir(folder.path()));
+        said.assert_refused(code, word);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{example} {flags}");
+    }
+}
+
+#[test]
+fn a_missed_accuracy_is_a_failure_after_the_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let said =
+        run("resnet20_bc", &format!("{SMALL} --limit 16 --batch 8 --epochs 1 --require 100"), folder.path());
+    assert_eq!((said.code, said.out.lines().count()), (Some(1), 1), "{said:?}");
+    assert!(said.err.starts_with("error: the best test accuracy is"), "{said:?}");
+    assert!(said.err.contains("100.00 %") && folder.path().join("result.json").exists(), "{said:?}");
+}
+
+#[test]
+fn a_run_is_resumed_with_its_own_settings_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    let flags = format!("{SMALL} --limit 16 --batch 8 --epochs 1");
+    run_well("resnet20_bc", &flags, out);
+    let checkpoint = || fs::read(out.join("checkpoint.safetensors")).unwrap();
+    let (before, resume) = (checkpoint(), format!("{SMALL} --resume --limit 16 --batch 8"));
+    for (other, word) in [
+        ("--epochs 2", "epochs is 1 there and 2 here"),
+        ("--epochs 1 --lr 0.05", "learning_rate is 0.1 there and 0.05 here"),
+        ("--epochs 1 --seed 1", "seed is 0 there and 1 here"),
+        ("--epochs 1 --optimizer adam", "optimizer"),
+        ("--epochs 1 --variant bc", "experiment"),
+        ("--epochs 1 --first-fp false", "experiment"),
+        ("--epochs 1 --estimator identity", "experiment"),
+        ("--epochs 1 --no-augment", "augment"),
+    ] {
+        run("resnet20_bc", &format!("{resume} {other}"), out).assert_refused(1, word);
+        assert!(checkpoint() == before, "{other} changed the checkpoint");
+    }
+    let fewer_images = format!("{SMALL} --resume --limit 15 --batch 8 --epochs 1");
+    run("resnet20_bc", &fewer_images, out).assert_refused(1, "15 images");
+    run_well("resnet20_bc", &format!("{resume} --epochs 1"), out);
+}
