@@ -1,3 +1,5 @@
+use qnn_quant::registry;
+
 use super::Experiment;
 
 /// The variants with their published figures, as `--list` and `--help` show them.
@@ -14,4 +16,14 @@ pub(super) fn list(experiment: &Experiment) -> String {
     }
     let datasets: Vec<String> = experiment.datasets.iter().map(ToString::to_string).collect();
     text + &format!("Data sets: {}\n", datasets.join(", "))
+}
+
+/// What `--quantizer` and `--estimator` take, as `--help` shows it.
+pub(super) fn quantizers() -> String {
+    let names = |listings: Vec<registry::Listing>| {
+        listings.iter().map(|listing| listing.name).collect::<Vec<_>>().join(", ")
+    };
+    let maps = names(registry::quantizers().collect());
+    let estimators = names(registry::estimators().collect());
+    format!("Quantizers: {maps}\nEstimators: {estimators}\n")
 }

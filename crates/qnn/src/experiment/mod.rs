@@ -26,6 +26,7 @@ mod report;
 mod run;
 mod variant;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -77,6 +78,10 @@ impl Experiment {
 
     /// Reads the command line, runs, and says how it went: 0 for success, 1 for an error or a
     /// missed `--require`, 2 for a wrong command line, 130 after Ctrl-C (everything is saved).
+    ///
+    /// # Panics
+    ///
+    /// If the experiment has no data set or no variant.
     pub fn main(self) -> ExitCode {
         let options = self.parse();
         let stop = Stop::default();
@@ -98,20 +103,28 @@ impl Experiment {
     ///
     /// [`Error`] for options that do not fit the experiment, and for whatever data, training or
     /// files report.
+    ///
+    /// # Panics
+    ///
+    /// If the experiment has no data set or no variant.
     pub fn run(&self, options: &Options) -> Result<Option<Summary>, Error> {
         self.run_with(options, &Stop::default())
     }
 
     fn run_with(&self, options: &Options, stop: &Stop) -> Result<Option<Summary>, Error> {
+        assert!(!self.datasets.is_empty(), "the experiment {:?} needs a data set", self.name);
+        assert!(!self.variants.is_empty(), "the experiment {:?} needs a variant", self.name);
         if options.list {
-            print!("{}", list::list(self));
+            // Whoever reads the other end of a pipe may have seen enough.
+            let _ = write!(std::io::stdout(), "{}", list::list(self));
             return Ok(None);
         }
         run::run(self, options, stop).map(Some)
     }
 
     fn parse(&self) -> Options {
-        let command = Options::command().name(self.name).about(self.about).after_help(list::list(self));
+        let command = Options::command().name(self.name).about(self.about).long_about(None);
+        let command = command.after_help(list::list(self) + &list::quantizers());
         let matches = command.get_matches();
         Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }

@@ -17,6 +17,10 @@ pub(super) struct Plan<'e> {
     pub(super) augment: Augment,
     pub(super) published: Option<f64>,
     pub(super) out: PathBuf,
+    /// Which network on which data: a checkpoint with another label belongs to another run.
+    pub(super) label: String,
+    /// Doubtful settings that are not wrong.
+    pub(super) warnings: Vec<String>,
 }
 
 impl<'e> Plan<'e> {
@@ -38,13 +42,46 @@ impl<'e> Plan<'e> {
         };
         let dataset = dataset.fit_to(design.input())?;
         let (recipe, augment) = make_recipe(experiment, options, embedded)?;
-        // A figure published for other data or another quantizer is no measure of this run.
-        let comparable = !embedded && name == experiment.datasets[0] && options.quantizer.is_none();
+        // A figure published for other data or another network is no measure of this run.
+        let comparable = !embedded && name == experiment.datasets[0] && !changes_network(options);
         let published = variant.published_for(design.depth()).filter(|_| comparable);
         let default_out = || PathBuf::from("runs").join(experiment.name).join(variant.name);
         let out = options.out.clone().unwrap_or_else(default_out);
-        Ok(Self { variant, design, dataset, notice: loaded.notice, recipe, augment, published, out })
+        let label = label(experiment, variant, design.as_ref(), &dataset, options);
+        let warnings = design.scheme_mut().diagnostics().iter().map(ToString::to_string).collect();
+        let notice = loaded.notice;
+        Ok(Self { variant, design, dataset, notice, recipe, augment, published, out, label, warnings })
     }
+}
+
+/// Whether the network is another one than the variant's.
+fn changes_network(options: &Options) -> bool {
+    let Options { quantizer, estimator, first_fp, last_fp, .. } = options;
+    quantizer.is_some() || estimator.is_some() || first_fp.is_some() || last_fp.is_some()
+}
+
+fn label(
+    experiment: &Experiment,
+    variant: &Variant,
+    design: &dyn Design,
+    dataset: &Dataset,
+    options: &Options,
+) -> String {
+    let mut label = format!("{} {} on {}", experiment.name, variant.name, dataset.name);
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            label += &format!(", {name} {value}");
+        }
+    };
+    add("depth", design.depth().map(|depth| depth.to_string()));
+    add("quantizer", options.quantizer.clone());
+    add("bits", options.bits.map(|bits| bits.to_string()));
+    add("scale", options.scale.map(|scale| scale.to_string()));
+    add("estimator", options.estimator.clone());
+    add("first-fp", options.first_fp.map(|first| first.to_string()));
+    add("last-fp", options.last_fp.map(|last| last.to_string()));
+    add("from", options.init_from.as_ref().map(|file| file.display().to_string()));
+    label
 }
 
 fn choose_variant<'e>(experiment: &'e Experiment, options: &Options) -> Result<&'e Variant, Error> {
@@ -133,7 +170,7 @@ fn override_recipe(recipe: &mut Recipe, options: &Options) -> Result<(), Error> 
         recipe.schedule = schedule.clone();
     }
     recipe.optimizer = match options.optimizer.as_deref() {
-        None => recipe.optimizer.clone(),
+        None => recipe.optimizer,
         Some("sgd") => OptimizerConfig::Sgd { momentum: 0.9, nesterov: false },
         Some("nesterov") => OptimizerConfig::Sgd { momentum: 0.9, nesterov: true },
         Some("adam") => OptimizerConfig::ADAM,

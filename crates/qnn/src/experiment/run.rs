@@ -1,6 +1,8 @@
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use qnn_data::Normalize;
+use qnn_kernels::{Isa, Kernels};
 use qnn_layers::{Count, Init, Layer, load_state_dict, parameter_count};
 use qnn_train::{Ending, FitOptions, Outcome, Recipe, Stop, TrainingData, fit, load_model};
 
@@ -17,6 +19,7 @@ pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Re
     if seeds == 0 {
         return Err(Error::flag("--seeds", "at least one seed is needed"));
     }
+    check_instruction_set()?;
     let plan = Plan::new(experiment, options)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0)).build()?;
     let mut results = Vec::new();
@@ -41,6 +44,29 @@ pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Re
     Ok(summary)
 }
 
+/// What a training leaves in its folder besides the result.
+const EARLIER_FILES: [&str; 6] = [
+    "checkpoint.safetensors",
+    "model.safetensors",
+    "best.safetensors",
+    "metrics.csv",
+    "metrics.jsonl",
+    "curves.svg",
+];
+
+/// Refuses a `QNN_ISA` that the kernels would panic on.
+fn check_instruction_set() -> Result<(), Error> {
+    let Ok(name) = std::env::var("QNN_ISA") else { return Ok(()) };
+    let isa: Isa = name.parse().map_err(|error| Error::flag("QNN_ISA", format!("{error}")))?;
+    match Kernels::of(isa) {
+        Some(_) => Ok(()),
+        None => {
+            let has: Vec<_> = Isa::available().map(Isa::name).collect();
+            Err(Error::flag("QNN_ISA", format!("this machine lacks {isa}, it has {}", has.join(", "))))
+        }
+    }
+}
+
 /// One training with one seed.
 struct Run<'e> {
     experiment: &'e Experiment,
@@ -58,6 +84,9 @@ impl Run<'_> {
         let result_file = self.prepare_folder()?;
         let mut progress = Progress::new(self.options.quiet, self.recipe.epochs);
         progress.line(&self.heading(model.as_ref()));
+        for warning in &self.plan.warnings {
+            progress.line(&format!("warning: {warning}"));
+        }
         let fit_options = self.fit_options(stop);
         let outcome =
             fit(model.as_mut(), &data, &self.recipe, &fit_options, &mut |event| progress.show(&event));
@@ -67,7 +96,9 @@ impl Run<'_> {
         let stopped = outcome.ending == Ending::Interrupted;
         if !stopped {
             write_json(&result_file, &result)?;
-            println!("{}", serde_json::to_string(&result).expect("a result is plain data"));
+            let line = serde_json::to_string(&result).expect("a result is plain data");
+            // Whoever reads the other end of a pipe may have seen enough.
+            let _ = writeln!(std::io::stdout(), "{line}");
         }
         Ok((result, stopped))
     }
@@ -80,8 +111,7 @@ impl Run<'_> {
             out_dir: Some(self.out.clone()),
             resume: self.options.resume,
             stop: stop.clone(),
-            // What a checkpoint belongs to: every setting of the network.
-            experiment: format!("{experiment} {variant}: {:?}", self.plan.design),
+            experiment: self.plan.label.clone(),
             title,
             published: self.plan.published,
             metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
@@ -110,13 +140,19 @@ impl Run<'_> {
         if unfinished && !self.options.resume {
             return Err(Error::Unfinished { folder: self.out.clone() });
         }
-        let write = |path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Write { path, source }
-        };
-        std::fs::create_dir_all(&self.out).map_err(write(&self.out))?;
+        let write = |source| Error::Write { path: self.out.clone(), source };
+        std::fs::create_dir_all(&self.out).map_err(write)?;
         if result.exists() && !self.options.resume {
-            std::fs::remove_file(&result).map_err(write(&result))?;
+            // The result goes last: until then the folder counts as finished.
+            for name in EARLIER_FILES.iter().chain(&["result.json"]) {
+                let file = self.out.join(name);
+                match std::fs::remove_file(&file) {
+                    Err(source) if source.kind() != ErrorKind::NotFound => {
+                        return Err(Error::Write { path: file, source });
+                    }
+                    _ => {}
+                }
+            }
         }
         Ok(result)
     }
