@@ -17,5 +17,7 @@ mod example;
 mod interruption;
 #[path = "laws/outputs.rs"]
 mod outputs;
+#[path = "laws/pytorch.rs"]
+mod pytorch;
 #[path = "laws/smoke.rs"]
 mod smoke;

@@ -254,7 +254,8 @@ def report(start, exact, single):
 
 
 def as_f32(tensor):
-    return tensor.double().numpy().astype(np.float32)
+    # Contiguous: a file stores memory as it lies, and gradients of permuted tensors lie permuted.
+    return np.ascontiguousarray(tensor.double().numpy().astype(np.float32))
 
 
 def signature(tensor):
