@@ -43,3 +43,8 @@ pub use qnn_train as train;
 
 pub mod experiment;
 pub mod prelude;
+
+/// The code in the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -144,7 +144,7 @@ fn make_recipe(
 ) -> Result<(Recipe, Augment), Error> {
     let mut recipe = experiment.recipe.clone();
     if embedded {
-        recipe = Recipe { epochs: 30, batch: 50, schedule: Schedule::OneCycle, ..recipe };
+        recipe = Recipe { epochs: 15, batch: 50, schedule: Schedule::OneCycle, ..recipe };
     }
     if options.no_augment && !recipe.augment {
         return Err(Error::flag("--no-augment", "this experiment does not augment its images"));
