@@ -2,6 +2,42 @@
 
 use crate::{ChannelAffine, Conv2dShape, Kernels, MatmulShape, Real};
 
+/// Work that [`vectorized`] compiles once for each instruction set.
+///
+/// Every closure is such work. A long one may stay a function of its own, compiled for the least machine; a type whose
+/// [`run`](Vectorize::run) is `#[inline(always)]` never does.
+pub trait Vectorize {
+    /// What the work gives.
+    type Output;
+
+    /// Does the work.
+    fn run(self) -> Self::Output;
+}
+
+impl<R, F: FnOnce() -> R> Vectorize for F {
+    type Output = R;
+
+    #[inline(always)]
+    fn run(self) -> R {
+        self()
+    }
+}
+
+/// Does `work` in code compiled for the widest vectors of the machine.
+///
+/// For plain loops over slices: a program for every x86-64 may use 128-bit vectors only, the same loop in here 256 or 512 bits. No bit of the
+/// result changes, because the compiler neither reorders nor fuses floating-point operations.
+///
+/// ```
+/// let x = [1.0_f32, 2.0, 3.0];
+/// let mut y = [0.5_f32; 3];
+/// qnn_kernels::vectorized(|| y.iter_mut().zip(&x).for_each(|(y, x)| *y += 2.0 * x));
+/// assert_eq!(y, [2.5, 4.5, 6.5]);
+/// ```
+pub fn vectorized<W: Vectorize>(work: W) -> W::Output {
+    Kernels::current().vectorized(work)
+}
+
 /// Two-dimensional convolution `[n, h, w, cin] → [n, oh, ow, cout]`, weights `[kh, kw, cin/groups, cout]`.
 ///
 /// ```text

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::arch::{self, Kernels};
-use crate::{ChannelAffine, Conv2dShape, Isa, MatmulShape, Padding, Real};
+use crate::{ChannelAffine, Conv2dShape, Isa, MatmulShape, Padding, Real, Vectorize};
 use crate::{kernel_gradient, plan, reference};
 
 impl Kernels {
@@ -32,6 +32,11 @@ impl Kernels {
     #[must_use]
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// [`vectorized`](crate::vectorized) with these kernels.
+    pub fn vectorized<W: Vectorize>(&self, work: W) -> W::Output {
+        arch::vectorized(self.isa, work)
     }
 
     /// [`conv2d`](crate::conv2d) with these kernels.

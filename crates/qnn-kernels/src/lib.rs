@@ -40,8 +40,8 @@ mod tile;
 pub use affine::ChannelAffine;
 pub use arch::Kernels;
 pub use functions::{
-    conv2d, conv2d_input_gradient, conv2d_kernel_gradient, matmul, matmul_left_gradient,
-    matmul_right_gradient,
+    Vectorize, conv2d, conv2d_input_gradient, conv2d_kernel_gradient, matmul, matmul_left_gradient,
+    matmul_right_gradient, vectorized,
 };
 pub use isa::{Isa, UnknownIsa};
 pub use real::Real;

@@ -1,8 +1,10 @@
 //! Splitting work over threads without changing a bit of its result.
 //!
 //! Chunks have a constant size, so that which elements are computed together never depends on the
-//! number of threads. Short slices stay on the calling thread.
+//! number of threads. Short slices stay on the calling thread. Each chunk runs in code compiled for
+//! the widest vectors of the machine.
 
+use qnn_kernels::vectorized;
 use rayon::prelude::*;
 
 /// Elements per chunk: 64 KiB of `f32`, a few microseconds of work.
@@ -21,11 +23,12 @@ pub fn for_each_chunk<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync
 pub fn for_each_chunk_of<T: Send>(size: usize, out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
     if out.len() <= size {
         if !out.is_empty() {
-            f(0, out);
+            vectorized(|| f(0, out));
         }
         return;
     }
-    out.par_chunks_mut(size).enumerate().for_each(|(i, chunk)| f(i * size, chunk));
+    let chunks = out.par_chunks_mut(size).enumerate();
+    chunks.for_each(|(i, chunk)| vectorized(|| f(i * size, chunk)));
 }
 
 /// Calls `f(i, row)` for each row of `row` elements; many rows are split over the threads.
@@ -63,7 +66,7 @@ pub fn for_each_row_and_value<T: Send, V: Send>(
     let per_chunk = whole_rows(row) / row;
     let serve = |first: usize, out: &mut [T], values: &mut [V]| {
         let rows = out.chunks_exact_mut(row).zip(values);
-        rows.enumerate().for_each(|(i, (out, value))| f(first + i, out, value));
+        vectorized(|| rows.enumerate().for_each(|(i, (out, value))| f(first + i, out, value)));
     };
     if values.len() <= per_chunk {
         return serve(0, out, values);

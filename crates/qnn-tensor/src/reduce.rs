@@ -1,5 +1,6 @@
 //! Sums whose bits depend on the values alone: chunks of constant size, added in order, in f64.
 
+use qnn_kernels::vectorized;
 use rayon::prelude::*;
 
 use crate::Scalar;
@@ -28,9 +29,9 @@ pub fn sum_map<T: Scalar>(x: &[T], f: impl Fn(f64) -> f64 + Sync) -> f64 {
         lanes.iter().sum::<f64>()
     };
     if x.len() <= CHUNK {
-        return part(x);
+        return vectorized(|| part(x));
     }
-    let parts: Vec<f64> = x.par_chunks(CHUNK).map(part).collect();
+    let parts: Vec<f64> = x.par_chunks(CHUNK).map(|x| vectorized(|| part(x))).collect();
     parts.into_iter().sum()
 }
 
@@ -124,7 +125,7 @@ fn fold_chunks<T: Scalar>(x: &[T], size: usize, part: impl Fn(&[T]) -> Vec<f64> 
     if x.len() <= size {
         return part(x);
     }
-    let parts: Vec<Vec<f64>> = x.par_chunks(size).map(&part).collect();
+    let parts: Vec<Vec<f64>> = x.par_chunks(size).map(|x| vectorized(|| part(x))).collect();
     let mut parts = parts.into_iter();
     let mut total = parts.next().unwrap_or_default();
     for part in parts {

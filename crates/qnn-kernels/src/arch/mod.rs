@@ -13,7 +13,7 @@ mod x86;
 
 use crate::line::{LANES, Line};
 use crate::tile::{Row, Sweep};
-use crate::{Isa, Real};
+use crate::{Isa, Real, Vectorize};
 
 /// The kernels of one instruction set.
 #[derive(Debug)]
@@ -65,6 +65,19 @@ impl Kernels {
     }
 }
 
+/// Does work in a function compiled for the vectors of an instruction set.
+pub(crate) fn vectorized<W: Vectorize>(isa: Isa, work: W) -> W::Output {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the instruction set is that of a table, and `table` has asked the machine for it.
+        Isa::Avx512 => unsafe { x86::with_avx512(work) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { x86::with_avx2(work) },
+        _ => work.run(),
+    }
+}
+
 impl<T> Tiles<T> {
     pub(crate) fn vectors(&self) -> usize {
         self.vectors
@@ -97,6 +110,14 @@ pub(crate) fn numbers_mut<T: Real>(lines: &mut [Line<T>]) -> &mut [T] {
     // SAFETY: a line is `LANES` numbers with nothing between or after them, as the assertion checks, so the slice covers the same memory;
     // it borrows the lines exclusively for as long as it lives.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
+}
+
+/// Numbers as lines, if they begin and end with one.
+pub(crate) fn as_lines<T: Real>(numbers: &[T]) -> Option<&[Line<T>]> {
+    const { assert!(size_of::<Line<T>>() == LANES * size_of::<T>()) };
+    // SAFETY: a line is `LANES` numbers with nothing between or after them, as the assertion checks, and any numbers are a line.
+    let (before, lines, after) = unsafe { numbers.align_to() };
+    (before.is_empty() && after.is_empty()).then_some(lines)
 }
 
 /// Instantiates the tiles for lanes of one kind, under the target features of their instruction set.

@@ -7,10 +7,10 @@ use std::arch::x86_64::{
 };
 
 use super::{Kernels, Tiles, count_differing, product_row, scalar, tiles};
-use crate::Isa;
 use crate::lanes::{Lanes, Portable};
 use crate::line::{LANES, Line};
 use crate::tile::{self, Row, Sweep};
+use crate::{Isa, Vectorize};
 
 pub(super) static POPCNT: Kernels =
     Kernels { isa: Isa::Popcnt, f32: scalar::F32, f64: scalar::F64, xor_popcount: count_differing_popcnt };
@@ -30,6 +30,16 @@ const AVX512_F32: Tiles<f32> = tiles!(#[target_feature(enable = "avx2,fma,avx512
 #[target_feature(enable = "popcnt")]
 fn count_differing_popcnt(a: &[u64], b: &[u64]) -> u64 {
     count_differing(a, b)
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn with_avx2<W: Vectorize>(work: W) -> W::Output {
+    work.run()
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn with_avx512<W: Vectorize>(work: W) -> W::Output {
+    work.run()
 }
 
 /// Sixteen `f32` in two AVX registers. Used only in functions that enable AVX2 and FMA.

@@ -1,11 +1,12 @@
 //! Sums over the rows of a `[rows, channels]` matrix, channel by channel.
 //!
-//! The hot loop adds in the element type, eight channels at a time, so that it vectorises without
-//! conversions; after [`BLOCK`] rows its sums move on to f64. A long sum keeps its digits, and its
-//! bits depend on the values alone.
+//! The hot loop adds in the element type, [`WIDE`] elements side by side, so that it vectorises
+//! without conversions; after [`BLOCK`] rows its sums move on to f64. A long sum keeps its digits,
+//! and its bits depend on the values alone.
 
 use std::array;
 
+use qnn_kernels::{Vectorize, vectorized};
 use rayon::prelude::*;
 
 use crate::parallel::whole_rows;
@@ -15,8 +16,11 @@ use crate::{Scalar, Tensor};
 /// place.
 const BLOCK: usize = 32;
 
-/// Channels that are summed side by side in registers.
-const LANES: usize = 8;
+/// Elements that are summed side by side: a block of channels, or several rows of few channels.
+const WIDE: usize = 64;
+
+/// The same for what is left of the channels.
+const NARROW: usize = 16;
 
 /// The sums over all rows of the `K` terms that `f` makes of the `N` inputs and the `P`
 /// per-channel parameters; in parallel over chunks of rows.
@@ -70,18 +74,71 @@ pub(super) fn chunk_sums<T: Scalar, const N: usize, const P: usize, const K: usi
     f: impl Fn([T; N], [T; P]) -> [T; K],
 ) -> [Vec<f64>; K] {
     let mut total = array::from_fn(|_| vec![0.0; channels]);
-    let whole = channels - channels % LANES;
-    for first in (0..whole).step_by(LANES) {
-        add_lanes::<T, LANES, N, P, K>(channels, first, inputs, parameters, &f, &mut total);
-    }
-    for first in whole..channels {
-        add_lanes::<T, 1, N, P, K>(channels, first, inputs, parameters, &f, &mut total);
-    }
+    vectorized(ChunkSums { channels, inputs, parameters, f, total: &mut total });
     total
 }
 
-/// Adds the terms of the `L` channels from `first` on to their totals.
-fn add_lanes<T: Scalar, const L: usize, const N: usize, const P: usize, const K: usize>(
+struct ChunkSums<'a, T, F, const N: usize, const P: usize, const K: usize> {
+    channels: usize,
+    inputs: [&'a [T]; N],
+    parameters: [&'a [T]; P],
+    f: F,
+    total: &'a mut [Vec<f64>; K],
+}
+
+impl<T, F, const N: usize, const P: usize, const K: usize> Vectorize for ChunkSums<'_, T, F, N, P, K>
+where
+    T: Scalar,
+    F: Fn([T; N], [T; P]) -> [T; K],
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { channels, inputs, parameters, f, total } = self;
+        let (mut first, mut inputs) = (0, inputs);
+        if channels > 0 && WIDE.is_multiple_of(channels) {
+            let whole = inputs[0].len() - inputs[0].len() % WIDE;
+            add_rows_side_by_side(channels, inputs.map(|x| &x[..whole]), parameters, &f, total);
+            inputs = inputs.map(|x| &x[whole..]);
+        }
+        while channels - first >= WIDE {
+            add_columns::<T, WIDE, N, P, K>(channels, first, inputs, parameters, &f, total);
+            first += WIDE;
+        }
+        while channels - first >= NARROW {
+            add_columns::<T, NARROW, N, P, K>(channels, first, inputs, parameters, &f, total);
+            first += NARROW;
+        }
+        for first in first..channels {
+            add_columns::<T, 1, N, P, K>(channels, first, inputs, parameters, &f, total);
+        }
+    }
+}
+
+/// Adds rows of few channels as if several were one of [`WIDE`].
+#[inline(always)]
+fn add_rows_side_by_side<T: Scalar, const N: usize, const P: usize, const K: usize>(
+    channels: usize,
+    inputs: [&[T]; N],
+    parameters: [&[T]; P],
+    f: &impl Fn([T; N], [T; P]) -> [T; K],
+    total: &mut [Vec<f64>; K],
+) {
+    let tiled = parameters.map(|values| array::from_fn::<T, WIDE, _>(|i| values[i % channels]));
+    let parameters = array::from_fn(|p| &tiled[p][..]);
+    let mut wide = array::from_fn(|_| vec![0.0; WIDE]);
+    add_columns::<T, WIDE, N, P, K>(WIDE, 0, inputs, parameters, f, &mut wide);
+    for (total, wide) in total.iter_mut().zip(wide) {
+        for row in wide.chunks_exact(channels) {
+            total.iter_mut().zip(row).for_each(|(total, sum)| *total += sum);
+        }
+    }
+}
+
+/// Adds the terms of the `W` channels from `first` on to their totals.
+#[inline(always)]
+fn add_columns<T: Scalar, const W: usize, const N: usize, const P: usize, const K: usize>(
     channels: usize,
     first: usize,
     inputs: [&[T]; N],
@@ -90,27 +147,28 @@ fn add_lanes<T: Scalar, const L: usize, const N: usize, const P: usize, const K:
     total: &mut [Vec<f64>; K],
 ) {
     let rows = inputs[0].len() / channels;
-    let parameters = parameters.map(|values| load::<T, L>(values, first));
+    let parameters = parameters.map(|values| part::<T, W>(values, first));
     for start in (0..rows).step_by(BLOCK) {
-        let mut sums = [[T::zero(); L]; K];
+        let mut sums = [[T::zero(); W]; K];
         for row in start..rows.min(start + BLOCK) {
-            let inputs = inputs.map(|values| load::<T, L>(values, row * channels + first));
-            for lane in 0..L {
-                let terms = f(inputs.map(|x| x[lane]), parameters.map(|p| p[lane]));
-                (0..K).for_each(|k| sums[k][lane] += terms[k]);
+            let inputs = inputs.map(|values| part::<T, W>(values, row * channels + first));
+            for i in 0..W {
+                let terms = f(array::from_fn(|n| inputs[n][i]), array::from_fn(|p| parameters[p][i]));
+                for k in 0..K {
+                    sums[k][i] += terms[k];
+                }
             }
         }
         for (total, sums) in total.iter_mut().zip(sums) {
-            let total = &mut total[first..first + L];
+            let total = &mut total[first..first + W];
             total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum.as_f64());
         }
     }
 }
 
 #[inline(always)]
-fn load<T: Scalar, const L: usize>(values: &[T], at: usize) -> [T; L] {
-    let lanes: &[T; L] = values[at..at + L].try_into().expect("the range has L elements");
-    *lanes
+fn part<T, const W: usize>(values: &[T], at: usize) -> &[T; W] {
+    values[at..].first_chunk().expect("the rows have W channels from here on")
 }
 
 #[cfg(test)]
@@ -119,7 +177,7 @@ mod tests {
 
     #[test]
     fn sums_agree_with_plain_ones_for_any_number_of_channels() {
-        for channels in [1, 3, 8, 13, 16, 64] {
+        for channels in [1, 3, 8, 13, 16, 48, 64, 83, 130] {
             for rows in [1, 31, 32, 33, 5000] {
                 let x: Vec<f32> = (0..rows * channels).map(|i| (i as f32 * 0.37).sin()).collect();
                 let shift: Vec<f32> = (0..channels).map(|i| i as f32 * 0.1).collect();
