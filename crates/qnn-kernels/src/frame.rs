@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use crate::Real;
+use crate::arch::numbers_mut;
 use crate::line::{Block, LANES, Line};
+use crate::{Real, Vectorize, vectorized};
 
 /// How an image `[height, width, channels]` becomes lines.
 ///
@@ -79,21 +80,42 @@ impl<T: Real> Frame<T> {
             let pixels = pixels.get(first..).unwrap_or(&[]);
             let (copied, after) =
                 lines.split_at_mut(pixels.len().div_ceil(self.channels * self.phases).min(lines.len()));
-            copy_pixels(block, pixels.chunks(self.channels * self.phases), copied);
+            let step = self.channels * self.phases;
+            if step == LANES && block.count == LANES {
+                let numbers = numbers_mut(copied);
+                numbers.copy_from_slice(&pixels[..numbers.len()]);
+            } else {
+                vectorized(Copy { block, step, pixels, lines: copied });
+            }
             after.fill(Line([self.pad_value; LANES]));
         }
     }
 }
 
-fn copy_pixels<'a, T: Real>(block: Block, pixels: impl Iterator<Item = &'a [T]>, lines: &mut [Line<T>]) {
-    if block.count == LANES {
-        for (line, pixel) in lines.iter_mut().zip(pixels) {
-            line.0 = *pixel[block.first..].first_chunk().expect("a block inside the pixel");
-        }
-    } else {
-        for (line, pixel) in lines.iter_mut().zip(pixels) {
-            line.0 = [T::zero(); LANES];
-            line.0[..block.count].copy_from_slice(&pixel[block.first..][..block.count]);
+/// Copies one block of every pixel, `step` elements apart, into a line of its own.
+struct Copy<'a, T> {
+    block: Block,
+    step: usize,
+    pixels: &'a [T],
+    lines: &'a mut [Line<T>],
+}
+
+impl<T: Real> Vectorize for Copy<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { block, step, pixels, lines } = self;
+        let pairs = lines.iter_mut().zip(pixels.chunks(step));
+        if block.count == LANES {
+            pairs.for_each(|(line, pixel)| {
+                line.0 = *pixel[block.first..].first_chunk().expect("a block inside the pixel");
+            });
+        } else {
+            pairs.for_each(|(line, pixel)| {
+                line.0 = [T::zero(); LANES];
+                line.0[..block.count].copy_from_slice(&pixel[block.first..][..block.count]);
+            });
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::arch::Tiles;
+use crate::arch::{Tiles, as_lines};
 use crate::frame::Frame;
 use crate::line::{LANES, Line};
 use crate::plan::{channel_blocks, input_frame, is_depthwise};
@@ -27,7 +27,7 @@ pub(crate) fn kernel_gradient<T: Real>(
     if shape.batch == 0 {
         return dw.fill(T::zero());
     }
-    let plan = KernelGradient::new(T::tiles(kernels), shape, pad_value);
+    let plan = KernelGradient::new(T::tiles(kernels), shape, x, pad_value, dy);
     if chunk_images(shape) < shape.batch {
         plan.run_by_chunks(x, dy, dw);
     } else {
@@ -43,8 +43,8 @@ struct KernelGradient<'a, T> {
     tiles: &'a Tiles<T>,
     shape: &'a Conv2dShape,
     depthwise: bool,
-    input: Frame<T>,
-    output: Frame<T>,
+    input: Operand<T>,
+    output: Operand<T>,
     /// Blocks of input channels in a group.
     blocks: usize,
 }
@@ -58,8 +58,7 @@ struct Site {
 }
 
 impl<'a, T: Real> KernelGradient<'a, T> {
-    fn new(tiles: &'a Tiles<T>, shape: &'a Conv2dShape, pad_value: T) -> Self {
-        let input = input_frame(shape, pad_value);
+    fn new(tiles: &'a Tiles<T>, shape: &'a Conv2dShape, x: &[T], pad_value: T, dy: &[T]) -> Self {
         let output = Frame {
             height: shape.out_height(),
             width: shape.out_width(),
@@ -73,8 +72,12 @@ impl<'a, T: Real> KernelGradient<'a, T> {
             blocks: channel_blocks(shape, shape.out_channels),
             pad_value: T::zero(),
         };
+        let framed_rows = (shape.out_height() - 1) * shape.stride[0] + shape.kernel[0];
+        // Zeros around the image add nothing, so that they need not be there.
+        let input = Operand::new(input_frame(shape, pad_value), framed_rows, pad_value == T::zero(), x);
+        let output = Operand::new(output, shape.out_height(), true, dy);
         let depthwise = is_depthwise(shape);
-        let blocks = if depthwise { 1 } else { input.blocks.len() / shape.groups };
+        let blocks = if depthwise { 1 } else { input.frame.blocks.len() / shape.groups };
         Self { tiles, shape, depthwise, input, output, blocks }
     }
 
@@ -101,13 +104,12 @@ impl<'a, T: Real> KernelGradient<'a, T> {
 
     fn chunk(&self, x: &[T], dy: &[T], sums: &mut [Line<T>]) {
         sums.fill(Line([T::zero(); LANES]));
-        with_lines(self.input_lines() + self.output_lines(), |lines| {
-            let (input, output) = lines.split_at_mut(self.input_lines());
+        with_lines(self.input.scratch_lines() + self.output.scratch_lines(), |scratch| {
+            let (input, output) = scratch.split_at_mut(self.input.scratch_lines());
             for (x, dy) in
                 x.chunks_exact(self.input.image_len()).zip(dy.chunks_exact(self.output.image_len()))
             {
-                self.input.fill(self.input_rows(), x, input);
-                self.output.fill(0..self.shape.out_height(), dy, output);
+                let (input, output) = (self.input.lines(x, input), self.output.lines(dy, output));
                 for rows in cuts(self.shape.out_height(), self.band_rows()) {
                     for (site, sums) in self.sites().zip(sums.chunks_exact_mut(self.site_lines())) {
                         self.accumulate(site, rows.clone(), input, output, sums);
@@ -126,17 +128,10 @@ impl<'a, T: Real> KernelGradient<'a, T> {
     /// Blocks of the kernel side by side, each over all images: for many weights or few images.
     fn run_by_blocks(&self, x: &[T], dy: &[T], dw: &mut [T]) {
         let batch = self.shape.batch;
-        with_lines(batch * self.input_lines(), |inputs: &mut [Line<T>]| {
-            let pairs = inputs
-                .par_chunks_exact_mut(self.input_lines())
-                .zip(x.par_chunks_exact(self.input.image_len()));
-            pairs.for_each(|(lines, x)| self.input.fill(self.input_rows(), x, lines));
-            let inputs = &*inputs;
-            with_lines(batch * self.output_lines(), |outputs: &mut [Line<T>]| {
-                let pairs = outputs
-                    .par_chunks_exact_mut(self.output_lines())
-                    .zip(dy.par_chunks_exact(self.output.image_len()));
-                pairs.for_each(|(lines, dy)| self.output.fill(0..self.shape.out_height(), dy, lines));
+        with_lines(batch * self.input.scratch_lines(), |inputs: &mut [Line<T>]| {
+            let inputs = self.input.batch_lines(x, inputs);
+            with_lines(batch * self.output.scratch_lines(), |outputs: &mut [Line<T>]| {
+                let outputs = self.output.batch_lines(dy, outputs);
                 self.blocks(inputs, outputs, dw);
             });
         });
@@ -153,21 +148,19 @@ impl<'a, T: Real> KernelGradient<'a, T> {
     }
 
     fn block(&self, site: Site, inputs: &[Line<T>], outputs: &[Line<T>], dw: &mut [T]) {
-        let together = (RESIDENT_LINES / self.output_lines()).max(1);
+        let (input_lines, output_lines) = (self.input.image_lines(), self.output.image_lines());
+        let together = (RESIDENT_LINES / output_lines).max(1);
         with_lines(self.site_lines(), |sums| {
             sums.fill(Line([T::zero(); LANES]));
-            let chunks = inputs
-                .chunks(together * self.input_lines())
-                .zip(outputs.chunks(together * self.output_lines()));
+            let chunks = inputs.chunks(together * input_lines).zip(outputs.chunks(together * output_lines));
             for (inputs, outputs) in chunks {
-                let images =
-                    inputs.chunks_exact(self.input_lines()).zip(outputs.chunks_exact(self.output_lines()));
+                let images = inputs.chunks_exact(input_lines).zip(outputs.chunks_exact(output_lines));
                 images.for_each(|(input, output)| {
                     self.accumulate(site, 0..self.shape.out_height(), input, output, sums)
                 });
             }
             for (row, dw) in dw.chunks_exact_mut(self.shape.out_channels).enumerate() {
-                self.add_row(false, &sums[row * self.output.blocks.len()..], dw);
+                self.add_row(false, &sums[row * self.output.blocks()..], dw);
             }
         });
     }
@@ -181,22 +174,34 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         output: &[Line<T>],
         sums: &mut [Line<T>],
     ) {
-        let group_blocks = self.output.blocks.len() / if self.depthwise { 1 } else { self.shape.groups };
-        let input = &input[(rows.start * self.shape.stride[0] + site.kh) * self.input.row_lines()..];
-        let output = &output[rows.start * self.output.row_lines()..];
+        let reached = self.reached(site);
+        let rows = rows.start.max(reached[0].start)..rows.end.min(reached[0].end);
+        let columns = reached[1].clone();
+        if rows.is_empty() || columns.is_empty() {
+            return;
+        }
+        let [row, column] = self.shape.stride;
+        let at = [rows.start * row + site.kh, columns.start * column + site.kw];
+        let group_blocks = self.output.blocks() / if self.depthwise { 1 } else { self.shape.groups };
         let mut first = 0;
-        while first < self.output.blocks.len() {
+        while first < self.output.blocks() {
             let group = first / group_blocks;
             let vectors = self.tiles.vectors().min((group + 1) * group_blocks - first);
             // Depthwise, the blocks of input and output are the same.
             let block = if self.depthwise { first } else { group * self.blocks + site.block };
-            let x = &input[self.input.line(block, site.kw)..];
-            let sweep = self.sweep(
-                rows.len(),
-                x,
-                &output[first * self.output.plane()..],
-                self.input.blocks[block].count,
-            );
+            let sweep = Sweep {
+                x: &input[self.input.line(at, block)..],
+                dy: &output[self.output.line([rows.start, columns.start], first)..],
+                rows: rows.len(),
+                columns: columns.len(),
+                x_row: row * self.input.row_lines(),
+                dy_row: self.output.row_lines(),
+                x_pixel: self.input.pixel_lines(column),
+                dy_pixel: self.output.pixel_lines(1),
+                dy_block: self.output.block_lines(),
+                channels: self.input.frame.blocks[block].count,
+                sum_step: self.output.blocks(),
+            };
             if self.depthwise {
                 self.tiles.elementwise_outer(&sweep, &mut sums[first..]);
                 first += 1;
@@ -207,18 +212,21 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         }
     }
 
-    fn sweep<'l>(&self, rows: usize, x: &'l [Line<T>], dy: &'l [Line<T>], channels: usize) -> Sweep<'l, T> {
-        Sweep {
-            x,
-            dy,
-            rows,
-            columns: self.shape.out_width(),
-            x_row: self.shape.stride[0] * self.input.row_lines(),
-            dy_row: self.output.row_lines(),
-            dy_block: self.output.plane(),
-            channels,
-            sum_step: self.output.blocks.len(),
+    /// The output rows and columns for which a site finds lines of the input.
+    fn reached(&self, site: Site) -> [Range<usize>; 2] {
+        let (shape, output) = (self.shape, &self.output.frame);
+        if !self.input.direct {
+            return [0..output.height, 0..output.width];
         }
+        let inside = |before: usize, at: usize, extent: usize, stride: usize, outputs: usize| {
+            let first = before.saturating_sub(at).div_ceil(stride).min(outputs);
+            first..(extent + before).saturating_sub(at).div_ceil(stride).clamp(first, outputs)
+        };
+        let [row, column] = shape.stride;
+        [
+            inside(shape.padding.top, site.kh, shape.height, row, output.height),
+            inside(shape.padding.left, site.kw, shape.width, column, output.width),
+        ]
     }
 
     fn sites(&self) -> impl ExactSizeIterator<Item = Site> + use<T> {
@@ -235,30 +243,150 @@ impl<'a, T: Real> KernelGradient<'a, T> {
     fn row_of<'l>(&self, row: usize, sums: &'l [Line<T>]) -> &'l [Line<T>] {
         let (position, channel) = (row / self.shape.group_channels(), row % self.shape.group_channels());
         let site = position * self.blocks + channel / LANES;
-        &sums[site * self.site_lines() + channel % LANES * self.output.blocks.len()..]
+        &sums[site * self.site_lines() + channel % LANES * self.output.blocks()..]
     }
 
     fn add_row(&self, add: bool, sums: &[Line<T>], dw: &mut [T]) {
-        for (block, line) in self.output.blocks.iter().zip(sums) {
+        for (block, line) in self.output.frame.blocks.iter().zip(sums) {
             for (dw, sum) in dw[block.first..][..block.count].iter_mut().zip(line.0) {
-                *dw = if add { *dw + sum } else { sum };
+                // A sum of zero terms alone may be −0: added to +0 it is the same whether padding was among them or not.
+                *dw = sum + if add { *dw } else { T::zero() };
             }
         }
     }
 
     fn site_lines(&self) -> usize {
-        self.output.blocks.len() * if self.depthwise { 1 } else { LANES }
+        self.output.blocks() * if self.depthwise { 1 } else { LANES }
+    }
+}
+
+/// One side of the products: images in frames, or where they are.
+struct Operand<T> {
+    frame: Frame<T>,
+    /// Rows of a frame.
+    framed_rows: usize,
+    /// Whether the pixels are whole lines in their own place.
+    direct: bool,
+}
+
+impl<T: Real> Operand<T> {
+    /// `unpadded`: whether the image will do without what surrounds it.
+    fn new(frame: Frame<T>, framed_rows: usize, unpadded: bool, images: &[T]) -> Self {
+        let whole = frame.blocks.iter().all(|block| block.count == LANES);
+        let direct = unpadded && whole && as_lines(images).is_some();
+        Self { frame, framed_rows, direct }
     }
 
-    fn input_rows(&self) -> Range<usize> {
-        0..(self.shape.out_height() - 1) * self.shape.stride[0] + self.shape.kernel[0]
+    fn blocks(&self) -> usize {
+        self.frame.blocks.len()
     }
 
-    fn input_lines(&self) -> usize {
-        self.input_rows().len() * self.input.row_lines()
+    /// Elements of an image.
+    fn image_len(&self) -> usize {
+        self.frame.image_len()
     }
 
-    fn output_lines(&self) -> usize {
-        self.shape.out_height() * self.output.row_lines()
+    fn image_lines(&self) -> usize {
+        if self.direct { self.image_len() / LANES } else { self.scratch_lines() }
+    }
+
+    /// Lines that an image's frame takes.
+    fn scratch_lines(&self) -> usize {
+        if self.direct { 0 } else { self.framed_rows * self.frame.row_lines() }
+    }
+
+    /// The lines of one image.
+    fn lines<'l>(&self, image: &'l [T], scratch: &'l mut [Line<T>]) -> &'l [Line<T>] {
+        if self.direct {
+            return as_lines(image).expect("an image of whole lines");
+        }
+        self.frame.fill(0..self.framed_rows, image, scratch);
+        scratch
+    }
+
+    /// The lines of several images.
+    fn batch_lines<'l>(&self, images: &'l [T], scratch: &'l mut [Line<T>]) -> &'l [Line<T>] {
+        if self.direct {
+            return as_lines(images).expect("images of whole lines");
+        }
+        let pairs = scratch.par_chunks_exact_mut(self.scratch_lines());
+        let pairs = pairs.zip(images.par_chunks_exact(self.image_len()));
+        pairs.for_each(|(lines, image)| self.frame.fill(0..self.framed_rows, image, lines));
+        scratch
+    }
+
+    /// Where a pixel's block lies; rows and columns count what surrounds the image.
+    fn line(&self, [row, column]: [usize; 2], block: usize) -> usize {
+        if !self.direct {
+            return row * self.frame.row_lines() + self.frame.line(block, column);
+        }
+        ((row - self.frame.top) * self.frame.width + column - self.frame.left) * self.blocks() + block
+    }
+
+    fn row_lines(&self) -> usize {
+        if self.direct { self.frame.width * self.blocks() } else { self.frame.row_lines() }
+    }
+
+    /// Lines between pixels that are `stride` columns apart.
+    fn pixel_lines(&self, stride: usize) -> usize {
+        if self.direct { stride * self.blocks() } else { 1 }
+    }
+
+    fn block_lines(&self) -> usize {
+        if self.direct { 1 } else { self.frame.plane() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::numbers_mut;
+    use crate::{Isa, Padding};
+
+    /// Numbers at the beginning of a line, or one element behind it.
+    fn placed(lines: &mut Vec<Line<f32>>, shift: usize, values: &[f32]) {
+        *lines = vec![Line([0.0; LANES]); values.len() / LANES + 2];
+        numbers_mut(lines)[shift..][..values.len()].copy_from_slice(values);
+    }
+
+    #[test]
+    fn images_in_place_and_in_frames_give_the_same_bits() {
+        let number = |index: usize, frequency: f32| (index as f32 * frequency).sin();
+        for (channels, out_channels, groups) in [(16, 32, 1), (48, 16, 1), (32, 64, 2), (32, 32, 32)] {
+            for (extent, kernel, stride) in [(7, 3, 1), (8, 3, 2), (5, 5, 3), (6, 1, 2), (3, 4, 1)] {
+                let (extents, kernel, stride) = ([extent, extent], [kernel, kernel], [stride, stride]);
+                let padding = Padding::same(extents, kernel, stride);
+                let [height, width] = extents;
+                let batch = 9;
+                let shape = Conv2dShape {
+                    batch,
+                    height,
+                    width,
+                    channels,
+                    out_channels,
+                    kernel,
+                    stride,
+                    padding,
+                    groups,
+                };
+                let x: Vec<f32> = (0..shape.input_len()).map(|i| number(i, 0.37)).collect();
+                let dy: Vec<f32> = (0..shape.output_len()).map(|i| number(i, 0.73)).collect();
+                let (mut x_lines, mut dy_lines) = (Vec::new(), Vec::new());
+                for kernels in Isa::available().filter_map(Kernels::of) {
+                    let mut run = |shift: usize| {
+                        placed(&mut x_lines, shift, &x);
+                        placed(&mut dy_lines, shift, &dy);
+                        let x = &numbers_mut(&mut x_lines)[shift..][..x.len()];
+                        let dy = &numbers_mut(&mut dy_lines)[shift..][..dy.len()];
+                        let plan = KernelGradient::new(&kernels.f32, &shape, x, 0.0, dy);
+                        assert_eq!([plan.input.direct, plan.output.direct], [shift == 0; 2]);
+                        let mut dw = vec![f32::NAN; shape.weight_len()];
+                        kernels.conv2d_kernel_gradient(&shape, x, 0.0, dy, &mut dw);
+                        dw.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                    };
+                    assert_eq!(run(0), run(1), "{shape:?} on {}", kernels.isa());
+                }
+            }
+        }
     }
 }

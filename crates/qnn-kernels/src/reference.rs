@@ -57,7 +57,7 @@ pub fn conv2d_input_gradient<T: Real>(shape: &Conv2dShape, dy: &[T], w: &[T], dx
     }
 }
 
-/// `dw[kh, kw, c, o]`: one accumulator from `+0` for each chunk of [`chunk_images`] images, over `n, oy, ox`; chunks are then added in order.
+/// `dw[kh, kw, c, o]`: one accumulator from `+0` for each chunk of [`chunk_images`] images, over `n, oy, ox`; chunks are then added to `+0` in order.
 pub fn conv2d_kernel_gradient<T: Real>(shape: &Conv2dShape, x: &[T], pad_value: T, dy: &[T], dw: &mut [T]) {
     dw.fill(T::zero());
     for first in (0..shape.batch).step_by(chunk_images(shape)) {
@@ -72,7 +72,7 @@ pub fn conv2d_kernel_gradient<T: Real>(shape: &Conv2dShape, x: &[T], pad_value: 
             }
         });
         for (dw, partial) in dw.iter_mut().zip(partial) {
-            *dw = if first == 0 { partial } else { *dw + partial };
+            *dw = *dw + partial;
         }
     }
 }

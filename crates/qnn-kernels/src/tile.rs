@@ -45,7 +45,7 @@ pub(crate) struct Row<'a, T> {
 pub(crate) struct Sweep<'a, T> {
     /// Lines of the input, from the first pixel on.
     pub(crate) x: &'a [Line<T>],
-    /// Lines of the output's gradient.
+    /// Lines of the output's gradient, from the first pixel on.
     pub(crate) dy: &'a [Line<T>],
     /// Output rows.
     pub(crate) rows: usize,
@@ -55,6 +55,10 @@ pub(crate) struct Sweep<'a, T> {
     pub(crate) x_row: usize,
     /// Lines between rows of `dy`.
     pub(crate) dy_row: usize,
+    /// Lines between neighbouring pixels of `x`.
+    pub(crate) x_pixel: usize,
+    /// Lines between neighbouring pixels of `dy`.
+    pub(crate) dy_pixel: usize,
     /// Lines between two blocks of `dy`.
     pub(crate) dy_block: usize,
     /// Input channels in the block.
@@ -189,12 +193,12 @@ fn outer_tile<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
         }
     }
     for row in 0..sweep.rows {
-        let x = &sweep.x[row * sweep.x_row..][..sweep.columns];
-        let dy = &sweep.dy[row * sweep.dy_row..][..sweep.columns];
+        let (x, dy) = (&sweep.x[row * sweep.x_row..], &sweep.dy[row * sweep.dy_row..]);
         // A second block of output channels, or the first once more where V is 1 and it is not read.
-        let second = &sweep.dy[row * sweep.dy_row + (V - 1) * sweep.dy_block..][..sweep.columns];
-        for ((x, dy), second) in x.iter().zip(dy).zip(second) {
-            let dy = [L::load(dy), L::load(second)];
+        let second = &dy[(V - 1) * sweep.dy_block..];
+        for pixel in 0..sweep.columns {
+            let (x, at) = (&x[pixel * sweep.x_pixel], pixel * sweep.dy_pixel);
+            let dy = [L::load(&dy[at]), L::load(&second[at])];
             let x: &[T; C] = x.0[channel..].first_chunk().expect("a tile inside the line");
             for c in 0..C {
                 let x = L::splat(x[c]);
@@ -216,9 +220,9 @@ fn outer_tile<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
 pub(crate) fn elementwise_outer<T: Real, L: Lanes<T>>(sweep: &Sweep<'_, T>, sums: &mut [Line<T>]) {
     let mut acc = L::load(&sums[0]);
     for row in 0..sweep.rows {
-        let x = &sweep.x[row * sweep.x_row..][..sweep.columns];
-        let dy = &sweep.dy[row * sweep.dy_row..][..sweep.columns];
-        for (x, dy) in x.iter().zip(dy) {
+        let x = sweep.x[row * sweep.x_row..].iter().step_by(sweep.x_pixel);
+        let dy = sweep.dy[row * sweep.dy_row..].iter().step_by(sweep.dy_pixel);
+        for (x, dy) in x.zip(dy).take(sweep.columns) {
             acc = acc.fused(L::load(x), L::load(dy));
         }
     }
