@@ -16,6 +16,13 @@ use crate::{Conv2dShape, Kernels, Real};
 /// Lines of output gradient that stay in a core's cache while blocks of input channels pass.
 const RESIDENT_LINES: usize = 1 << 13;
 
+/// Lines of sums that stay there too while images pass.
+const RESIDENT_SUMS: usize = 1 << 14;
+
+/// Blocks of channels beyond which an image is not taken from where it lies: one block of neighbouring pixels would fall into few sets of the
+/// first cache.
+const DIRECT_BLOCKS: usize = 4;
+
 pub(crate) fn kernel_gradient<T: Real>(
     kernels: &Kernels,
     shape: &Conv2dShape,
@@ -138,29 +145,48 @@ impl<'a, T: Real> KernelGradient<'a, T> {
     }
 
     fn blocks(&self, inputs: &[Line<T>], outputs: &[Line<T>], dw: &mut [T]) {
+        let block_len = LANES * self.shape.out_channels;
+        let together = (RESIDENT_SUMS / self.site_lines()).max(1);
         let positions =
             dw.par_chunks_exact_mut(self.shape.group_channels() * self.shape.out_channels).enumerate();
         positions.for_each(|(position, dw)| {
             let (kh, kw) = (position / self.shape.kernel[1], position % self.shape.kernel[1]);
-            let blocks = dw.par_chunks_mut(LANES * self.shape.out_channels).enumerate();
-            blocks.for_each(|(block, dw)| self.block(Site { kh, kw, block }, inputs, outputs, dw));
+            let parts = dw.par_chunks_mut(together * block_len).enumerate();
+            parts.for_each(|(part, dw)| {
+                let sites = (0..dw.len().div_ceil(block_len)).map(|block| Site {
+                    kh,
+                    kw,
+                    block: part * together + block,
+                });
+                self.sites_of_all_images(sites, inputs, outputs, dw);
+            });
         });
     }
 
-    fn block(&self, site: Site, inputs: &[Line<T>], outputs: &[Line<T>], dw: &mut [T]) {
+    /// Some sites over all images. Few images at a time pass by all sites, for a site alone would fetch every image from memory.
+    fn sites_of_all_images(
+        &self,
+        sites: impl ExactSizeIterator<Item = Site> + Clone,
+        inputs: &[Line<T>],
+        outputs: &[Line<T>],
+        dw: &mut [T],
+    ) {
         let (input_lines, output_lines) = (self.input.image_lines(), self.output.image_lines());
         let together = (RESIDENT_LINES / output_lines).max(1);
-        with_lines(self.site_lines(), |sums| {
+        with_lines(sites.len() * self.site_lines(), |sums| {
             sums.fill(Line([T::zero(); LANES]));
             let chunks = inputs.chunks(together * input_lines).zip(outputs.chunks(together * output_lines));
             for (inputs, outputs) in chunks {
-                let images = inputs.chunks_exact(input_lines).zip(outputs.chunks_exact(output_lines));
-                images.for_each(|(input, output)| {
-                    self.accumulate(site, 0..self.shape.out_height(), input, output, sums)
-                });
+                for (site, sums) in sites.clone().zip(sums.chunks_exact_mut(self.site_lines())) {
+                    let images = inputs.chunks_exact(input_lines).zip(outputs.chunks_exact(output_lines));
+                    images.for_each(|(input, output)| {
+                        self.accumulate(site, 0..self.shape.out_height(), input, output, sums);
+                    });
+                }
             }
             for (row, dw) in dw.chunks_exact_mut(self.shape.out_channels).enumerate() {
-                self.add_row(false, &sums[row * self.output.blocks()..], dw);
+                let site = &sums[row / LANES * self.site_lines()..];
+                self.add_row(false, &site[row % LANES * self.output.blocks()..], dw);
             }
         });
     }
@@ -273,7 +299,8 @@ impl<T: Real> Operand<T> {
     /// `unpadded`: whether the image will do without what surrounds it.
     fn new(frame: Frame<T>, framed_rows: usize, unpadded: bool, images: &[T]) -> Self {
         let whole = frame.blocks.iter().all(|block| block.count == LANES);
-        let direct = unpadded && whole && as_lines(images).is_some();
+        let near = frame.blocks.len() <= DIRECT_BLOCKS;
+        let direct = unpadded && whole && near && as_lines(images).is_some();
         Self { frame, framed_rows, direct }
     }
 

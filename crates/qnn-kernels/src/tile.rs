@@ -196,21 +196,38 @@ fn outer_tile<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
         let (x, dy) = (&sweep.x[row * sweep.x_row..], &sweep.dy[row * sweep.dy_row..]);
         // A second block of output channels, or the first once more where V is 1 and it is not read.
         let second = &dy[(V - 1) * sweep.dy_block..];
-        for pixel in 0..sweep.columns {
-            let (x, at) = (&x[pixel * sweep.x_pixel], pixel * sweep.dy_pixel);
-            let dy = [L::load(&dy[at]), L::load(&second[at])];
-            let x: &[T; C] = x.0[channel..].first_chunk().expect("a tile inside the line");
-            for c in 0..C {
-                let x = L::splat(x[c]);
-                for v in 0..V {
-                    acc[c][v] = acc[c][v].fused(x, dy[v]);
-                }
+        if sweep.x_pixel == 1 && sweep.dy_pixel == 1 {
+            let columns = sweep.columns;
+            for ((x, dy), second) in x[..columns].iter().zip(&dy[..columns]).zip(&second[..columns]) {
+                outer_pixel(x, [dy, second], channel, &mut acc);
+            }
+        } else {
+            for pixel in 0..sweep.columns {
+                let at = pixel * sweep.dy_pixel;
+                outer_pixel(&x[pixel * sweep.x_pixel], [&dy[at], &second[at]], channel, &mut acc);
             }
         }
     }
     for c in 0..C {
         for v in 0..V {
             sums[c * sweep.sum_step + v] = acc[c][v].to_line();
+        }
+    }
+}
+
+#[inline(always)]
+fn outer_pixel<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
+    x: &Line<T>,
+    dy: [&Line<T>; 2],
+    channel: usize,
+    acc: &mut [[L; V]; C],
+) {
+    let dy = dy.map(L::load);
+    let x: &[T; C] = x.0[channel..].first_chunk().expect("a tile inside the line");
+    for c in 0..C {
+        let x = L::splat(x[c]);
+        for v in 0..V {
+            acc[c][v] = acc[c][v].fused(x, dy[v]);
         }
     }
 }
