@@ -4,12 +4,20 @@
 
 #![allow(unsafe_code)]
 
+mod dots;
+mod dots_scalar;
 mod scalar;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(target_arch = "aarch64")]
+mod dots_aarch64;
+#[cfg(target_arch = "x86_64")]
+mod dots_x86;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+pub(crate) use dots::{DotTiles, as_bytes, dot_tables};
 
 use crate::line::{LANES, Line};
 use crate::tile::{Row, Sweep};
