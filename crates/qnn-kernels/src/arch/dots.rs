@@ -15,7 +15,7 @@ pub(crate) struct DotTiles {
     /// The instruction that does the work.
     pub(crate) name: &'static str,
     pub(crate) packing: Packing,
-    /// For 1, 2, 4 blocks of output channels at a time, as many as the registers allow.
+    /// For 1, 2, … blocks of output channels at a time, as many as the registers allow.
     pub(super) rows: &'static [RowTile],
     pub(super) elementwise: RowTile,
     pub(super) peak: unsafe fn(usize) -> (u64, i32),
@@ -30,13 +30,13 @@ pub(super) type RowTile = unsafe fn(&DotRow<'_>, &mut [i32]);
 impl DotTiles {
     /// Blocks of output channels that the widest tile takes.
     pub(crate) fn blocks(&self) -> usize {
-        1 << (self.rows.len() - 1)
+        self.rows.len()
     }
 
-    /// A row for `1 << log_blocks` blocks of output channels.
-    pub(crate) fn row(&self, log_blocks: usize, row: &DotRow<'_>, y: &mut [i32]) {
+    /// A row for so many blocks of output channels.
+    pub(crate) fn row(&self, blocks: usize, row: &DotRow<'_>, y: &mut [i32]) {
         // SAFETY: a table is handed out only on a machine that has its instructions, and the function asks for nothing else.
-        unsafe { (self.rows[log_blocks])(row, y) }
+        unsafe { (self.rows[blocks - 1])(row, y) }
     }
 
     pub(crate) fn elementwise(&self, row: &DotRow<'_>, y: &mut [i32]) {
@@ -99,16 +99,16 @@ pub(crate) fn as_bytes(codes: &[i8]) -> &[u8] {
 
 /// Instantiates the kernels under the target features of their instruction.
 ///
-/// `rows` lists, for 1, 2, 4 blocks of output channels, the pixels that a tile of as many blocks can take, `1..=n` in order.
+/// `rows` lists, for 1 and 2 blocks of output channels, the pixels that a tile of as many blocks can take, `1..=n` in order.
 macro_rules! dot_tiles {
-    ($name:literal, $attribute:meta, $lanes:ty, $packing:expr, peak: $peak:literal, rows: [$($blocks:literal: [$($pixels:tt)*]),*]) => {{
+    ($name:literal, $attribute:meta, $lanes:ty, $packing:expr, peak: [$sums:literal, $loads:literal], rows: [$($blocks:literal: [$($pixels:tt)*]),*]) => {{
         #[$attribute]
         fn elementwise(row: &DotRow<'_>, y: &mut [i32]) {
             dot_tile::dot_elementwise::<$lanes>(row, y);
         }
         #[$attribute]
         fn peak(rounds: usize) -> (u64, i32) {
-            dot_tile::dot_peak::<$lanes, $peak>(rounds, $packing.channels())
+            dot_tile::dot_peak::<$lanes, $sums, $loads>(rounds, $packing.channels())
         }
         #[$attribute]
         fn fixed(by: &FixedPoint, acc: &[i32], y: &mut [u8]) {

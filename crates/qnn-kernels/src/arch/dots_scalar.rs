@@ -6,4 +6,4 @@ use crate::packed::requantize::{Affine, FixedPoint, Rounded, Sum};
 use crate::tile;
 
 pub(super) static PORTABLE: DotTiles =
-    dot_tiles!("plain", inline(never), PortablePairs, Packing::Pairs, peak: 2, rows: [1: [1 2]]);
+    dot_tiles!("plain", inline(never), PortablePairs, Packing::Pairs, peak: [2, 2], rows: [1: [1 2]]);
