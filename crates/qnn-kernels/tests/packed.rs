@@ -51,7 +51,7 @@ impl Case {
         self.images * self.conv.geometry().out_pixels()
     }
 
-    fn channels(&self) -> usize {
+    fn outputs(&self) -> usize {
         self.conv.geometry().out_channels
     }
 
@@ -78,7 +78,7 @@ impl Case {
 
     /// Every other stage, by applying the plain one to the plain accumulators.
     fn check_stages(&self, encoding: Encoding) {
-        let channels = self.channels();
+        let channels = self.outputs();
         let (scale, bias) =
             (codes(Encoding::Odd { bits: 5 }, channels, 3), codes(Encoding::Odd { bits: 4 }, channels, 5));
         let affine = ChannelAffine { scale: Some(&scale), bias: Some(&bias) };
@@ -103,25 +103,25 @@ impl Case {
         let steps = encoding.levels() - 1;
         let (first, last) = (*self.conv.range().start(), *self.conv.range().end());
         let mut cuts = Vec::new();
-        for channel in 0..self.channels() {
+        for channel in 0..self.outputs() {
             let mut some: Vec<i32> = (0..steps)
                 .map(|step| match (channel + step) % 7 {
                     0 => i32::MIN,
                     1 => i32::MAX,
                     2 => last + 1,
                     3 => first,
-                    part => self.acc[(channel + part * self.channels()) % self.acc.len().max(1)],
+                    part => self.acc[(channel + part * self.outputs()) % self.acc.len().max(1)],
                 })
                 .collect();
             some.sort_unstable();
             cuts.extend(some);
         }
-        let flips = (0..self.channels()).map(|channel| channel % 3 == 1).collect();
+        let flips = (0..self.outputs()).map(|channel| channel % 3 == 1).collect();
         Thresholds::new(encoding.levels(), &cuts, flips).expect("ascending cuts")
     }
 
     fn check_tiles(&self, kernels: &Kernels) {
-        let channels = self.channels();
+        let channels = self.outputs();
         let (mut numbers, mut bytes) = (vec![f32::NAN; self.acc.len()], vec![0; 2 * self.pixels()]);
         let seen = Mutex::new(vec![false; self.pixels()]);
         let visit = |tile: qnn_kernels::packed::Tile<'_>| {

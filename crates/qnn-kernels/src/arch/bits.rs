@@ -11,6 +11,7 @@ pub(crate) struct Bits {
     pub(super) reached: unsafe fn(&[Line<i32>], &Line<i32>, &mut [u16]),
     pub(super) scaled: unsafe fn(&[Line<i32>], &Scaling, &mut [f32]),
     pub(super) pack_signs: unsafe fn(&[f32], &mut [u8]) -> bool,
+    pub(super) limit: unsafe fn(usize) -> u64,
 }
 
 type RowKernel = unsafe fn(&Row<'_>, &mut [Line<i32>]);
@@ -36,6 +37,11 @@ impl Bits {
     pub(crate) fn pack_signs(&self, values: &[f32], packed: &mut [u8]) -> bool {
         // SAFETY: as for `row`.
         unsafe { (self.pack_signs)(values, packed) }
+    }
+
+    pub(crate) fn limit(&self, steps: usize) -> u64 {
+        // SAFETY: as for `row`.
+        unsafe { (self.limit)(steps) }
     }
 }
 
@@ -63,7 +69,11 @@ macro_rules! bits {
         fn pack_signs(values: &[f32], bytes: &mut [u8]) -> bool {
             packed::pack_signs::<$lanes>(values, bytes)
         }
-        Bits { xor, masked, reached, scaled, pack_signs }
+        $(#[$feature])*
+        fn limit(steps: usize) -> u64 {
+            packed::limit::<$lanes, { [$($pixels),*].len() }, $vectors>(steps)
+        }
+        Bits { xor, masked, reached, scaled, pack_signs, limit }
     }};
 }
 pub(crate) use bits;

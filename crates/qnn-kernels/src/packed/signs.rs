@@ -34,6 +34,12 @@ impl Kernels {
         index.map_or(Ok(()), |index| Err(PackError::NotANumber { index, len: values.len() }))
     }
 
+    /// What the kernels of bits can reach at most: counts the differing bits of `steps` register tiles whose operands stay in the first cache, and
+    /// returns how many multiply-accumulates that was. Benchmarks take the time.
+    pub fn count_bits_without_pause(&self, steps: usize) -> u64 {
+        self.bits.limit(steps.max(1))
+    }
+
     /// Packs whole pixels and says whether any number was none.
     fn pack_pixels(&self, layout: Layout, values: &[f32], packed: &mut [u8]) -> bool {
         if layout.plane_bytes() * 8 == layout.channels() {

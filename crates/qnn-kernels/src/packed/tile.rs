@@ -1,5 +1,6 @@
 //! The register tile: the only loop that touches every word, written once for all instruction sets; and the passes over its results.
 
+use std::hint::black_box;
 use std::ops::Range;
 
 use super::lanes::BitLanes;
@@ -97,6 +98,34 @@ fn weights<L: BitLanes, const MASKED: bool, const V: usize>(
     } else {
         [load(&row.panel[tap.weights]); 2]
     }
+}
+
+/// The tile's work on operands that stay in the first cache, without anything around it: what [`tile`] can reach at most.
+///
+/// Returns the multiply-accumulates done, one for each bit.
+#[inline(always)]
+pub(crate) fn limit<L: BitLanes, const P: usize, const V: usize>(steps: usize) -> u64 {
+    let (words, line) = ([0x5555_5555_5555_5555; P], Line([u64::MAX; CHANNELS]));
+    let mut sums = [[L::splat(0); V]; P];
+    for first in (0..steps).step_by(L::STEPS.min(steps)) {
+        let mut counts = sums.map(|sums| sums.map(L::open));
+        for _ in first..(first + L::STEPS.min(steps)).min(steps) {
+            let (words, line) = (black_box(&words), black_box(&line));
+            for v in 0..V {
+                let weights = L::load(&line.0[v * L::LANES % CHANNELS..][..L::LANES]);
+                for p in 0..P {
+                    counts[p][v] = weights.xor(L::splat(words[p])).count(counts[p][v]);
+                }
+            }
+        }
+        for p in 0..P {
+            for v in 0..V {
+                sums[p][v] = L::close(counts[p][v], sums[p][v]);
+            }
+        }
+    }
+    black_box(sums);
+    (steps * 64 * L::LANES * P * V) as u64
 }
 
 /// The channels that reach their cuts, for every pixel.
