@@ -38,7 +38,7 @@ mod border;
 mod conv;
 mod encoding;
 mod error;
-mod frame;
+pub(crate) mod frame;
 mod geometry;
 pub(crate) mod lanes;
 mod layout;

@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) frame: Frame,
     pub(crate) taps: Vec<Tap>,
     pub(crate) levels: Vec<Range<usize>>,
+    /// The sums are doubled as often in the end: once for inputs of signs.
+    pub(crate) shift: u32,
     pub(crate) weights: Weights,
     pub(crate) border: Border,
 }
@@ -54,7 +56,8 @@ impl Plan {
             Border::new(geometry, &weights.panels, &weights.base, *x.range().end(), &sums)
         };
         let (taps, levels) = taps(&computed, &frame, x, &weights);
-        Self { geometry: computed, flat, layout, frame, taps, levels, weights, border }
+        let shift = u32::from(matches!(x, Encoding::Sign | Encoding::Odd { .. }));
+        Self { geometry: computed, flat, layout, frame, taps, levels, shift, weights, border }
     }
 }
 
@@ -71,8 +74,7 @@ fn tap_sums(geometry: &ConvGeometry, w: Encoding, levels: &[u8]) -> Vec<i32> {
     sums
 }
 
-/// Every pair of planes, the heaviest first: runs of equal weight `2^(i + j)`, which the tile doubles between. Inputs of signs are doubled once more,
-/// by an empty run.
+/// Every pair of planes, the heaviest first: runs of equal weight `2^(i + j)`, which the tile doubles between.
 fn taps(
     geometry: &ConvGeometry,
     frame: &Frame,
@@ -101,9 +103,6 @@ fn taps(
             );
         }
         levels.push(first..taps.len());
-    }
-    if matches!(x, Encoding::Sign | Encoding::Odd { .. }) {
-        levels.push(taps.len()..taps.len());
     }
     (taps, levels)
 }

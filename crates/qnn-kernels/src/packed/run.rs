@@ -90,7 +90,12 @@ impl Job<'_> {
         let framed = rows.start * geometry.stride[0]..(rows.end - 1) * geometry.stride[0] + reach + 1;
         let frame = grown(&mut scratch.frame, framed.len() * plan.frame.row_words(), 0);
         let image = self.image(band / self.bands);
-        plan.frame.fill(framed, image, frame, &mut scratch.dealt);
+        self.bits.fill(
+            &plan.frame,
+            framed,
+            image,
+            [frame, grown(&mut scratch.dealt, plan.frame.dealt_words(), 0)],
+        );
         let run = (part.run_pixels(RUN_PIXELS) / self.columns).max(1);
         for start in rows.clone().step_by(run) {
             let run = start..(start + run).min(rows.end);
@@ -124,6 +129,7 @@ impl Job<'_> {
                 words: &frame[index * step + group..],
                 taps: &plan.taps,
                 levels: &plan.levels,
+                shift: plan.shift,
                 panel: plan.weights.panel(panel),
                 offsets: plan.border.offsets(panel, first_row + index),
                 classes: &plan.border.columns,
