@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::bits::{Bits, bit_row, bits};
 use crate::line::{LANES, Line};
+use crate::packed::depthwise;
 use crate::packed::frame::Frame;
 use crate::packed::lanes::BitLanes;
 use crate::packed::tile as packed;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::line::Line;
+use crate::packed::depthwise;
 use crate::packed::frame::Frame;
 use crate::packed::tile::{Row, Scaling};
 
@@ -11,6 +12,7 @@ use crate::packed::tile::{Row, Scaling};
 pub(crate) struct Bits {
     pub(super) xor: RowKernel,
     pub(super) masked: RowKernel,
+    pub(super) depthwise: unsafe fn(&depthwise::Row<'_>, usize, &mut [Line<i32>]),
     pub(super) fill: FillKernel,
     pub(super) reached: unsafe fn(&[Line<i32>], &Line<i32>, &mut [u16]),
     pub(super) scaled: unsafe fn(&[Line<i32>], &Scaling, &mut [f32]),
@@ -27,6 +29,12 @@ impl Bits {
         let kernel = if masked { self.masked } else { self.xor };
         // SAFETY: `table` hands out a table only on a machine that has its instruction set, and the function asks for nothing else.
         unsafe { kernel(row, acc) }
+    }
+
+    /// See [`depthwise::row`].
+    pub(crate) fn depthwise(&self, row: &depthwise::Row<'_>, first: usize, acc: &mut [Line<i32>]) {
+        // SAFETY: as for `row`.
+        unsafe { (self.depthwise)(row, first, acc) }
     }
 
     /// See [`Frame::fill`].
@@ -69,6 +77,10 @@ macro_rules! bits {
             bit_row!($lanes, true, $vectors, [$($pixels)*], row, acc);
         }
         $(#[$feature])*
+        fn depthwise(row: &depthwise::Row<'_>, first: usize, acc: &mut [Line<i32>]) {
+            depthwise::row(row, first, acc);
+        }
+        $(#[$feature])*
         fn fill(frame: &Frame, rows: Range<usize>, image: &[u8], words: [&mut [u64]; 2]) {
             frame.fill(rows, image, words);
         }
@@ -88,7 +100,7 @@ macro_rules! bits {
         fn limit(steps: usize) -> u64 {
             packed::limit::<$lanes, { [$($pixels),*].len() }, $vectors>(steps)
         }
-        Bits { xor, masked, fill, reached, scaled, pack_signs, limit }
+        Bits { xor, masked, depthwise, fill, reached, scaled, pack_signs, limit }
     }};
 }
 pub(crate) use bits;

@@ -7,6 +7,7 @@ use super::{Kernels, Tiles, product_row, tiles};
 use crate::Isa;
 use crate::lanes::Portable;
 use crate::line::{LANES, Line};
+use crate::packed::depthwise;
 use crate::packed::frame::Frame;
 use crate::packed::lanes::{BitLanes, Word};
 use crate::packed::tile as packed;

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::bits::{Bits, bit_row, bits};
 use crate::line::{LANES, Line};
+use crate::packed::depthwise;
 use crate::packed::frame::Frame;
 use crate::packed::lanes::{BitLanes, Word};
 use crate::packed::tile as packed;
@@ -191,7 +192,7 @@ impl BitLanes for Avx512 {
         unsafe {
             let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
             let sums = _mm512_permutex2var_epi32(sums[0].0, even, sums[1].0);
-            let sums = _mm512_sll_epi32(sums, _mm_cvtsi32_si128(shift as i32));
+            let sums = _mm512_sllv_epi32(sums, _mm512_set1_epi32(shift as i32));
             let sums = _mm512_add_epi32(sums, _mm512_loadu_si512(offsets.as_ptr().cast()));
             _mm512_storeu_si512(acc.as_mut_ptr().cast(), sums);
         }

@@ -27,10 +27,10 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// `pad_bits` are the stored bits of the padding code.
-    pub(crate) fn new(layout: Layout, geometry: ConvGeometry, pad_bits: u8) -> Self {
+    /// `pad_bits` are the stored bits of the padding code; kernel rows are gathered only if `dense`.
+    pub(crate) fn new(layout: Layout, geometry: ConvGeometry, pad_bits: u8, dense: bool) -> Self {
         let (channels, taps) = (geometry.group_channels(), geometry.kernel[1]);
-        let gathered = (taps * channels).div_ceil(64) < taps * channels.div_ceil(64);
+        let gathered = dense && (taps * channels).div_ceil(64) < taps * channels.div_ceil(64);
         let words = if gathered { (taps * channels).div_ceil(64) } else { channels.div_ceil(64) };
         let planes = layout.encoding().planes();
         let mut frame = Self { layout, geometry, pads: Vec::new(), gathered, planes, words, cells: 0 };
@@ -42,6 +42,11 @@ impl Frame {
     /// Words of one row.
     pub(crate) fn row_words(&self) -> usize {
         self.geometry.groups * self.group_words()
+    }
+
+    /// From a word of a pixel to its next.
+    pub(crate) fn word_step(&self) -> usize {
+        self.cells
     }
 
     /// Words of one group in one row.

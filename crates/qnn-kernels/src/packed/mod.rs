@@ -36,6 +36,7 @@
 
 mod border;
 mod conv;
+pub(crate) mod depthwise;
 mod encoding;
 mod error;
 pub(crate) mod frame;
