@@ -8,6 +8,7 @@ use super::dot_tile::{DotRow, Packing};
 use super::unit_frame::{UnitForm, UnitFrame};
 use crate::Padding;
 use crate::arch::DotTiles;
+use crate::arch::bits::Bits;
 use crate::line::{LANES, Line, blocks};
 use crate::tile::Tap;
 
@@ -48,6 +49,8 @@ pub(crate) enum Weights<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct DotJob<'a> {
     pub(crate) tiles: &'a DotTiles,
+    /// For thresholds.
+    pub(crate) bits: &'a Bits,
     pub(crate) weights: Weights<'a>,
     /// A line for each block of output channels.
     pub(crate) start: &'a [Line<i32>],

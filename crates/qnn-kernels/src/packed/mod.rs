@@ -34,21 +34,32 @@
 //! # Ok::<(), qnn_kernels::packed::PackError>(())
 //! ```
 
+mod border;
 mod conv;
+pub(crate) mod depthwise;
 mod dot_plan;
 pub(crate) mod dot_tile;
 mod encoding;
 mod error;
+pub(crate) mod frame;
 mod geometry;
 mod int8;
 #[cfg(test)]
 mod int8_tests;
+pub(crate) mod lanes;
 mod layout;
 mod output;
+mod plan;
 mod pool;
 pub(crate) mod requantize;
+mod run;
+mod scratch;
+mod signs;
+mod stage;
 mod threshold;
+pub(crate) mod tile;
 mod unit_frame;
+mod weights;
 
 pub use conv::PackedConv;
 pub use encoding::Encoding;
