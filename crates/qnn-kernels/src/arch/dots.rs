@@ -5,8 +5,11 @@ use super::dots_aarch64;
 use super::dots_scalar;
 #[cfg(target_arch = "x86_64")]
 use super::dots_x86;
+use crate::line::Line;
 use crate::packed::dot_tile::{DotRow, Packing};
+use crate::packed::plane_weights::Spread;
 use crate::packed::requantize::{Affine, FixedPoint, Rounded, Sum};
+use crate::packed::unit_frame::UnitForm;
 use crate::{Isa, Kernels};
 
 /// Kernels around one dot-product instruction.
@@ -23,6 +26,8 @@ pub(crate) struct DotTiles {
     pub(super) rounded: unsafe fn(&Rounded, &[i32], &mut [u8]),
     pub(super) scaled: unsafe fn(&Affine<'_>, &[i32], &mut [f32]),
     pub(super) add: unsafe fn(&Sum, &[u8], &[u8], &mut [u8]),
+    pub(super) floats: unsafe fn(Spread<'_>, usize, &mut [Line<f32>]),
+    pub(super) units: unsafe fn(Spread<'_>, usize, UnitForm, &mut [Line<u32>]),
 }
 
 pub(super) type RowTile = unsafe fn(&DotRow<'_>, &mut [i32]);
@@ -67,6 +72,26 @@ impl DotTiles {
     pub(crate) fn add(&self, by: &Sum, a: &[u8], b: &[u8], y: &mut [u8]) {
         // SAFETY: as for `row`.
         unsafe { (self.add)(by, a, b, y) }
+    }
+}
+
+impl DotTiles {
+    /// [`Spread::write_floats`].
+    pub(crate) fn write_floats(&self, weights: Spread<'_>, step: usize, lines: &mut [Line<f32>]) {
+        // SAFETY: as for `row`.
+        unsafe { (self.floats)(weights, step, lines) }
+    }
+
+    /// [`Spread::write_units`].
+    pub(crate) fn write_units(
+        &self,
+        weights: Spread<'_>,
+        taps: usize,
+        form: UnitForm,
+        lines: &mut [Line<u32>],
+    ) {
+        // SAFETY: as for `row`.
+        unsafe { (self.units)(weights, taps, form, lines) }
     }
 }
 
@@ -126,6 +151,14 @@ macro_rules! dot_tiles {
         fn add(by: &Sum, a: &[u8], b: &[u8], y: &mut [u8]) {
             by.apply(a, b, y);
         }
+        #[$attribute]
+        fn floats(weights: Spread<'_>, step: usize, lines: &mut [Line<f32>]) {
+            weights.write_floats(step, lines);
+        }
+        #[$attribute]
+        fn units(weights: Spread<'_>, taps: usize, form: UnitForm, lines: &mut [Line<u32>]) {
+            weights.write_units(taps, form, lines);
+        }
         DotTiles {
             name: $name,
             packing: $packing,
@@ -142,6 +175,8 @@ macro_rules! dot_tiles {
             rounded,
             scaled,
             add,
+            floats,
+            units,
         }
     }};
 }

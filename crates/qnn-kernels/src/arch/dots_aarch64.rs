@@ -8,7 +8,9 @@ use std::arch::aarch64::{
 use super::dots::{DotTiles, dot_rows, dot_tiles};
 use crate::line::{LANES, Line};
 use crate::packed::dot_tile::{self, DotLanes, DotRow, Packing};
+use crate::packed::plane_weights::Spread;
 use crate::packed::requantize::{Affine, FixedPoint, Rounded, Sum};
+use crate::packed::unit_frame::UnitForm;
 use crate::tile;
 
 // Thirty-two registers: three pixels of eight registers, and the halves of a unit's lanes.
