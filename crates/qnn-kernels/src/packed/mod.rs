@@ -35,6 +35,7 @@
 //! ```
 
 mod border;
+mod compression;
 mod conv;
 pub(crate) mod depthwise;
 mod dot_plan;
@@ -48,6 +49,7 @@ mod int8;
 mod int8_tests;
 pub(crate) mod lanes;
 mod layout;
+mod lookup;
 mod output;
 mod plan;
 pub(crate) mod plane_weights;
@@ -63,12 +65,14 @@ pub(crate) mod unit_frame;
 mod weight_only;
 mod weights;
 
+pub use compression::{StoredValues, compression_rate};
 pub use conv::PackedConv;
 pub use encoding::Encoding;
 pub use error::PackError;
 pub use geometry::ConvGeometry;
 pub use int8::{ByteInput, Int8Conv, Int8Output, bytes_of};
 pub use layout::Layout;
+pub use lookup::{LookupConv, plain_conv2d};
 pub use output::{Output, Tile, Tiles};
 pub use pool::{Extreme, PoolGeometry};
 pub use requantize::{CodeRange, FixedPoint, Requantize, RequantizeError, Rounded, Sum};
