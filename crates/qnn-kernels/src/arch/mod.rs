@@ -4,12 +4,25 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod bits;
+mod dots;
+mod dots_scalar;
 mod scalar;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(target_arch = "aarch64")]
+mod aarch64_bits;
+#[cfg(target_arch = "aarch64")]
+mod dots_aarch64;
+#[cfg(target_arch = "x86_64")]
+mod dots_x86;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_bits;
+
+pub(crate) use dots::{DotTiles, as_bytes, dot_tables};
 
 use crate::line::{LANES, Line};
 use crate::tile::{Row, Sweep};
@@ -21,7 +34,7 @@ pub struct Kernels {
     pub(crate) isa: Isa,
     pub(crate) f32: Tiles<f32>,
     pub(crate) f64: Tiles<f64>,
-    xor_popcount: unsafe fn(&[u64], &[u64]) -> u64,
+    pub(crate) bits: bits::Bits,
 }
 
 type RowTile<T> = unsafe fn(&Row<'_, T>, &mut [T]);
@@ -50,18 +63,13 @@ pub(crate) fn table(isa: Isa) -> Option<&'static Kernels> {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Some(&x86::AVX2),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Some(&x86::AVX512),
+        Isa::Avx512 if x86::counts_bits_of_vectors() => Some(&x86::AVX512),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => Some(&x86::AVX512_WITHOUT_COUNT),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => Some(&aarch64::NEON),
         #[allow(unreachable_patterns)]
         _ => None,
-    }
-}
-
-impl Kernels {
-    pub(crate) fn xor_popcount(&self, a: &[u64], b: &[u64]) -> u64 {
-        // SAFETY: `table` hands out a table only on a machine that has its instruction set, and the function asks for nothing else.
-        unsafe { (self.xor_popcount)(a, b) }
     }
 }
 
@@ -178,9 +186,3 @@ macro_rules! product_row {
     };
 }
 pub(crate) use product_row;
-
-/// Counts the bits in which two vectors of words differ.
-#[inline(always)]
-fn count_differing(a: &[u64], b: &[u64]) -> u64 {
-    a.iter().zip(b).map(|(a, b)| u64::from((a ^ b).count_ones())).sum()
-}
