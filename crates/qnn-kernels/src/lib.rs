@@ -1,4 +1,4 @@
-//! CPU kernels of quantized neural networks: order-exact convolution and matrix products, bit packing and XNOR-popcount.
+//! CPU kernels of quantized neural networks: order-exact convolution and matrix products, packed convolutions of few bits.
 //!
 //! Slices in, slices out: no arrays, no autograd. All kernels run on rayon's current pool.
 //!
@@ -21,7 +21,6 @@
 
 mod affine;
 mod arch;
-pub mod bits;
 mod frame;
 mod functions;
 mod isa;
@@ -29,6 +28,7 @@ mod kernel_gradient;
 mod kernels;
 mod lanes;
 mod line;
+pub mod packed;
 mod plan;
 mod product;
 mod real;

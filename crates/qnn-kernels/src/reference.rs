@@ -3,6 +3,7 @@
 //! Slow, sequential and short on purpose. For finite operands the fast kernels return the same bits on every instruction set and for every
 //! number of threads.
 
+use crate::packed::{ConvGeometry, Output, Tile};
 use crate::{ChannelAffine, Conv2dShape, MatmulShape, Real};
 
 /// `y[n, oy, ox, o]`: one accumulator from `+0`, taps in the order `kh, kw, cin`, then the affine map.
@@ -25,7 +26,7 @@ pub fn conv2d<T: Real>(
         for_each_tap(shape, o, |kh, kw, channel, weight| {
             acc = input(shape, x, pad_value, [n, oy, ox], [kh, kw], channel).fused(w[weight], acc);
         });
-        y[at] = out.value(acc, o);
+        y[at] = affine(acc, o, out);
     });
 }
 
@@ -95,7 +96,7 @@ pub fn matmul<T: Real>(dims: MatmulShape, a: &[T], b: &[T], out: ChannelAffine<'
         for column in 0..dims.columns {
             let acc = (0..dims.inner)
                 .fold(T::zero(), |acc, k| a[row * dims.inner + k].fused(b[k * dims.columns + column], acc));
-            y[row * dims.columns + column] = out.value(acc, column);
+            y[row * dims.columns + column] = affine(acc, column, out);
         }
     }
 }
@@ -122,6 +123,59 @@ pub fn matmul_right_gradient<T: Real>(dims: MatmulShape, a: &[T], dy: &[T], db: 
             });
         }
     }
+}
+
+/// `acc[n, oy, ox, o]` of integer codes, images and weights unpacked; positions outside the image hold `pad_code`.
+pub fn conv2d_codes(geometry: &ConvGeometry, x: &[i32], w: &[i32], pad_code: i32, acc: &mut [i32]) {
+    let (outputs, group_channels) = (geometry.out_channels, geometry.group_channels());
+    let (rows, columns) = (geometry.out_height(), geometry.out_width());
+    for (at, acc) in acc.iter_mut().enumerate() {
+        let (o, pixel) = (at % outputs, at / outputs);
+        let (n, oy, ox) = (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
+        let first = o / geometry.group_outputs() * group_channels;
+        *acc = 0;
+        for kh in 0..geometry.kernel[0] {
+            for kw in 0..geometry.kernel[1] {
+                for c in 0..group_channels {
+                    let source = geometry.source(0, oy, kh).zip(geometry.source(1, ox, kw));
+                    let code = source.map_or(pad_code, |(row, column)| {
+                        x[((n * geometry.height + row) * geometry.width + column) * geometry.channels
+                            + first
+                            + c]
+                    });
+                    *acc += code * w[((kh * geometry.kernel[1] + kw) * group_channels + c) * outputs + o];
+                }
+            }
+        }
+    }
+}
+
+/// Brings accumulators `[pixel, channels]` where they are wanted, one by one.
+pub fn packed_output(channels: usize, acc: &[i32], out: Output<'_>) {
+    match out {
+        Output::Accumulators(y) => y.copy_from_slice(acc),
+        Output::Scaled { affine: out, y } => {
+            for (at, y) in y.iter_mut().enumerate() {
+                *y = affine(acc[at] as f32, at % channels, out);
+            }
+        }
+        Output::Codes { thresholds, layout, y } => {
+            y.fill(0);
+            for (at, &acc) in acc.iter().enumerate() {
+                let (pixel, channel) = (at / channels, at % channels);
+                let packed = &mut y[layout.bytes_for(pixel)..][..layout.pixel_bytes()];
+                layout.set(channel, thresholds.level(channel, acc), packed);
+            }
+        }
+        Output::Tiles(tiles) => {
+            let pixels = 0..acc.len() / channels;
+            (tiles.visit)(Tile { pixels, accumulators: acc, numbers: tiles.numbers, bytes: tiles.bytes });
+        }
+    }
+}
+
+fn affine<T: Real>(acc: T, channel: usize, out: ChannelAffine<'_, T>) -> T {
+    out.value(acc, channel)
 }
 
 fn for_each_output(shape: &Conv2dShape, mut visit: impl FnMut([usize; 4], usize)) {

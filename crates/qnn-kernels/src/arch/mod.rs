@@ -21,7 +21,6 @@ pub struct Kernels {
     pub(crate) isa: Isa,
     pub(crate) f32: Tiles<f32>,
     pub(crate) f64: Tiles<f64>,
-    xor_popcount: unsafe fn(&[u64], &[u64]) -> u64,
 }
 
 type RowTile<T> = unsafe fn(&Row<'_, T>, &mut [T]);
@@ -55,13 +54,6 @@ pub(crate) fn table(isa: Isa) -> Option<&'static Kernels> {
         Isa::Neon => Some(&aarch64::NEON),
         #[allow(unreachable_patterns)]
         _ => None,
-    }
-}
-
-impl Kernels {
-    pub(crate) fn xor_popcount(&self, a: &[u64], b: &[u64]) -> u64 {
-        // SAFETY: `table` hands out a table only on a machine that has its instruction set, and the function asks for nothing else.
-        unsafe { (self.xor_popcount)(a, b) }
     }
 }
 
@@ -157,9 +149,3 @@ macro_rules! product_row {
     };
 }
 pub(crate) use product_row;
-
-/// Counts the bits in which two vectors of words differ.
-#[inline(always)]
-fn count_differing(a: &[u64], b: &[u64]) -> u64 {
-    a.iter().zip(b).map(|(a, b)| u64::from((a ^ b).count_ones())).sum()
-}

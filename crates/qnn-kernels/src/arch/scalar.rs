@@ -1,13 +1,12 @@
 //! Portable kernels: no vector instruction is asked for, `mul_add` is the one of the platform's mathematics library.
 
-use super::{Kernels, Tiles, count_differing, product_row, tiles};
+use super::{Kernels, Tiles, product_row, tiles};
 use crate::Isa;
 use crate::lanes::Portable;
 use crate::line::Line;
 use crate::tile::{self, Row, Sweep};
 
-pub(super) static KERNELS: Kernels =
-    Kernels { isa: Isa::Scalar, f32: F32, f64: F64, xor_popcount: count_differing };
+pub(super) static KERNELS: Kernels = Kernels { isa: Isa::Scalar, f32: F32, f64: F64 };
 
 pub(super) const F32: Tiles<f32> =
     tiles!(f32, Portable<f32>, vectors: 1, one: [1 2], two: [1 2], outer: [4, 4]);

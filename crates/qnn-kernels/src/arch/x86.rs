@@ -6,18 +6,15 @@ use std::arch::x86_64::{
     _mm512_storeu_ps,
 };
 
-use super::{Kernels, Tiles, count_differing, product_row, scalar, tiles};
+use super::{Kernels, Tiles, product_row, scalar, tiles};
 use crate::Isa;
 use crate::lanes::{Lanes, Portable};
 use crate::line::{LANES, Line};
 use crate::tile::{self, Row, Sweep};
 
-pub(super) static POPCNT: Kernels =
-    Kernels { isa: Isa::Popcnt, f32: scalar::F32, f64: scalar::F64, xor_popcount: count_differing_popcnt };
-pub(super) static AVX2: Kernels =
-    Kernels { isa: Isa::Avx2, f32: AVX2_F32, f64: AVX2_F64, xor_popcount: count_differing_popcnt };
-pub(super) static AVX512: Kernels =
-    Kernels { isa: Isa::Avx512, f32: AVX512_F32, f64: AVX2_F64, xor_popcount: count_differing_popcnt };
+pub(super) static POPCNT: Kernels = Kernels { isa: Isa::Popcnt, f32: scalar::F32, f64: scalar::F64 };
+pub(super) static AVX2: Kernels = Kernels { isa: Isa::Avx2, f32: AVX2_F32, f64: AVX2_F64 };
+pub(super) static AVX512: Kernels = Kernels { isa: Isa::Avx512, f32: AVX512_F32, f64: AVX2_F64 };
 
 // Sixteen registers: six pixels of two registers, two of weights, one broadcast.
 const AVX2_F32: Tiles<f32> = tiles!(#[target_feature(enable = "avx2,fma")] f32, Avx2, vectors: 1, one: [1 2 3 4 5 6], two: [1 2 3 4 5 6], outer: [4, 4]);
@@ -26,11 +23,6 @@ const AVX2_F64: Tiles<f64> = tiles!(#[target_feature(enable = "avx2,fma")] f64, 
 // Thirty-two registers: at most 28 accumulators, two of weights, one broadcast.
 const AVX512_F32: Tiles<f32> = tiles!(#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
     f32, Avx512, vectors: 2, one: [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16], two: [1 2 3 4 5 6 7 8 9 10 11 12 13 14], outer: [16, 8]);
-
-#[target_feature(enable = "popcnt")]
-fn count_differing_popcnt(a: &[u64], b: &[u64]) -> u64 {
-    count_differing(a, b)
-}
 
 /// Sixteen `f32` in two AVX registers. Used only in functions that enable AVX2 and FMA.
 #[derive(Clone, Copy)]

@@ -1,0 +1,136 @@
+//! Convolutions and matrix products of packed codes.
+
+use std::ops::RangeInclusive;
+
+use super::{ConvGeometry, Encoding, Layout, Output, PackError};
+use crate::{Kernels, reference};
+
+/// A convolution whose weights are packed, ready to run over packed images. Matrix products are convolutions of single pixels
+/// ([`ConvGeometry::matmul`]).
+///
+/// ```
+/// use qnn_kernels::{Kernels, packed::{ConvGeometry, Encoding, Output, PackedConv}};
+/// let conv = PackedConv::new(&ConvGeometry::matmul(3, 2), Encoding::Sign, 0, Encoding::Sign, &[1., -1., 1., 1., -1., 1.])?;
+/// let mut x = [0];
+/// conv.x_layout().pack(&[1.0, -1.0, -1.0], &mut x)?;
+/// let mut y = [0; 2];
+/// conv.run(Kernels::current(), &x, Output::Accumulators(&mut y));
+/// assert_eq!(y, [1 - 1 + 1, -1 - 1 - 1]);
+/// # Ok::<(), qnn_kernels::packed::PackError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PackedConv {
+    geometry: ConvGeometry,
+    layout: Layout,
+    weights: Encoding,
+    pad_code: i32,
+    codes: Vec<i32>,
+}
+
+impl PackedConv {
+    /// Packs the weights `codes`, `[kh, kw, channels/groups, out_channels]`.
+    ///
+    /// Positions outside the image hold `pad_code`: a code of `x`, or 0, which then adds nothing to a sum even where `x` cannot say it.
+    ///
+    /// # Errors
+    ///
+    /// A geometry that cannot be computed, weights that are no codes of `w`, encodings that are not made of planes, a padding that is neither a
+    /// code nor zero, sums beyond 32 bits.
+    pub fn new(
+        geometry: &ConvGeometry,
+        x: Encoding,
+        pad_code: i32,
+        w: Encoding,
+        codes: &[f32],
+    ) -> Result<Self, PackError> {
+        geometry.check()?;
+        for (what, encoding) in [("the input", x), ("the weights", w)] {
+            if encoding.checked()? == Encoding::Int8 {
+                let remedy =
+                    "kernels of bit planes take 1 to 8 bits in planes; bytes have kernels of their own";
+                return Err(PackError::Unsupported { what, encoding, remedy });
+            }
+        }
+        if x.level(pad_code).is_none() && pad_code != 0 {
+            return Err(PackError::Padding { code: pad_code, encoding: x });
+        }
+        let product = i64::from(x.magnitude()) * i64::from(w.magnitude());
+        let terms = geometry.terms();
+        if i64::try_from(terms)
+            .ok()
+            .and_then(|terms| terms.checked_mul(product))
+            .is_none_or(|sum| sum >= i64::from(i32::MAX))
+        {
+            return Err(PackError::Accumulator { terms, product });
+        }
+        let expected = geometry.weight_len();
+        if codes.len() != expected {
+            return Err(PackError::Length { what: "weights", found: codes.len(), expected });
+        }
+        let mut integers = Vec::with_capacity(codes.len());
+        for (index, &value) in codes.iter().enumerate() {
+            integers.push(w.code(w.level_of(value, index, codes.len())?));
+        }
+        Ok(Self {
+            geometry: *geometry,
+            layout: Layout::new(x, geometry.channels)?,
+            weights: w,
+            pad_code,
+            codes: integers,
+        })
+    }
+
+    /// The geometry it was made for.
+    #[must_use]
+    pub fn geometry(&self) -> &ConvGeometry {
+        &self.geometry
+    }
+
+    /// How the input's pixels lie.
+    #[must_use]
+    pub fn x_layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The encoding of the weights.
+    #[must_use]
+    pub fn weight_encoding(&self) -> Encoding {
+        self.weights
+    }
+
+    /// What the padded positions hold.
+    #[must_use]
+    pub fn pad_code(&self) -> i32 {
+        self.pad_code
+    }
+
+    /// Bounds of every accumulator.
+    #[must_use]
+    pub fn range(&self) -> RangeInclusive<i32> {
+        // The product was checked when the weights were packed.
+        let most =
+            self.geometry.terms() as i32 * self.layout.encoding().magnitude() * self.weights.magnitude();
+        -most..=most
+    }
+
+    /// Convolves the packed images `x`, as many as it holds. Runs on rayon's current pool; the integers are the same for every schedule and every
+    /// instruction set.
+    ///
+    /// # Panics
+    ///
+    /// If `x` is no whole number of images, or the output's lengths, channels or levels do not fit them.
+    #[track_caller]
+    pub fn run(&self, _kernels: &Kernels, x: &[u8], out: Output<'_>) {
+        let image = self.layout.bytes_for(self.geometry.pixels());
+        assert!(x.len().is_multiple_of(image), "{} bytes are no whole images of {image} bytes", x.len());
+        let images = x.len() / image;
+        out.assert_fits(images * self.geometry.out_pixels(), self.geometry.out_channels);
+        let mut codes = Vec::new();
+        for pixel in x.chunks_exact(self.layout.pixel_bytes()) {
+            codes.extend((0..self.geometry.channels).map(|channel| self.layout.code(channel, pixel)));
+        }
+        let mut acc = vec![0; images * self.geometry.out_pixels() * self.geometry.out_channels];
+        reference::conv2d_codes(&self.geometry, &codes, &self.codes, self.pad_code, &mut acc);
+        reference::packed_output(self.geometry.out_channels, &acc, out);
+    }
+}
