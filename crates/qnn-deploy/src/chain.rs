@@ -3,7 +3,7 @@ use qnn_quant::{Alphabet, Scale};
 use qnn_tensor::ops::functions::{HardSigmoid, HardTanh, LeakyRelu, Pointwise, Relu, Sigmoid, Tanh};
 use qnn_tensor::ops::normalized;
 
-use crate::program::{Chain, Link};
+use crate::program::{Chain, Link, Value};
 use crate::tensors::Tensors;
 use crate::Result;
 
@@ -137,7 +137,7 @@ fn normalize(rows: &mut [f32], mean: &[f32], s: &[f32], beta: &[f32]) {
 }
 
 impl Cuts {
-    fn stored(alphabet: Alphabet, name: &str, tensors: &Tensors<'_>) -> Result<Self> {
+    pub(crate) fn stored(alphabet: Alphabet, name: &str, tensors: &Tensors<'_>) -> Result<Self> {
         let cuts = tensors.floats(name, alphabet.count.saturating_sub(1) as usize)?.to_vec();
         let reached = cuts.iter().take_while(|cut| !cut.is_nan()).count();
         if !cuts[..reached].is_sorted() || cuts[reached..].iter().any(|cut| !cut.is_nan()) {
@@ -161,6 +161,28 @@ impl Cuts {
             }),
             _ => each(rows, |x| first + step * self.level(x) as f32),
         }
+    }
+}
+
+impl Chain {
+    /// Whether there is nothing but a scale, then a bias.
+    pub(crate) fn is_affine(&self) -> bool {
+        matches!(
+            self.links[..],
+            [] | [Link::Scale { .. } | Link::Bias { .. }] | [Link::Scale { .. }, Link::Bias { .. }]
+        )
+    }
+
+    /// How many elements have parameters of their own: the channels, or, behind a flattening, all
+    /// elements of an image.
+    pub(crate) fn row(&self, value: &Value, tensors: &Tensors<'_>) -> usize {
+        let whole = |link: &Link| {
+            let (Link::Scale { factors: name } | Link::Bias { bias: name } | Link::Norm { mean: name, .. }) = link else {
+                return false;
+            };
+            tensors.floats(name, value.len()).is_ok()
+        };
+        if self.links.iter().any(whole) { value.len() } else { value.shape[2] }
     }
 }
 

@@ -141,7 +141,8 @@ impl<'a, 't> Drafting<'a, 't> {
             Op::Sigmoid => Link::Sigmoid,
             Op::Tanh => Link::Tanh,
             Op::Add { relu } => {
-                draft.links.push(self.sum(draft, i, from));
+                let sum = self.sum(draft, i, from);
+                draft.links.push(sum);
                 if !relu {
                     return Ok(());
                 }
