@@ -2,13 +2,14 @@
 
 use std::arch::aarch64::{float32x4_t, vaddq_f32, vdupq_n_f32, vfmaq_f32, vld1q_f32, vmulq_f32, vst1q_f32};
 
+use super::aarch64_bits::NEON_BITS;
 use super::{Kernels, Tiles, product_row, tiles};
 use crate::Isa;
 use crate::lanes::{Lanes, Portable};
 use crate::line::{LANES, Line};
 use crate::tile::{self, Row, Sweep};
 
-pub(super) static NEON: Kernels = Kernels { isa: Isa::Neon, f32: NEON_F32, f64: NEON_F64 };
+pub(super) static NEON: Kernels = Kernels { isa: Isa::Neon, f32: NEON_F32, f64: NEON_F64, bits: NEON_BITS };
 
 // Thirty-two registers: five pixels or channels of four registers, four of weights, one broadcast.
 const NEON_F32: Tiles<f32> = tiles!(#[target_feature(enable = "neon")] f32, Neon, vectors: 1, one: [1 2 3 4 5], two: [1 2 3 4 5], outer: [4, 4]);

@@ -4,12 +4,17 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod bits;
 mod scalar;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(target_arch = "aarch64")]
+mod aarch64_bits;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_bits;
 
 use crate::line::{LANES, Line};
 use crate::tile::{Row, Sweep};
@@ -21,6 +26,7 @@ pub struct Kernels {
     pub(crate) isa: Isa,
     pub(crate) f32: Tiles<f32>,
     pub(crate) f64: Tiles<f64>,
+    pub(crate) bits: bits::Bits,
 }
 
 type RowTile<T> = unsafe fn(&Row<'_, T>, &mut [T]);
@@ -49,7 +55,9 @@ pub(crate) fn table(isa: Isa) -> Option<&'static Kernels> {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Some(&x86::AVX2),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Some(&x86::AVX512),
+        Isa::Avx512 if x86::counts_bits_of_vectors() => Some(&x86::AVX512),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => Some(&x86::AVX512_WITHOUT_COUNT),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => Some(&aarch64::NEON),
         #[allow(unreachable_patterns)]

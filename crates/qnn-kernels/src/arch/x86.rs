@@ -6,15 +6,26 @@ use std::arch::x86_64::{
     _mm512_storeu_ps,
 };
 
-use super::{Kernels, Tiles, product_row, scalar, tiles};
+use super::{Kernels, Tiles, product_row, scalar, tiles, x86_bits};
 use crate::Isa;
 use crate::lanes::{Lanes, Portable};
 use crate::line::{LANES, Line};
 use crate::tile::{self, Row, Sweep};
 
-pub(super) static POPCNT: Kernels = Kernels { isa: Isa::Popcnt, f32: scalar::F32, f64: scalar::F64 };
-pub(super) static AVX2: Kernels = Kernels { isa: Isa::Avx2, f32: AVX2_F32, f64: AVX2_F64 };
-pub(super) static AVX512: Kernels = Kernels { isa: Isa::Avx512, f32: AVX512_F32, f64: AVX2_F64 };
+pub(super) static POPCNT: Kernels =
+    Kernels { isa: Isa::Popcnt, f32: scalar::F32, f64: scalar::F64, bits: x86_bits::POPCNT };
+pub(super) static AVX2: Kernels =
+    Kernels { isa: Isa::Avx2, f32: AVX2_F32, f64: AVX2_F64, bits: x86_bits::AVX2 };
+pub(super) static AVX512: Kernels =
+    Kernels { isa: Isa::Avx512, f32: AVX512_F32, f64: AVX2_F64, bits: x86_bits::AVX512 };
+/// For the first processors with AVX-512, which count the bits of general registers only.
+pub(super) static AVX512_WITHOUT_COUNT: Kernels =
+    Kernels { isa: Isa::Avx512, f32: AVX512_F32, f64: AVX2_F64, bits: x86_bits::AVX2 };
+
+/// Whether the machine has VPOPCNTDQ, which not every machine with AVX-512 has.
+pub(super) fn counts_bits_of_vectors() -> bool {
+    is_x86_feature_detected!("avx512vpopcntdq")
+}
 
 // Sixteen registers: six pixels of two registers, two of weights, one broadcast.
 const AVX2_F32: Tiles<f32> = tiles!(#[target_feature(enable = "avx2,fma")] f32, Avx2, vectors: 1, one: [1 2 3 4 5 6], two: [1 2 3 4 5 6], outer: [4, 4]);

@@ -2,8 +2,9 @@
 
 use std::ops::RangeInclusive;
 
+use super::plan::Plan;
 use super::{ConvGeometry, Encoding, Layout, Output, PackError};
-use crate::{Kernels, reference};
+use crate::Kernels;
 
 /// A convolution whose weights are packed, ready to run over packed images. Matrix products are convolutions of single pixels
 /// ([`ConvGeometry::matmul`]).
@@ -24,7 +25,7 @@ pub struct PackedConv {
     layout: Layout,
     weights: Encoding,
     pad_code: i32,
-    codes: Vec<i32>,
+    plan: Plan,
 }
 
 impl PackedConv {
@@ -43,41 +44,16 @@ impl PackedConv {
         w: Encoding,
         codes: &[f32],
     ) -> Result<Self, PackError> {
-        geometry.check()?;
-        for (what, encoding) in [("the input", x), ("the weights", w)] {
-            if encoding.checked()? == Encoding::Int8 {
-                let remedy =
-                    "kernels of bit planes take 1 to 8 bits in planes; bytes have kernels of their own";
-                return Err(PackError::Unsupported { what, encoding, remedy });
-            }
-        }
-        if x.level(pad_code).is_none() && pad_code != 0 {
-            return Err(PackError::Padding { code: pad_code, encoding: x });
-        }
-        let product = i64::from(x.magnitude()) * i64::from(w.magnitude());
-        let terms = geometry.terms();
-        if i64::try_from(terms)
-            .ok()
-            .and_then(|terms| terms.checked_mul(product))
-            .is_none_or(|sum| sum >= i64::from(i32::MAX))
-        {
-            return Err(PackError::Accumulator { terms, product });
-        }
+        check(geometry, x, pad_code, w)?;
         let expected = geometry.weight_len();
         if codes.len() != expected {
             return Err(PackError::Length { what: "weights", found: codes.len(), expected });
         }
-        let mut integers = Vec::with_capacity(codes.len());
-        for (index, &value) in codes.iter().enumerate() {
-            integers.push(w.code(w.level_of(value, index, codes.len())?));
-        }
-        Ok(Self {
-            geometry: *geometry,
-            layout: Layout::new(x, geometry.channels)?,
-            weights: w,
-            pad_code,
-            codes: integers,
-        })
+        let levels = codes.iter().enumerate().map(|(index, &code)| w.level_of(code, index, codes.len()));
+        let levels: Vec<u8> = levels.map(|level| level.map(|level| level as u8)).collect::<Result<_, _>>()?;
+        let layout = Layout::new(x, geometry.channels)?;
+        let plan = Plan::new(geometry, layout, pad_code, w, &levels);
+        Ok(Self { geometry: *geometry, layout, weights: w, pad_code, plan })
     }
 
     /// The geometry it was made for.
@@ -120,17 +96,30 @@ impl PackedConv {
     ///
     /// If `x` is no whole number of images, or the output's lengths, channels or levels do not fit them.
     #[track_caller]
-    pub fn run(&self, _kernels: &Kernels, x: &[u8], out: Output<'_>) {
+    pub fn run(&self, kernels: &Kernels, x: &[u8], out: Output<'_>) {
         let image = self.layout.bytes_for(self.geometry.pixels());
         assert!(x.len().is_multiple_of(image), "{} bytes are no whole images of {image} bytes", x.len());
-        let images = x.len() / image;
-        out.assert_fits(images * self.geometry.out_pixels(), self.geometry.out_channels);
-        let mut codes = Vec::new();
-        for pixel in x.chunks_exact(self.layout.pixel_bytes()) {
-            codes.extend((0..self.geometry.channels).map(|channel| self.layout.code(channel, pixel)));
+        let pixels = x.len() / image * self.geometry.out_pixels();
+        out.assert_fits(pixels, self.geometry.out_channels);
+        self.plan.run(&kernels.bits, x, pixels, out);
+    }
+}
+
+fn check(geometry: &ConvGeometry, x: Encoding, pad_code: i32, w: Encoding) -> Result<(), PackError> {
+    geometry.check()?;
+    for (what, encoding) in [("the input", x), ("the weights", w)] {
+        if encoding.checked()? == Encoding::Int8 {
+            let remedy = "these kernels take planes of bits; bytes have kernels of their own";
+            return Err(PackError::Unsupported { what, encoding, remedy });
         }
-        let mut acc = vec![0; images * self.geometry.out_pixels() * self.geometry.out_channels];
-        reference::conv2d_codes(&self.geometry, &codes, &self.codes, self.pad_code, &mut acc);
-        reference::packed_output(self.geometry.out_channels, &acc, out);
+    }
+    if x.level(pad_code).is_none() && pad_code != 0 {
+        return Err(PackError::Padding { code: pad_code, encoding: x });
+    }
+    let (terms, product) = (geometry.terms(), i64::from(x.magnitude()) * i64::from(w.magnitude()));
+    let sum = i64::try_from(terms).ok().and_then(|terms| terms.checked_mul(product));
+    match sum {
+        Some(sum) if sum < i64::from(i32::MAX) => Ok(()),
+        _ => Err(PackError::Accumulator { terms, product }),
     }
 }

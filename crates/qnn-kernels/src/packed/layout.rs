@@ -1,6 +1,7 @@
 //! How the channels of one pixel lie in memory, packing and unpacking.
 
 use super::{Encoding, PackError};
+use crate::Kernels;
 
 /// A packed pixel: `channels` codes in planes of bits, or in bytes.
 ///
@@ -107,26 +108,7 @@ impl Layout {
     ///
     /// As [`Self::pack`]; [`PackError::Unsupported`] if the encoding is not [`Encoding::Sign`].
     pub fn pack_signs(&self, values: &[f32], packed: &mut [u8]) -> Result<(), PackError> {
-        if self.encoding != Encoding::Sign {
-            let remedy = "signs go into the sign encoding";
-            return Err(PackError::Unsupported { what: "signs", encoding: self.encoding, remedy });
-        }
-        self.check_lengths(values.len(), packed.len())?;
-        if let Some(index) = values.iter().position(|value| value.is_nan()) {
-            return Err(PackError::NotANumber { index, len: values.len() });
-        }
-        for (values, packed) in
-            values.chunks_exact(self.channels).zip(packed.chunks_exact_mut(self.plane_bytes()))
-        {
-            packed.fill(0);
-            for (values, byte) in values.chunks(8).zip(packed) {
-                *byte = values
-                    .iter()
-                    .enumerate()
-                    .fold(0, |byte, (bit, &value)| byte | u8::from(value < 0.0) << bit);
-            }
-        }
-        Ok(())
+        Kernels::current().pack_signs(*self, values, packed)
     }
 
     /// The codes of packed pixels.
@@ -168,7 +150,7 @@ impl Layout {
         }
     }
 
-    fn check_lengths(&self, codes: usize, bytes: usize) -> Result<(), PackError> {
+    pub(crate) fn check_lengths(&self, codes: usize, bytes: usize) -> Result<(), PackError> {
         let whole = codes.next_multiple_of(self.channels);
         if codes != whole {
             return Err(PackError::Length { what: "codes", found: codes, expected: whole });

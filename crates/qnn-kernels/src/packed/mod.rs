@@ -34,14 +34,24 @@
 //! # Ok::<(), qnn_kernels::packed::PackError>(())
 //! ```
 
+mod border;
 mod conv;
 mod encoding;
 mod error;
+mod frame;
 mod geometry;
+pub(crate) mod lanes;
 mod layout;
 mod output;
+mod plan;
 mod pool;
+mod run;
+mod scratch;
+mod signs;
+mod stage;
 mod threshold;
+pub(crate) mod tile;
+mod weights;
 
 pub use conv::PackedConv;
 pub use encoding::Encoding;
