@@ -5,16 +5,24 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod bits;
+mod dots;
+mod dots_scalar;
 mod scalar;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(target_arch = "aarch64")]
 mod aarch64_bits;
+#[cfg(target_arch = "aarch64")]
+mod dots_aarch64;
+#[cfg(target_arch = "x86_64")]
+mod dots_x86;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 #[cfg(target_arch = "x86_64")]
 mod x86_bits;
+
+pub(crate) use dots::{DotTiles, as_bytes, dot_tables};
 
 use crate::line::{LANES, Line};
 use crate::tile::{Row, Sweep};

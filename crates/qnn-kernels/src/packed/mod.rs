@@ -36,28 +36,37 @@
 
 mod border;
 mod conv;
+mod dot_plan;
+pub(crate) mod dot_tile;
 mod encoding;
 mod error;
 mod frame;
 mod geometry;
+mod int8;
+#[cfg(test)]
+mod int8_tests;
 pub(crate) mod lanes;
 mod layout;
 mod output;
 mod plan;
 mod pool;
+pub(crate) mod requantize;
 mod run;
 mod scratch;
 mod signs;
 mod stage;
 mod threshold;
 pub(crate) mod tile;
+mod unit_frame;
 mod weights;
 
 pub use conv::PackedConv;
 pub use encoding::Encoding;
 pub use error::PackError;
 pub use geometry::ConvGeometry;
+pub use int8::{ByteInput, Int8Conv, Int8Output, bytes_of};
 pub use layout::Layout;
 pub use output::{Output, Tile, Tiles};
 pub use pool::{Extreme, PoolGeometry};
+pub use requantize::{CodeRange, FixedPoint, Requantize, RequantizeError, Rounded, Sum};
 pub use threshold::{Threshold, Thresholds, threshold};

@@ -1,0 +1,9 @@
+//! Integer dot products in plain code.
+
+use super::dots::{DotTiles, dot_rows, dot_tiles};
+use crate::packed::dot_tile::{self, DotRow, Packing, PortablePairs};
+use crate::packed::requantize::{Affine, FixedPoint, Rounded, Sum};
+use crate::tile;
+
+pub(super) static PORTABLE: DotTiles =
+    dot_tiles!("plain", inline(never), PortablePairs, Packing::Pairs, peak: 2, rows: [1: [1 2]]);

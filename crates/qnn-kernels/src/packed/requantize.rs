@@ -1,0 +1,550 @@
+//! From `i32` accumulators to codes of eight bits, and the other ways out of an integer layer.
+
+use thiserror::Error;
+
+/// Why accumulators cannot be requantized so.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum RequantizeError {
+    /// A factor is not a positive finite number, or too large.
+    #[error("the {what} of channel {channel} is {value}, it must be {expected}")]
+    Factor {
+        /// Scale or bias.
+        what: &'static str,
+        /// Its output channel.
+        channel: usize,
+        /// What was given.
+        value: f64,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// Scales and biases for different numbers of channels.
+    #[error("{scales} scales and {biases} biases, there must be one of each for every channel")]
+    Channels {
+        /// Number of scales.
+        scales: usize,
+        /// Number of biases.
+        biases: usize,
+    },
+    /// A range of codes that no byte holds, or whose zero point lies outside.
+    #[error("codes {low}..={high} with zero point {zero_point} lie neither in -128..=127 nor in 0..=255")]
+    Range {
+        /// The smallest code.
+        low: i32,
+        /// The largest code.
+        high: i32,
+        /// The code of zero.
+        zero_point: i32,
+    },
+}
+
+/// The codes that a layer puts out: which byte values, and which of them stands for zero.
+///
+/// A ReLU is the range that starts at the zero point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeRange {
+    low: i32,
+    high: i32,
+    zero_point: i32,
+}
+
+impl CodeRange {
+    /// Symmetric signed bytes, −127 to 127: the range of weights, and of activations that have no preferred sign.
+    pub const SYMMETRIC: Self = Self { low: -127, high: 127, zero_point: 0 };
+
+    /// The codes `low ..= high`, all of them signed or all of them unsigned bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`RequantizeError::Range`] if they are neither, or if the zero point is none of those bytes.
+    pub fn new(low: i32, high: i32, zero_point: i32) -> Result<Self, RequantizeError> {
+        let fits = |range: std::ops::RangeInclusive<i32>| {
+            [low, high, zero_point].iter().all(|code| range.contains(code))
+        };
+        let range = Self { low, high, zero_point };
+        let is_valid = low <= high && (fits(-128..=127) || fits(0..=255));
+        if is_valid { Ok(range) } else { Err(RequantizeError::Range { low, high, zero_point }) }
+    }
+
+    /// The smallest code.
+    #[must_use]
+    pub const fn low(self) -> i32 {
+        self.low
+    }
+
+    /// The largest code.
+    #[must_use]
+    pub const fn high(self) -> i32 {
+        self.high
+    }
+
+    /// The code that stands for zero.
+    #[must_use]
+    pub const fn zero_point(self) -> i32 {
+        self.zero_point
+    }
+}
+
+/// How accumulators become codes of eight bits.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Requantize {
+    /// By integers alone.
+    Fixed(FixedPoint),
+    /// By the layer's own expression in `f32`.
+    Rounded(Rounded),
+}
+
+impl Requantize {
+    /// Output channels.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        match self {
+            Self::Fixed(fixed) => fixed.multipliers.len(),
+            Self::Rounded(rounded) => rounded.scales.len(),
+        }
+    }
+
+    /// The codes that come out.
+    #[must_use]
+    pub fn range(&self) -> CodeRange {
+        match self {
+            Self::Fixed(fixed) => fixed.range,
+            Self::Rounded(rounded) => rounded.range,
+        }
+    }
+
+    /// The code of one accumulator of output channel `channel`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such channel.
+    #[must_use]
+    #[track_caller]
+    pub fn code(&self, acc: i32, channel: usize) -> i32 {
+        match self {
+            Self::Fixed(fixed) => fixed.code(acc, channel),
+            Self::Rounded(rounded) => rounded.code(acc, channel),
+        }
+    }
+}
+
+/// Requantization by integers: a multiplier of 31 bits and a rounding shift for each output channel.
+///
+/// ```text
+/// scale = multiplier · 2^(−31 − shift),   2³⁰ ≤ multiplier < 2³¹
+/// high  = ⌊(acc · multiplier + 2³⁰) / 2³¹⌋                    doubling high multiply, halves upwards
+/// q     = clamp(zero_point + round(high / 2^shift))           rounding shift, halves away from zero
+/// ```
+///
+/// Where the scale is 1 or more, `acc` is first shifted left, saturating. The two roundings are those that Jacob et al., "Quantization and
+/// training of neural networks for efficient integer-arithmetic-only inference" (2018), section 2.2 and appendix B, publish with their code: the
+/// multiply is ARM's `SQRDMULH`, the shift is made symmetric.
+///
+/// ```
+/// use qnn_kernels::packed::{CodeRange, FixedPoint};
+/// let halves = FixedPoint::new(&[0.25], CodeRange::SYMMETRIC)?;
+/// assert_eq!([5, 6, -5, -6, 9999].map(|acc| halves.code(acc, 0)), [1, 2, -1, -2, 127]);
+/// # Ok::<(), qnn_kernels::packed::RequantizeError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedPoint {
+    multipliers: Vec<i32>,
+    /// To the right.
+    shifts: Vec<u8>,
+    /// To the left, before.
+    lifts: Vec<u8>,
+    lifted: bool,
+    range: CodeRange,
+}
+
+impl FixedPoint {
+    /// The nearest multiplier and shift for the scale of each output channel. A scale below 2⁻³² makes every accumulator zero.
+    ///
+    /// # Errors
+    ///
+    /// [`RequantizeError::Factor`] for a scale that is not positive and below 2³⁰.
+    pub fn new(scales: &[f64], range: CodeRange) -> Result<Self, RequantizeError> {
+        let mut fixed = Self { multipliers: vec![], shifts: vec![], lifts: vec![], lifted: false, range };
+        for (channel, &value) in scales.iter().enumerate() {
+            let (multiplier, exponent) = multiplier(value).ok_or(RequantizeError::Factor {
+                what: "scale",
+                channel,
+                value,
+                expected: "positive and less than 2^30",
+            })?;
+            fixed.multipliers.push(multiplier);
+            fixed.shifts.push((-exponent).max(0) as u8);
+            fixed.lifts.push(exponent.max(0) as u8);
+            fixed.lifted |= exponent > 0;
+        }
+        Ok(fixed)
+    }
+
+    /// The multiplier of each output channel.
+    #[must_use]
+    pub fn multipliers(&self) -> &[i32] {
+        &self.multipliers
+    }
+
+    /// The code of one accumulator of output channel `channel`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such channel.
+    #[must_use]
+    #[track_caller]
+    pub fn code(&self, acc: i32, channel: usize) -> i32 {
+        let lifted = lift(acc, self.lifts[channel]);
+        fixed_code(lifted, self.multipliers[channel], self.shifts[channel], self.range)
+    }
+
+    /// The codes of whole pixels, as bytes.
+    #[inline(always)]
+    pub(crate) fn apply(&self, acc: &[i32], y: &mut [u8]) {
+        let channels = self.multipliers.len();
+        for (acc, y) in acc.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+            let by = self.multipliers.iter().zip(&self.shifts);
+            if self.lifted {
+                for ((y, &acc), ((&multiplier, &shift), &by)) in
+                    y.iter_mut().zip(acc).zip(by.zip(&self.lifts))
+                {
+                    *y = fixed_code(lift(acc, by), multiplier, shift, self.range) as u8;
+                }
+            } else {
+                for ((y, &acc), (&multiplier, &shift)) in y.iter_mut().zip(acc).zip(by) {
+                    *y = fixed_code(acc, multiplier, shift, self.range) as u8;
+                }
+            }
+        }
+    }
+}
+
+/// `scale = multiplier · 2^(exponent − 31)` with 31 bits of multiplier.
+fn multiplier(scale: f64) -> Option<(i32, i32)> {
+    if !(scale > 0.0 && scale < f64::from(1 << 30)) {
+        return None;
+    }
+    // Positive and finite: the exponent's bits give scale = fraction · 2^exponent with 0.5 ≤ fraction < 1, but for subnormal numbers.
+    let exponent = (scale.to_bits() >> 52) as i32 - 1022;
+    if exponent < -31 {
+        return Some((0, 0));
+    }
+    let fraction = f64::from_bits(scale.to_bits() & !(0x7ff << 52) | 1022 << 52);
+    let rounded = (fraction * f64::from(1_u32 << 31)).round() as i64;
+    // A fraction that rounds to 1 is one half of the next power.
+    Some(if rounded == 1 << 31 { (1 << 30, exponent + 1) } else { (rounded as i32, exponent) })
+}
+
+#[inline(always)]
+fn lift(acc: i32, by: u8) -> i32 {
+    (i64::from(acc) << by).clamp(i32::MIN.into(), i32::MAX.into()) as i32
+}
+
+#[inline(always)]
+fn fixed_code(acc: i32, multiplier: i32, shift: u8, range: CodeRange) -> i32 {
+    let high = ((i64::from(acc) * i64::from(multiplier) + (1 << 30)) >> 31) as i32;
+    // At most 31, which the compiler shall know.
+    let shift = u32::from(shift & 31);
+    let below = (1_u32 << shift).wrapping_sub(1).cast_signed();
+    let half = (below >> 1) + i32::from(high < 0);
+    let rounded = (high >> shift) + i32::from(high & below > half);
+    // Clamped first, the sum cannot overflow.
+    rounded.clamp(range.low - range.zero_point, range.high - range.zero_point) + range.zero_point
+}
+
+/// Requantization by the layer's expression in `f32`, each operation rounded once.
+///
+/// ```text
+/// q = clamp(zero_point + round(acc · scale[o] + bias[o]))          halves to even
+/// ```
+///
+/// `acc` becomes `f32` first, which rounds it where it has more than 24 bits.
+///
+/// ```
+/// use qnn_kernels::packed::{CodeRange, Rounded};
+/// let halves = Rounded::new(&[0.5], &[0.0], CodeRange::new(0, 255, 10)?)?;
+/// assert_eq!([1, 3, -1, -99, 9999].map(|acc| halves.code(acc, 0)), [10, 12, 10, 0, 255]);
+/// # Ok::<(), qnn_kernels::packed::RequantizeError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rounded {
+    scales: Vec<f32>,
+    biases: Vec<f32>,
+    range: CodeRange,
+}
+
+impl Rounded {
+    /// With a scale and a bias for each output channel.
+    ///
+    /// # Errors
+    ///
+    /// [`RequantizeError::Channels`] if there are more of the one than of the other, [`RequantizeError::Factor`] if one is not finite.
+    pub fn new(scales: &[f32], biases: &[f32], range: CodeRange) -> Result<Self, RequantizeError> {
+        if scales.len() != biases.len() {
+            return Err(RequantizeError::Channels { scales: scales.len(), biases: biases.len() });
+        }
+        for (what, values) in [("scale", scales), ("bias", biases)] {
+            if let Some(channel) = values.iter().position(|value| !value.is_finite()) {
+                let value = values[channel].into();
+                return Err(RequantizeError::Factor { what, channel, value, expected: "finite" });
+            }
+        }
+        Ok(Self { scales: scales.to_vec(), biases: biases.to_vec(), range })
+    }
+
+    /// The code of one accumulator of output channel `channel`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such channel.
+    #[must_use]
+    #[track_caller]
+    pub fn code(&self, acc: i32, channel: usize) -> i32 {
+        rounded_code(acc as f32 * self.scales[channel] + self.biases[channel], self.range)
+    }
+
+    /// The codes of whole pixels, as bytes.
+    #[inline(always)]
+    pub(crate) fn apply(&self, acc: &[i32], y: &mut [u8]) {
+        let channels = self.scales.len();
+        for (acc, y) in acc.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+            let by = self.scales.iter().zip(&self.biases);
+            for ((y, &acc), (scale, bias)) in y.iter_mut().zip(acc).zip(by) {
+                *y = rounded_code(acc as f32 * scale + bias, self.range) as u8;
+            }
+        }
+    }
+}
+
+/// The nearest code, halves to even.
+#[inline(always)]
+fn rounded_code(value: f32, range: CodeRange) -> i32 {
+    // Between 2²³ and 2²⁴ the numbers of f32 are the integers: the sum is rounded to one, halves to even, and its last bits are that integer.
+    const INTEGERS: f32 = 12_582_912.0;
+    let [low, high] = [range.low, range.high].map(|code| (code - range.zero_point) as f32);
+    // Rounding is monotone and the bounds are integers: it may come after them.
+    let above = if value > low { value } else { low };
+    let shifted = if above < high { above } else { high } + INTEGERS;
+    shifted.to_bits().wrapping_sub(INTEGERS.to_bits()).cast_signed() + range.zero_point
+}
+
+/// `y = acc · scale[o] + bias[o]` in `f32`, each operation rounded once: what [`ChannelAffine`](crate::ChannelAffine) says, for accumulators that
+/// are integers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Affine<'a> {
+    pub(crate) channels: usize,
+    pub(crate) out: crate::ChannelAffine<'a, f32>,
+}
+
+impl Affine<'_> {
+    /// The values of whole pixels.
+    #[inline(always)]
+    pub(crate) fn apply(&self, acc: &[i32], y: &mut [f32]) {
+        for (acc, y) in acc.chunks_exact(self.channels).zip(y.chunks_exact_mut(self.channels)) {
+            for (y, &acc) in y.iter_mut().zip(acc) {
+                *y = acc as f32;
+            }
+            if let Some(scale) = self.out.scale {
+                y.iter_mut().zip(scale).for_each(|(y, scale)| *y *= scale);
+            }
+            if let Some(bias) = self.out.bias {
+                y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+            }
+        }
+    }
+}
+
+/// How two tensors of codes are added: each with a scale and a zero point of its own.
+///
+/// ```text
+/// q = clamp(zero_point + round((a − a.zero_point) · a.scale + (b − b.zero_point) · b.scale))      halves to even
+/// ```
+///
+/// Scales are relative to the sum's: `a.scale = S_a / S_y`. In `f32`, both products and their sum rounded once each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sum {
+    scales: [f32; 2],
+    zero_points: [i32; 2],
+    signed: bool,
+    range: CodeRange,
+}
+
+impl Sum {
+    /// The sum of two tensors with these scales, relative to the sum's, and zero points.
+    ///
+    /// `signed` says whether the operands' bytes are; the sum's follow from its range.
+    ///
+    /// # Errors
+    ///
+    /// [`RequantizeError::Factor`] if a scale is not finite, [`RequantizeError::Range`] if a zero point is no code.
+    pub fn new(
+        scales: [f32; 2],
+        zero_points: [i32; 2],
+        signed: bool,
+        range: CodeRange,
+    ) -> Result<Self, RequantizeError> {
+        if let Some(channel) = scales.iter().position(|scale| !scale.is_finite()) {
+            let value = scales[channel].into();
+            return Err(RequantizeError::Factor { what: "scale", channel, value, expected: "finite" });
+        }
+        let [low, high] = if signed { [-128, 127] } else { [0, 255] };
+        for zero_point in zero_points {
+            CodeRange::new(low, high, zero_point)?;
+        }
+        Ok(Self { scales, zero_points, signed, range })
+    }
+
+    /// The code of the sum of two codes.
+    #[must_use]
+    #[inline(always)]
+    pub fn code(&self, a: i32, b: i32) -> i32 {
+        let [a, b] =
+            [(a, 0), (b, 1)].map(|(code, of)| (code - self.zero_points[of]) as f32 * self.scales[of]);
+        rounded_code(a + b, self.range)
+    }
+
+    #[inline(always)]
+    pub(crate) fn apply(&self, a: &[u8], b: &[u8], y: &mut [u8]) {
+        for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+            let [a, b] =
+                [a, b].map(|byte| if self.signed { byte.cast_signed().into() } else { i32::from(byte) });
+            *y = self.code(a, b) as u8;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The published steps one by one, in 64 bits, with divisions.
+    fn plain_fixed(acc: i32, scale: f64, range: CodeRange) -> i32 {
+        let (mut fraction, mut exponent) = (scale, 0_i32);
+        while fraction < 0.5 {
+            fraction *= 2.0;
+            exponent -= 1;
+        }
+        while fraction >= 1.0 {
+            fraction /= 2.0;
+            exponent += 1;
+        }
+        let mut multiplier = (fraction * 2_f64.powi(31)).round() as i64;
+        if multiplier == 1 << 31 {
+            (multiplier, exponent) = (1 << 30, exponent + 1);
+        }
+        if exponent < -31 {
+            return range.zero_point.clamp(range.low, range.high);
+        }
+        let lifted = (i64::from(acc) * (1 << exponent.max(0))).clamp(i32::MIN.into(), i32::MAX.into());
+        let product = lifted * multiplier;
+        let nudge = if product >= 0 { 1 << 30 } else { 1 - (1 << 30) };
+        let high = (product + nudge) / (1 << 31);
+        let divisor = 1_i64 << (-exponent).max(0);
+        let rounded = (2 * high.abs() + divisor) / (2 * divisor) * high.signum();
+        (rounded + i64::from(range.zero_point)).clamp(range.low.into(), range.high.into()) as i32
+    }
+
+    fn any_acc() -> impl Strategy<Value = i32> {
+        let extremes = vec![i32::MIN, i32::MIN + 1, i32::MAX, i32::MAX - 1, 0, 1, -1, 2, -2, 3, -3];
+        prop_oneof![any::<i32>(), -5000_i32..5000, proptest::sample::select(extremes)]
+    }
+
+    fn any_scale() -> impl Strategy<Value = f64> {
+        let exponent = -40_i32..30;
+        prop_oneof![
+            (exponent.clone(), 0.5_f64..1.0).prop_map(|(exponent, fraction)| fraction * 2_f64.powi(exponent)),
+            // Dyadic ones, where products are halves of integers.
+            (exponent.clone(), 1_u32..8)
+                .prop_map(|(exponent, odd)| f64::from(odd) / 8.0 * 2_f64.powi(exponent)),
+            // Fractions that round up to 1.
+            exponent.prop_map(|exponent| (1.0 - f64::EPSILON) * 2_f64.powi(exponent)),
+        ]
+    }
+
+    fn any_range() -> impl Strategy<Value = CodeRange> {
+        let ranges =
+            [(-128, 127, 0), (-127, 127, 0), (0, 255, 0), (0, 255, 255), (-128, 127, -128), (7, 7, 200)];
+        let ranges = ranges.map(|(low, high, zero_point)| CodeRange::new(low, high, zero_point).unwrap());
+        proptest::sample::select(ranges.to_vec())
+    }
+
+    proptest! {
+        #[test]
+        fn fixed_point_is_the_published_computation(acc in any_acc(), scale in any_scale(), range in any_range()) {
+            let fixed = FixedPoint::new(&[scale], range).unwrap();
+            prop_assert_eq!(fixed.code(acc, 0), plain_fixed(acc, scale, range));
+        }
+
+        #[test]
+        fn every_table_requantizes_alike(
+            pixels in proptest::collection::vec([any_acc(), any_acc(), any_acc()], 0..40),
+            scales in [any_scale(), any_scale(), any_scale()], range in any_range(), biases in proptest::array::uniform3(-9.0_f32..9.0),
+        ) {
+            let acc = pixels.concat();
+            let fixed = FixedPoint::new(&scales, range).unwrap();
+            let rounded = Rounded::new(&scales.map(|scale| scale as f32), &biases, range).unwrap();
+            let expected = |code: &dyn Fn(i32, usize) -> i32| -> Vec<u8> {
+                acc.iter().enumerate().map(|(at, &acc)| code(acc, at % 3) as u8).collect()
+            };
+            for tiles in crate::Isa::available().flat_map(crate::arch::dot_tables) {
+                let mut y = vec![0; acc.len()];
+                tiles.fixed(&fixed, &acc, &mut y);
+                prop_assert_eq!(&y, &expected(&|acc, o| fixed.code(acc, o)), "{}", tiles.name);
+                tiles.rounded(&rounded, &acc, &mut y);
+                prop_assert_eq!(&y, &expected(&|acc, o| rounded.code(acc, o)), "{}", tiles.name);
+            }
+        }
+
+        #[test]
+        fn rounded_is_the_expression(acc in any_acc(), scale in any_scale(), bias in -300.0_f32..300.0, range in any_range()) {
+            let scale = scale as f32;
+            let rounded = Rounded::new(&[scale], &[bias], range).unwrap();
+            let value = (acc as f32 * scale + bias).round_ties_even();
+            // Far beyond every code an f32 is as good as any other.
+            let code = value.clamp(-1e6, 1e6) as i32 + range.zero_point;
+            prop_assert_eq!(rounded.code(acc, 0), code.clamp(range.low, range.high));
+        }
+    }
+
+    #[test]
+    fn halves_go_where_the_texts_say() {
+        let all = CodeRange::new(-128, 127, 0).unwrap();
+        // By the multiply alone: upwards.
+        let by_half = FixedPoint::new(&[0.5], all).unwrap();
+        assert_eq!((by_half.multipliers(), by_half.shifts[0]), (&[1 << 30][..], 0));
+        assert_eq!([1, 3, -1, -3].map(|acc| by_half.code(acc, 0)), [1, 2, 0, -1]);
+        // By the shift: away from zero.
+        let by_quarter = FixedPoint::new(&[0.25], all).unwrap();
+        assert_eq!([2, 6, -2, -6].map(|acc| by_quarter.code(acc, 0)), [1, 2, -1, -2]);
+        let even = Rounded::new(&[0.5], &[0.0], all).unwrap();
+        assert_eq!([1, 3, 5, -1, -3].map(|acc| even.code(acc, 0)), [0, 2, 2, 0, -2]);
+    }
+
+    #[test]
+    fn extremes_saturate() {
+        let range = CodeRange::new(0, 255, 255).unwrap();
+        let large = FixedPoint::new(&[1e9], range).unwrap();
+        assert_eq!([i32::MAX, 1, 0, -1, i32::MIN].map(|acc| large.code(acc, 0)), [255, 255, 255, 0, 0]);
+        let huge = Rounded::new(&[f32::MAX], &[-f32::MAX], range).unwrap();
+        assert_eq!([i32::MAX, 2, 1, 0, -1, i32::MIN].map(|acc| huge.code(acc, 0)), [255, 255, 255, 0, 0, 0]);
+    }
+
+    #[test]
+    fn faults_are_errors() {
+        for scale in [0.0, -1.0, f64::NAN, f64::INFINITY, 2_f64.powi(30)] {
+            let error = FixedPoint::new(&[0.1, scale], CodeRange::SYMMETRIC).unwrap_err();
+            assert!(matches!(error, RequantizeError::Factor { channel: 1, .. }), "{error}");
+        }
+        assert!(FixedPoint::new(&[f64::MIN_POSITIVE / 8.0], CodeRange::SYMMETRIC).is_ok());
+        assert!(Rounded::new(&[1.0], &[f32::NAN], CodeRange::SYMMETRIC).is_err());
+        let error = Rounded::new(&[1.0], &[], CodeRange::SYMMETRIC).unwrap_err();
+        assert_eq!(error, RequantizeError::Channels { scales: 1, biases: 0 });
+        for (low, high, zero_point) in [(-1, 128, 0), (3, 2, 2), (0, 255, -1), (-128, 127, 128), (0, 256, 0)]
+        {
+            let error = CodeRange::new(low, high, zero_point).unwrap_err();
+            assert_eq!(error, RequantizeError::Range { low, high, zero_point });
+        }
+        assert!(Sum::new([1.0, f32::INFINITY], [0, 0], true, CodeRange::SYMMETRIC).is_err());
+        assert!(Sum::new([1.0, 1.0], [0, 200], true, CodeRange::SYMMETRIC).is_err());
+    }
+}
