@@ -140,7 +140,7 @@ impl Action {
     }
 
     /// The names of all tensors it refers to.
-    fn tensors(&self) -> Vec<&str> {
+    pub(crate) fn tensors(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.chain().into_iter().flat_map(|chain| &chain.links).flat_map(Link::tensors).collect();
         if let Self::MaxPool { falling: Some(falling), .. } = self {
             names.push(falling);

@@ -3,12 +3,16 @@
 use qnn_kernels::packed::{Encoding, Layout, PackError};
 use qnn_quant::Alphabet;
 
-/// The bits that hold an alphabet's codes, if there are such: its own planes, or bytes.
+/// The bits that hold an alphabet's codes, if there are such: its own planes, or bytes. Codes of more
+/// than four bits lie in bytes where they can: a product of planes takes a pass for each pair of them.
 pub(crate) fn encoding(alphabet: Alphabet) -> Option<Encoding> {
     let planes = (1..=8).flat_map(|bits| [Encoding::Unsigned { bits }, Encoding::Odd { bits }]);
     let exact = [Encoding::Sign, Encoding::Ternary].into_iter().chain(planes).find(|&encoding| is(encoding, alphabet));
     let in_bytes = alphabet.first >= -128 && alphabet.last() <= 127;
-    exact.or(in_bytes.then_some(Encoding::Int8))
+    match exact {
+        Some(encoding) if encoding.planes() <= 4 || !in_bytes => Some(encoding),
+        _ => in_bytes.then_some(Encoding::Int8),
+    }
 }
 
 /// Whether the codes of the two are the same.
@@ -40,6 +44,8 @@ mod tests {
             (Alphabet::UNIT, Some(Encoding::Unsigned { bits: 1 })),
             (Alphabet::unsigned(8), Some(Encoding::Unsigned { bits: 8 })),
             (Alphabet::odd(3), Some(Encoding::Odd { bits: 3 })),
+            (Alphabet::odd(5), Some(Encoding::Int8)),
+            (Alphabet::odd(8), Some(Encoding::Odd { bits: 8 })),
             (Alphabet { first: -7, step: 1, count: 15 }, Some(Encoding::Int8)),
             (Alphabet { first: -127, step: 1, count: 255 }, Some(Encoding::Int8)),
             (Alphabet::unsigned(9), None),

@@ -46,11 +46,6 @@ impl<'t> Graph<'t> {
             _ => None,
         }
     }
-
-    /// Values per image of a node's last axis.
-    pub(crate) fn last_axis(&self, step: usize) -> usize {
-        self.steps[step].output.shape().last().copied().unwrap_or(1)
-    }
 }
 
 /// Every input must be the output of an earlier step, or the image.

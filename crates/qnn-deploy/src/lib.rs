@@ -21,7 +21,9 @@ mod chain;
 mod check;
 mod codes;
 mod cuts;
+mod display;
 mod error;
+mod file;
 mod freeze;
 mod graph;
 mod lower;
@@ -32,6 +34,7 @@ mod run;
 mod serial;
 mod session;
 mod tensors;
+mod verify;
 
 pub use error::{Error, Result};
 pub use freeze::freeze;
@@ -40,3 +43,4 @@ pub use program::{
     Remark, Stage, Value, Weights,
 };
 pub use session::{Images, Session};
+pub use verify::{Difference, Report, verify};

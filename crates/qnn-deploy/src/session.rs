@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use qnn_data::Normalize;
 use rayon::prelude::*;
 
@@ -138,6 +140,32 @@ impl Session {
             see(i, stage, &memory, Moment::After);
         }
         Ok(count)
+    }
+
+    /// How long each stage takes for these images, added over groups that run one after the other:
+    /// for finding out where the time goes.
+    ///
+    /// # Errors
+    ///
+    /// As [`run_into`](Session::run_into).
+    pub fn profile<'i>(&mut self, images: impl Into<Images<'i>>) -> Result<Vec<Duration>> {
+        let images = images.into();
+        let count = self.check(&images, images.len() / self.image * self.outputs)?;
+        let mut memory = self.memories.pop().unwrap_or_default();
+        memory.reserve(&self.plan.slots, self.group.min(count));
+        let mut times = vec![Duration::ZERO; self.stages.len()];
+        for first in (0..count).step_by(self.group) {
+            let images = images.part(first * self.image..(first + self.group).min(count) * self.image);
+            let count = images.len() / self.image;
+            self.fill(images, memory.floats_mut(0, count * self.image));
+            for (stage, time) in self.stages.iter().zip(&mut times) {
+                let start = Instant::now();
+                stage.run(&mut memory, count);
+                *time += start.elapsed();
+            }
+        }
+        self.memories.push(memory);
+        Ok(times)
     }
 
     fn check(&self, images: &Images<'_>, logits: usize) -> Result<usize> {

@@ -1,5 +1,5 @@
-use qnn_kernels::packed::{ConvGeometry, PackedConv};
-use qnn_kernels::{ShapeError, packed::PackError};
+use qnn_kernels::ShapeError;
+use qnn_kernels::packed::{ConvGeometry, PackError};
 use qnn_layers::{Op, Product as Operands};
 use qnn_quant::Alphabet;
 use qnn_tensor::ops::Conv2dOptions;
@@ -9,6 +9,7 @@ use super::Node;
 use crate::codes::{encoding, magnitude};
 use crate::graph::Graph;
 use crate::program::{Arithmetic, Remark};
+use crate::run::IntegerConv;
 use crate::{Error, Result};
 
 /// A product as the kernels see it: its geometry, its operands and the arithmetic that they allow.
@@ -124,5 +125,5 @@ fn packable(x: Alphabet, w: Alphabet, geometry: &ConvGeometry, pad_code: i8) -> 
     let channels = geometry.groups;
     let small = ConvGeometry { channels, out_channels: channels, ..*geometry };
     let weights = vec![w.first as f32; small.weight_len()];
-    PackedConv::new(&small, x, pad_code.into(), code, &weights).map(|_| ())
+    IntegerConv::new(&small, x, pad_code, code, &weights).map(|_| ())
 }

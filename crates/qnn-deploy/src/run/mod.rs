@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 use chain::ChainRun;
 use pool::PoolRun;
-pub(crate) use product::ProductRun;
+pub(crate) use product::{IntegerConv, ProductRun};
 
 /// A stage ready to run.
 #[derive(Debug)]

@@ -1,4 +1,6 @@
-use qnn_kernels::packed::{ConvGeometry, Layout, Output, PackedConv, Thresholds, Tile, Tiles};
+use qnn_kernels::packed::{
+    ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Thresholds, Tile, Tiles,
+};
 use qnn_kernels::{ChannelAffine, Conv2dShape, Kernels, MatmulShape};
 use qnn_tensor::parallel::for_each_chunk_of;
 
@@ -22,7 +24,14 @@ enum Kernel {
     /// One f32 accumulator per output.
     Float { weights: Vec<f32>, pad: f32, affine: [Option<Vec<f32>>; 2], rest: Functions },
     /// Integers, and what becomes of them.
-    Integer { conv: PackedConv, end: End },
+    Integer { conv: IntegerConv, end: End },
+}
+
+/// A convolution of integers, by what its input lies in.
+#[derive(Debug)]
+pub(crate) enum IntegerConv {
+    Bits(PackedConv),
+    Bytes(Int8Conv),
 }
 
 #[derive(Debug)]
@@ -64,7 +73,7 @@ impl ProductRun {
     pub(crate) fn accumulators(&self, x: Source<'_>, images: usize) -> Option<Vec<i32>> {
         let (Kernel::Integer { conv, .. }, Source::Codes(_, x)) = (&self.kernel, x) else { return None };
         let mut sums = vec![0; images * self.geometry.out_pixels() * self.geometry.out_channels];
-        conv.run(Kernels::current(), x, Output::Accumulators(&mut sums));
+        conv.run(x, Output::Accumulators(&mut sums));
         Some(sums)
     }
 
@@ -93,25 +102,24 @@ impl ProductRun {
         });
     }
 
-    fn integer(&self, conv: &PackedConv, end: &End, x: &[u8], operand: Option<Source<'_>>, y: Target<'_>) {
-        let kernels = Kernels::current();
+    fn integer(&self, conv: &IntegerConv, end: &End, x: &[u8], operand: Option<Source<'_>>, y: Target<'_>) {
         match (end, y) {
             (End::Thresholds(thresholds), Target::Codes(layout, y)) => {
-                conv.run(kernels, x, Output::Codes { thresholds, layout, y });
+                conv.run(x, Output::Codes { thresholds, layout, y });
             }
             (End::Affine(affine), Target::Floats(y)) => {
-                conv.run(kernels, x, Output::Scaled { affine: channel_affine(affine), y });
+                conv.run(x, Output::Scaled { affine: channel_affine(affine), y });
             }
             (End::Functions(functions), Target::Floats(y)) => {
                 let visit = |tile: Tile<'_>| {
                     from_sums(tile.accumulators, tile.numbers);
                     functions.apply_at(tile.pixels, self.geometry.out_channels, operand, tile.numbers);
                 };
-                conv.run(kernels, x, Output::Tiles(Tiles { numbers: y, bytes: &mut [], visit: &visit }));
+                conv.run(x, Output::Tiles(Tiles { numbers: y, bytes: &mut [], visit: &visit }));
             }
             (End::Functions(functions), Target::Codes(layout, y)) => {
                 let visit = |tile: Tile<'_>| self.codes(functions, operand, layout, tile);
-                conv.run(kernels, x, Output::Tiles(Tiles { numbers: &mut [], bytes: y, visit: &visit }));
+                conv.run(x, Output::Tiles(Tiles { numbers: &mut [], bytes: y, visit: &visit }));
             }
             _ => unreachable!("the program was checked"),
         }
@@ -123,6 +131,35 @@ impl ProductRun {
             functions.apply_at(tile.pixels, self.geometry.out_channels, operand, numbers);
             layout.pack(numbers, tile.bytes).expect("a chain that makes codes ends in a quantizer");
         });
+    }
+}
+
+impl IntegerConv {
+    /// The kernel of planes of bits, or that of bytes for an input of bytes.
+    pub(crate) fn new(
+        geometry: &ConvGeometry,
+        x: Encoding,
+        pad_code: i8,
+        w: Encoding,
+        weights: &[f32],
+    ) -> Result<Self, PackError> {
+        if x != Encoding::Int8 {
+            return PackedConv::new(geometry, x, pad_code.into(), w, weights).map(Self::Bits);
+        }
+        if *w.range().start() < -128 || *w.range().end() > 127 {
+            let remedy = "weights beside an input of bytes lie in −128 ..= 127";
+            return Err(PackError::Unsupported { what: "the weights", encoding: w, remedy });
+        }
+        let bytes: Vec<i8> = weights.iter().map(|&code| code as i8).collect();
+        Int8Conv::new(geometry, ByteInput::Signed { zero_point: 0, pad: pad_code }, &bytes).map(Self::Bytes)
+    }
+
+    fn run(&self, x: &[u8], out: Output<'_>) {
+        let kernels = Kernels::current();
+        match self {
+            Self::Bits(conv) => conv.run(kernels, x, out),
+            Self::Bytes(conv) => conv.run(kernels, x, out.into()),
+        }
     }
 }
 
@@ -147,8 +184,8 @@ impl Kernel {
             return Err(tensors.error("a product of integers needs codes on both sides".to_owned()));
         };
         let w = encoding(*alphabet).ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?;
-        let conv = PackedConv::new(geometry, layout.encoding(), product.pad_code.into(), w, weights)
-            .map_err(unpackable(tensors.stage))?;
+        let conv = IntegerConv::new(geometry, layout.encoding(), product.pad_code, w, weights);
+        let conv = conv.map_err(unpackable(tensors.stage))?;
         Ok(Self::Integer { conv, end: End::new(&product.finish, output, tensors)? })
     }
 }
