@@ -158,6 +158,7 @@ fn any_geometry() -> impl Strategy<Value = ConvGeometry> {
         (3, 3, 3),
         (64, 64, 64),
         (17, 34, 17),
+        (130, 130, 130),
     ]);
     let kernel = proptest::sample::select(vec![[1, 1], [3, 3], [5, 5], [2, 3], [1, 4]]);
     let padding = (0_usize..3, 0_usize..3, 0_usize..3, 0_usize..3);

@@ -1,12 +1,14 @@
 //! Words in the registers of AArch64.
 
 use std::arch::aarch64::*;
+use std::ops::Range;
 
 use super::bits::{Bits, bit_row, bits};
 use crate::line::{LANES, Line};
+use crate::packed::depthwise;
+use crate::packed::frame::Frame;
 use crate::packed::lanes::BitLanes;
 use crate::packed::tile as packed;
-use crate::tile;
 
 // Thirty-two registers: sixteen counts, weights and words.
 pub(super) const NEON_BITS: Bits =
@@ -72,13 +74,15 @@ impl BitLanes for Neon {
     }
 
     #[inline(always)]
-    fn store(self, offsets: &[i32], acc: &mut [i32]) {
-        let offsets: &[i32; 2] = offsets.first_chunk().expect("two offsets");
-        let acc: &mut [i32; 2] = acc.first_chunk_mut().expect("two accumulators");
-        // SAFETY: the instruction set as in `splat`; the arrays are 8 bytes each, one readable, one writable.
-        unsafe {
-            let sums = vreinterpret_s32_u32(vmovn_u64(self.0));
-            vst1_s32(acc.as_mut_ptr(), vadd_s32(sums, vld1_s32(offsets.as_ptr())));
+    fn store<const V: usize>(sums: [Self; V], shift: u32, offsets: &[i32], acc: &mut [i32]) {
+        let pairs = offsets.as_chunks::<2>().0.iter().zip(acc.as_chunks_mut::<2>().0);
+        for (sums, (offsets, acc)) in sums.iter().zip(pairs) {
+            // SAFETY: the instruction set as in `splat`; the arrays are 8 bytes each, one readable, one writable.
+            unsafe {
+                let sums = vreinterpret_s32_u32(vmovn_u64(sums.0));
+                let sums = vshl_s32(sums, vdup_n_s32(shift as i32));
+                vst1_s32(acc.as_mut_ptr(), vadd_s32(sums, vld1_s32(offsets.as_ptr())));
+            }
         }
     }
 }

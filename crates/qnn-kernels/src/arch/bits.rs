@@ -1,6 +1,10 @@
 //! The table's part for packed bits.
 
+use std::ops::Range;
+
 use crate::line::Line;
+use crate::packed::depthwise;
+use crate::packed::frame::Frame;
 use crate::packed::tile::{Row, Scaling};
 
 /// The kernels for packed bits.
@@ -8,12 +12,15 @@ use crate::packed::tile::{Row, Scaling};
 pub(crate) struct Bits {
     pub(super) xor: RowKernel,
     pub(super) masked: RowKernel,
+    pub(super) depthwise: unsafe fn(&depthwise::Row<'_>, usize, &mut [Line<i32>]),
+    pub(super) fill: FillKernel,
     pub(super) reached: unsafe fn(&[Line<i32>], &Line<i32>, &mut [u16]),
     pub(super) scaled: unsafe fn(&[Line<i32>], &Scaling, &mut [f32]),
     pub(super) pack_signs: unsafe fn(&[f32], &mut [u8]) -> bool,
     pub(super) limit: unsafe fn(usize) -> u64,
 }
 
+type FillKernel = unsafe fn(&Frame, Range<usize>, &[u8], [&mut [u64]; 2]);
 type RowKernel = unsafe fn(&Row<'_>, &mut [Line<i32>]);
 
 impl Bits {
@@ -22,6 +29,18 @@ impl Bits {
         let kernel = if masked { self.masked } else { self.xor };
         // SAFETY: `table` hands out a table only on a machine that has its instruction set, and the function asks for nothing else.
         unsafe { kernel(row, acc) }
+    }
+
+    /// See [`depthwise::row`].
+    pub(crate) fn depthwise(&self, row: &depthwise::Row<'_>, first: usize, acc: &mut [Line<i32>]) {
+        // SAFETY: as for `row`.
+        unsafe { (self.depthwise)(row, first, acc) }
+    }
+
+    /// See [`Frame::fill`].
+    pub(crate) fn fill(&self, frame: &Frame, rows: Range<usize>, image: &[u8], words: [&mut [u64]; 2]) {
+        // SAFETY: as for `row`.
+        unsafe { (self.fill)(frame, rows, image, words) }
     }
 
     pub(crate) fn reached(&self, acc: &[Line<i32>], cuts: &Line<i32>, masks: &mut [u16]) {
@@ -58,6 +77,14 @@ macro_rules! bits {
             bit_row!($lanes, true, $vectors, [$($pixels)*], row, acc);
         }
         $(#[$feature])*
+        fn depthwise(row: &depthwise::Row<'_>, first: usize, acc: &mut [Line<i32>]) {
+            depthwise::row(row, first, acc);
+        }
+        $(#[$feature])*
+        fn fill(frame: &Frame, rows: Range<usize>, image: &[u8], words: [&mut [u64]; 2]) {
+            frame.fill(rows, image, words);
+        }
+        $(#[$feature])*
         fn reached(acc: &[Line<i32>], cuts: &Line<i32>, masks: &mut [u16]) {
             packed::reached::<$lanes>(acc, cuts, masks);
         }
@@ -73,7 +100,7 @@ macro_rules! bits {
         fn limit(steps: usize) -> u64 {
             packed::limit::<$lanes, { [$($pixels),*].len() }, $vectors>(steps)
         }
-        Bits { xor, masked, reached, scaled, pack_signs, limit }
+        Bits { xor, masked, depthwise, fill, reached, scaled, pack_signs, limit }
     }};
 }
 pub(crate) use bits;
@@ -83,7 +110,7 @@ macro_rules! bit_row {
         const MOST: usize = [$($pixels),*].len();
         const CHANNELS: usize = $vectors * <$lanes as BitLanes>::LANES;
         for channel in (0..LANES).step_by(CHANNELS) {
-            for cut in tile::cuts($acc.len(), MOST) {
+            for cut in packed::cuts($acc.len(), MOST) {
                 let acc = &mut $acc[cut.clone()];
                 match cut.len() {
                     $($pixels => packed::tile::<$lanes, $masked, $pixels, $vectors>($row, channel, cut.start, acc),)*

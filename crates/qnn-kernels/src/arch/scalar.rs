@@ -1,10 +1,14 @@
 //! Portable kernels: no vector instruction is asked for, `mul_add` is the one of the platform's mathematics library.
 
+use std::ops::Range;
+
 use super::bits::{Bits, bit_row, bits};
 use super::{Kernels, Tiles, product_row, tiles};
 use crate::Isa;
 use crate::lanes::Portable;
 use crate::line::{LANES, Line};
+use crate::packed::depthwise;
+use crate::packed::frame::Frame;
 use crate::packed::lanes::{BitLanes, Word};
 use crate::packed::tile as packed;
 use crate::tile::{self, Row, Sweep};

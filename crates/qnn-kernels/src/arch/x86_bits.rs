@@ -1,12 +1,14 @@
 //! Words in the registers of x86-64.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::bits::{Bits, bit_row, bits};
 use crate::line::{LANES, Line};
+use crate::packed::depthwise;
+use crate::packed::frame::Frame;
 use crate::packed::lanes::{BitLanes, Word};
 use crate::packed::tile as packed;
-use crate::tile;
 
 // Sixteen general registers: two pixels by four channels, the rest for words and addresses.
 pub(super) const POPCNT: Bits = bits!(#[target_feature(enable = "popcnt")] Word, vectors: 4, pixels: [1 2]);
@@ -85,14 +87,16 @@ impl BitLanes for Avx2 {
     }
 
     #[inline(always)]
-    fn store(self, offsets: &[i32], acc: &mut [i32]) {
-        let offsets: &[i32; 4] = offsets.first_chunk().expect("four offsets");
-        let acc: &mut [i32; 4] = acc.first_chunk_mut().expect("four accumulators");
-        // SAFETY: the instruction set as in `splat`; the arrays are 16 bytes each, one readable, one writable.
-        unsafe {
-            let low = _mm256_permutevar8x32_epi32(self.0, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
-            let offsets = _mm_loadu_si128(offsets.as_ptr().cast());
-            _mm_storeu_si128(acc.as_mut_ptr().cast(), _mm_add_epi32(_mm256_castsi256_si128(low), offsets));
+    fn store<const V: usize>(sums: [Self; V], shift: u32, offsets: &[i32], acc: &mut [i32]) {
+        let fours = offsets.as_chunks::<4>().0.iter().zip(acc.as_chunks_mut::<4>().0);
+        for (sums, (offsets, acc)) in sums.iter().zip(fours) {
+            // SAFETY: the instruction set as in `splat`; the arrays are 16 bytes each, one readable, one writable.
+            unsafe {
+                let low = _mm256_permutevar8x32_epi32(sums.0, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+                let low = _mm_sll_epi32(_mm256_castsi256_si128(low), _mm_cvtsi32_si128(shift as i32));
+                let sums = _mm_add_epi32(low, _mm_loadu_si128(offsets.as_ptr().cast()));
+                _mm_storeu_si128(acc.as_mut_ptr().cast(), sums);
+            }
         }
     }
 
@@ -180,14 +184,17 @@ impl BitLanes for Avx512 {
     }
 
     #[inline(always)]
-    fn store(self, offsets: &[i32], acc: &mut [i32]) {
-        let offsets: &[i32; 8] = offsets.first_chunk().expect("eight offsets");
-        let acc: &mut [i32; 8] = acc.first_chunk_mut().expect("eight accumulators");
-        // SAFETY: the instruction set as in `splat`; the arrays are 32 bytes each, one readable, one writable.
+    fn store<const V: usize>(sums: [Self; V], shift: u32, offsets: &[i32], acc: &mut [i32]) {
+        const { assert!(V == 2) };
+        let offsets: &[i32; LANES] = offsets.first_chunk().expect("a line of offsets");
+        let acc: &mut [i32; LANES] = acc.first_chunk_mut().expect("a line of accumulators");
+        // SAFETY: the instruction set as in `splat`; the arrays are 64 bytes each, one readable, one writable.
         unsafe {
-            let offsets = _mm256_loadu_si256(offsets.as_ptr().cast());
-            let sums = _mm256_add_epi32(_mm512_cvtepi64_epi32(self.0), offsets);
-            _mm256_storeu_si256(acc.as_mut_ptr().cast(), sums);
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let sums = _mm512_permutex2var_epi32(sums[0].0, even, sums[1].0);
+            let sums = _mm512_sllv_epi32(sums, _mm512_set1_epi32(shift as i32));
+            let sums = _mm512_add_epi32(sums, _mm512_loadu_si512(offsets.as_ptr().cast()));
+            _mm512_storeu_si512(acc.as_mut_ptr().cast(), sums);
         }
     }
 

@@ -27,10 +27,10 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// `pad_bits` are the stored bits of the padding code.
-    pub(crate) fn new(layout: Layout, geometry: ConvGeometry, pad_bits: u8) -> Self {
+    /// `pad_bits` are the stored bits of the padding code; kernel rows are gathered only if `dense`.
+    pub(crate) fn new(layout: Layout, geometry: ConvGeometry, pad_bits: u8, dense: bool) -> Self {
         let (channels, taps) = (geometry.group_channels(), geometry.kernel[1]);
-        let gathered = (taps * channels).div_ceil(64) < taps * channels.div_ceil(64);
+        let gathered = dense && (taps * channels).div_ceil(64) < taps * channels.div_ceil(64);
         let words = if gathered { (taps * channels).div_ceil(64) } else { channels.div_ceil(64) };
         let planes = layout.encoding().planes();
         let mut frame = Self { layout, geometry, pads: Vec::new(), gathered, planes, words, cells: 0 };
@@ -42,6 +42,11 @@ impl Frame {
     /// Words of one row.
     pub(crate) fn row_words(&self) -> usize {
         self.geometry.groups * self.group_words()
+    }
+
+    /// From a word of a pixel to its next.
+    pub(crate) fn word_step(&self) -> usize {
+        self.cells
     }
 
     /// Words of one group in one row.
@@ -74,8 +79,10 @@ impl Frame {
         (bit / 64, (bit % 64) as u32)
     }
 
-    /// Writes the frame's rows `rows` of an image, which may end inside its last row. `dealt` is a buffer.
-    pub(crate) fn fill(&self, rows: Range<usize>, image: &[u8], words: &mut [u64], dealt: &mut Vec<u64>) {
+    /// Writes the frame's rows `rows` of an image, which may end inside its last row. `dealt` is a buffer of
+    /// [`Self::dealt_words`].
+    #[inline(always)]
+    pub(crate) fn fill(&self, rows: Range<usize>, image: &[u8], [words, dealt]: [&mut [u64]; 2]) {
         let geometry = &self.geometry;
         let row_bytes = self.layout.bytes_for(geometry.width);
         for (row, words) in rows.zip(words.chunks_exact_mut(self.row_words())) {
@@ -96,6 +103,11 @@ impl Frame {
         }
     }
 
+    /// Words of the buffer that [`Self::fill`] needs.
+    pub(crate) fn dealt_words(&self) -> usize {
+        if self.gathered { self.columns_dealt(1) } else { 0 }
+    }
+
     /// Padded columns, rounded up to equal phases.
     fn columns_dealt(&self, phases: usize) -> usize {
         let padding = self.geometry.padding;
@@ -103,6 +115,7 @@ impl Frame {
     }
 
     /// One word of every padded column.
+    #[inline(always)]
     fn deal(&self, pixels: &[u8], part: [usize; 3], phases: usize, cells: &mut [u64]) {
         let (left, pixel_bytes) = (self.geometry.padding.left, self.layout.pixel_bytes());
         let pad = self.pads[part[1] * self.geometry.group_channels().div_ceil(64) + part[2]];
@@ -122,6 +135,7 @@ impl Frame {
     }
 
     /// The words of every `step`-th pixel.
+    #[inline(always)]
     fn copy(&self, pixels: &[u8], step: usize, part: [usize; 3], cells: &mut [u64]) {
         let whole = self.geometry.groups == 1 && self.layout.encoding() != Encoding::Ternary;
         match (self.layout.pixel_bytes(), step, self.layout.plane_bytes()) {
@@ -144,9 +158,9 @@ impl Frame {
     }
 
     /// Gathers the kernel row of every output column, from the words of its columns.
-    fn gather(&self, pixels: &[u8], group: usize, plane: usize, words: &mut [u64], dealt: &mut Vec<u64>) {
-        let (columns, channels) = (self.columns_dealt(1), self.geometry.group_channels());
-        dealt.resize(columns, 0);
+    #[inline(always)]
+    fn gather(&self, pixels: &[u8], group: usize, plane: usize, words: &mut [u64], dealt: &mut [u64]) {
+        let channels = self.geometry.group_channels();
         words.fill(0);
         for word in 0..channels.div_ceil(64) {
             self.deal(pixels, [group, plane, word], 1, dealt);
@@ -163,6 +177,7 @@ impl Frame {
     }
 
     /// A word of one pixel: up to 64 channels of a group in one plane.
+    #[inline(always)]
     fn word(&self, pixel: &[u8], [group, plane, word]: [usize; 3]) -> u64 {
         let channels = self.geometry.group_channels();
         let valid = u64::MAX >> (64 - (channels - word * 64).min(64));
@@ -189,6 +204,7 @@ impl Frame {
     }
 }
 
+#[inline(always)]
 fn copy_chunks<const BYTES: usize>(pixels: &[u8], cells: &mut [u64]) {
     for (cell, pixel) in cells.iter_mut().zip(pixels.as_chunks::<BYTES>().0) {
         let mut word = [0; 8];
@@ -198,6 +214,7 @@ fn copy_chunks<const BYTES: usize>(pixels: &[u8], cells: &mut [u64]) {
 }
 
 /// Up to 64 bits of a plane from `bit` on; clear past its end.
+#[inline(always)]
 fn bits_from(plane: &[u8], bit: usize) -> u64 {
     let byte = |index: usize| plane.get(bit / 8 + index).copied().unwrap_or(0);
     let low = u64::from_le_bytes(std::array::from_fn(byte));
@@ -205,6 +222,7 @@ fn bits_from(plane: &[u8], bit: usize) -> u64 {
     low >> shift | (u64::from(byte(8)) << 1) << (63 - shift)
 }
 
+#[inline(always)]
 fn append(source: &[u64], stride: usize, shift: usize, cells: &mut [u64]) {
     if stride == 1 {
         cells.iter_mut().zip(source).for_each(|(cell, word)| *cell |= word << shift);
@@ -214,6 +232,7 @@ fn append(source: &[u64], stride: usize, shift: usize, cells: &mut [u64]) {
 }
 
 /// What [`append`] shifts out of its word.
+#[inline(always)]
 fn append_rest(source: &[u64], stride: usize, shift: usize, cells: &mut [u64]) {
     cells
         .iter_mut()

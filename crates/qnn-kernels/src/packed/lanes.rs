@@ -23,8 +23,8 @@ pub(crate) trait BitLanes: Copy {
     /// The sums and what was counted since [`Self::open`].
     fn close(counts: Self::Count, sums: Self) -> Self;
     fn plus(self, other: Self) -> Self;
-    /// `acc = sums + offsets` for [`Self::LANES`] channels, in 32 bits.
-    fn store(self, offsets: &[i32], acc: &mut [i32]);
+    /// `acc = (sums << shift) + offsets` for `V ·` [`Self::LANES`] channels, in 32 bits.
+    fn store<const V: usize>(sums: [Self; V], shift: u32, offsets: &[i32], acc: &mut [i32]);
 
     /// The channels whose accumulator reaches its cut, a bit each.
     #[inline(always)]
@@ -98,7 +98,9 @@ impl BitLanes for Word {
     }
 
     #[inline(always)]
-    fn store(self, offsets: &[i32], acc: &mut [i32]) {
-        acc[0] = (self.0 as i32).wrapping_add(offsets[0]);
+    fn store<const V: usize>(sums: [Self; V], shift: u32, offsets: &[i32], acc: &mut [i32]) {
+        for v in 0..V {
+            acc[v] = ((sums[v].0 << shift) as i32).wrapping_add(offsets[v]);
+        }
     }
 }

@@ -38,9 +38,10 @@ mod border;
 mod conv;
 mod dot_plan;
 pub(crate) mod dot_tile;
+pub(crate) mod depthwise;
 mod encoding;
 mod error;
-mod frame;
+pub(crate) mod frame;
 mod geometry;
 mod int8;
 #[cfg(test)]

@@ -3,11 +3,13 @@
 use std::ops::Range;
 
 use super::border::Border;
+use super::depthwise::{Filters, is_depthwise};
 use super::frame::Frame;
 use super::tile::Tap;
 use super::weights::Weights;
 use super::{ConvGeometry, Encoding, Layout};
 use crate::Padding;
+use crate::line::{Block, LANES, blocks};
 
 /// Pixels in a row of a flattened convolution: several tiles of the widest kernels.
 const FLAT_WIDTH: usize = 32;
@@ -22,8 +24,19 @@ pub(crate) struct Plan {
     pub(crate) frame: Frame,
     pub(crate) taps: Vec<Tap>,
     pub(crate) levels: Vec<Range<usize>>,
-    pub(crate) weights: Weights,
+    /// The sums are doubled as often in the end: once for inputs of signs.
+    pub(crate) shift: u32,
+    /// Output channels, sixteen to a panel.
+    pub(crate) panels: Vec<Block>,
+    pub(crate) weights: Packed,
     pub(crate) border: Border,
+}
+
+/// Packed weights, by what they are summed over.
+#[derive(Clone, Debug)]
+pub(crate) enum Packed {
+    Dense(Weights),
+    Depthwise(Filters),
 }
 
 impl Plan {
@@ -43,18 +56,39 @@ impl Plan {
         } else {
             *geometry
         };
+        let depthwise = is_depthwise(geometry);
+        let side_by_side = ConvGeometry { groups: if depthwise { 1 } else { geometry.groups }, ..computed };
         let pad_level = x.level(pad_code);
-        let frame = Frame::new(layout, computed, pad_level.map_or(0, |level| x.bits(level)));
-        let weights = Weights::new(&computed, &frame, x, w, levels);
+        let pad_bits = pad_level.map_or(0, |level| x.bits(level));
+        let frame = Frame::new(layout, side_by_side, pad_bits, !depthwise);
+        let panels = blocks(side_by_side.groups, side_by_side.group_outputs(), LANES);
+        let (weights, base) = if depthwise {
+            let (filters, base) = Filters::new(geometry, x, w, levels);
+            (Packed::Depthwise(filters), base)
+        } else {
+            let (weights, base) = Weights::new(geometry, &frame, &panels, [x, w], levels);
+            (Packed::Dense(weights), base)
+        };
         let border = if pad_level.is_some() || geometry.padding == Padding::NONE {
-            Border::none(computed.out_width(), weights.base.clone())
+            Border::none(computed.out_width(), base)
         } else {
             // Clear bits are ones in every plane of signs: the largest code.
             let sums = tap_sums(geometry, w, levels);
-            Border::new(geometry, &weights.panels, &weights.base, *x.range().end(), &sums)
+            Border::new(geometry, &panels, &base, *x.range().end(), &sums)
         };
         let (taps, levels) = taps(&computed, &frame, x, &weights);
-        Self { geometry: computed, flat, layout, frame, taps, levels, weights, border }
+        let shift = u32::from(matches!(x, Encoding::Sign | Encoding::Odd { .. }));
+        Self { geometry: computed, flat, layout, frame, taps, levels, shift, panels, weights, border }
+    }
+}
+
+impl Packed {
+    /// Planes, and weights of one plane.
+    fn planes(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weights) => [weights.planes, weights.words],
+            Self::Depthwise(filters) => [filters.planes, filters.each / filters.planes],
+        }
     }
 }
 
@@ -71,39 +105,33 @@ fn tap_sums(geometry: &ConvGeometry, w: Encoding, levels: &[u8]) -> Vec<i32> {
     sums
 }
 
-/// Every pair of planes, the heaviest first: runs of equal weight `2^(i + j)`, which the tile doubles between. Inputs of signs are doubled once more,
-/// by an empty run.
+/// Every pair of planes, the heaviest first: runs of equal weight `2^(i + j)`, which the tile doubles between.
 fn taps(
     geometry: &ConvGeometry,
     frame: &Frame,
     x: Encoding,
-    weights: &Weights,
+    packed: &Packed,
 ) -> (Vec<Tap>, Vec<Range<usize>>) {
+    let [planes, words] = packed.planes();
     let exponent = |plane: usize| if x == Encoding::Ternary { 0 } else { plane };
-    let heaviest = exponent(frame.planes - 1) + weights.planes - 1;
+    // A depthwise tap names the first word of a pixel, and stands for the others.
+    let every = if matches!(packed, Packed::Depthwise(_)) { frame.words } else { 1 };
     let (mut taps, mut levels) = (Vec::new(), Vec::new());
-    for level in (0..=heaviest).rev() {
+    for level in (0..exponent(frame.planes - 1) + planes).rev() {
         let first = taps.len();
         for plane in 0..frame.planes {
-            let Some(weight_plane) = level.checked_sub(exponent(plane)).filter(|&j| j < weights.planes)
-            else {
+            let Some(weight_plane) = level.checked_sub(exponent(plane)).filter(|&j| j < planes) else {
                 continue;
             };
-            let row = frame.offsets(plane);
+            let row: Vec<usize> = frame.offsets(plane).into_iter().step_by(every).collect();
             let offsets = (0..geometry.kernel[0]).flat_map(|kh| {
                 let start = kh * geometry.dilation[0] * frame.row_words();
                 row.iter().map(move |offset| start + offset)
             });
-            taps.extend(
-                offsets
-                    .enumerate()
-                    .map(|(word, offset)| Tap { offset, weights: weight_plane * weights.words + word }),
-            );
+            let tap = |(word, offset)| Tap { offset, weights: weight_plane * words + word };
+            taps.extend(offsets.enumerate().map(tap));
         }
         levels.push(first..taps.len());
-    }
-    if matches!(x, Encoding::Sign | Encoding::Odd { .. }) {
-        levels.push(taps.len()..taps.len());
     }
     (taps, levels)
 }

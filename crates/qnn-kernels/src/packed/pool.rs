@@ -1,7 +1,12 @@
 //! Pooling of packed codes.
 
-use super::Layout;
+use rayon::prelude::*;
+
+use super::{Encoding, Layout};
 use crate::{Conv2dShape, Kernels, Padding, ShapeError};
+
+/// Bytes of input beyond which threads share them: some microseconds.
+const WORTH_SHARING: usize = 1 << 14;
 
 /// Windows over images `[height, width, channels]`. Positions outside the image do not take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,33 +112,144 @@ impl Kernels {
                 layout.channels()
             );
         }
-        for (index, pooled) in y.chunks_exact_mut(layout.pixel_bytes()).enumerate() {
-            pooled.fill(0);
-            for channel in 0..layout.channels() {
-                let codes = geometry.window_pixels(index).map(|pixel| {
-                    layout.code(channel, &x[pixel * layout.pixel_bytes()..][..layout.pixel_bytes()])
-                });
-                let smallest = matches!(extreme, Extreme::SmallestWhere(flags) if flags[channel]);
-                let kept = if smallest { codes.min() } else { codes.max() };
-                let level = kept.and_then(|code| layout.encoding().level(code));
-                layout.set(channel, level.expect("a code in every window"), pooled);
-            }
+        let row_bytes = layout.bytes_for(geometry.out_width());
+        let rows = geometry.out_height();
+        let pool_row = |(row, y): (usize, &mut [u8])| {
+            let image = &x[row / rows * image..][..image];
+            let keys = Keys { geometry, layout, extreme };
+            keys.pool_row(row % rows, image, y);
+        };
+        if x.len() > WORTH_SHARING && rayon::current_num_threads() > 1 {
+            y.par_chunks_exact_mut(row_bytes).with_min_len(rows.div_ceil(4)).enumerate().for_each(pool_row);
+        } else {
+            y.chunks_exact_mut(row_bytes).enumerate().for_each(pool_row);
         }
     }
 }
 
+/// Pooling by words of 64 channels.
+///
+/// Every code becomes a key of bits whose order is that of the codes: a plane of signs complemented, planes of zeros and ones as they are, a ternary
+/// code as "positive, not negative". Two keys are compared from the highest plane down, all channels at once. Where the smallest is wanted,
+/// the key is complemented.
+struct Keys<'a> {
+    geometry: &'a PoolGeometry,
+    layout: Layout,
+    extreme: Extreme<'a>,
+}
+
+impl Keys<'_> {
+    fn pool_row(&self, row: usize, image: &[u8], y: &mut [u8]) {
+        match self.layout.encoding() {
+            Encoding::Int8 => self.pool_bytes(row, image, y),
+            encoding => match encoding.planes() {
+                1 => self.pool_words::<1>(row, image, y),
+                2 => self.pool_words::<2>(row, image, y),
+                3 | 4 => self.pool_words::<4>(row, image, y),
+                _ => self.pool_words::<8>(row, image, y),
+            },
+        }
+    }
+
+    fn pool_bytes(&self, row: usize, image: &[u8], y: &mut [u8]) {
+        let channels = self.layout.channels();
+        for (column, pooled) in y.chunks_exact_mut(channels).enumerate() {
+            for (channel, pooled) in pooled.iter_mut().enumerate() {
+                let flip = if self.smallest(channel) { -1 } else { 0 };
+                let codes = self
+                    .geometry
+                    .window(row, column)
+                    .map(|pixel| image[pixel * channels + channel] as i8 ^ flip);
+                *pooled = (codes.max().expect("a pixel in every window") ^ flip) as u8;
+            }
+        }
+    }
+
+    /// For up to `P` planes; the lowest keys of the others stay clear.
+    fn pool_words<const P: usize>(&self, row: usize, image: &[u8], y: &mut [u8]) {
+        let (pixel_bytes, plane_bytes) = (self.layout.pixel_bytes(), self.layout.plane_bytes());
+        for word in 0..plane_bytes.div_ceil(8) {
+            let width = plane_bytes.min(8);
+            let flip = (0..64).fold(0, |flip, bit| flip | u64::from(self.smallest(64 * word + bit)) << bit);
+            for (column, pooled) in y.chunks_exact_mut(pixel_bytes).enumerate() {
+                let mut best = [0; P];
+                for pixel in self.geometry.window(row, column) {
+                    let pixel = &image[pixel * pixel_bytes..][..pixel_bytes];
+                    best = larger(best, self.key(pixel, word * 8, width).map(|plane| plane ^ flip));
+                }
+                self.store(best.map(|plane| plane ^ flip), &mut pooled[word * 8..], width);
+            }
+        }
+    }
+
+    fn smallest(&self, channel: usize) -> bool {
+        matches!(self.extreme, Extreme::SmallestWhere(flags) if flags.get(channel) == Some(&true))
+    }
+
+    /// The key's planes, the lowest first.
+    fn key<const P: usize>(&self, pixel: &[u8], at: usize, width: usize) -> [u64; P] {
+        let plane_bytes = self.layout.plane_bytes();
+        let stored = |plane: usize| match pixel.get(plane * plane_bytes + at..) {
+            Some(plane) => word_from(&plane[..width]),
+            None => 0,
+        };
+        let planes = self.layout.encoding().planes();
+        match self.layout.encoding() {
+            Encoding::Ternary => {
+                let (nonzero, negative) = (stored(0), stored(1));
+                std::array::from_fn(|plane| if plane == 0 { !negative } else { nonzero & !negative })
+            }
+            Encoding::Unsigned { .. } => {
+                std::array::from_fn(|plane| if plane < planes { stored(plane) } else { 0 })
+            }
+            _ => std::array::from_fn(|plane| if plane < planes { !stored(plane) } else { 0 }),
+        }
+    }
+
+    fn store<const P: usize>(&self, key: [u64; P], pooled: &mut [u8], width: usize) {
+        let stored = match self.layout.encoding() {
+            Encoding::Ternary => {
+                let negative = !key[0];
+                std::array::from_fn(|plane| if plane == 0 { negative | key[1 % P] } else { negative })
+            }
+            Encoding::Unsigned { .. } => key,
+            _ => key.map(|plane| !plane),
+        };
+        for (plane, word) in stored.iter().take(self.layout.encoding().planes()).enumerate() {
+            pooled[plane * self.layout.plane_bytes()..][..width]
+                .copy_from_slice(&word.to_le_bytes()[..width]);
+        }
+    }
+}
+
+/// The larger key of each channel.
+fn larger<const P: usize>(a: [u64; P], b: [u64; P]) -> [u64; P] {
+    let (mut above, mut equal) = (0, u64::MAX);
+    for plane in (0..P).rev() {
+        above |= equal & b[plane] & !a[plane];
+        equal &= !(a[plane] ^ b[plane]);
+    }
+    std::array::from_fn(|plane| (b[plane] & above) | (a[plane] & !above))
+}
+
+fn word_from(bytes: &[u8]) -> u64 {
+    match *bytes {
+        [a] => u64::from(a),
+        [a, b] => u64::from(u16::from_le_bytes([a, b])),
+        [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+        _ => bytes.first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk)),
+    }
+}
+
 impl PoolGeometry {
-    /// The input pixels of an output pixel's window, both counted over the batch.
-    fn window_pixels(&self, output: usize) -> impl Iterator<Item = usize> {
-        let (rows, columns) = (self.out_height(), self.out_width());
-        let (image, row, column) = (output / (rows * columns), output / columns % rows, output % columns);
+    /// The pixels of an output pixel's window.
+    fn window(&self, row: usize, column: usize) -> impl Iterator<Item = usize> {
         let inside = |start: usize, before: usize, len: usize, extent: usize| {
             start.saturating_sub(before)..(start + len - before).min(extent)
         };
         let rows = inside(row * self.stride[0], self.padding.top, self.window[0], self.height);
         let columns = inside(column * self.stride[1], self.padding.left, self.window[1], self.width);
         let width = self.width;
-        let first = image * self.height * width;
-        rows.flat_map(move |row| columns.clone().map(move |column| first + row * width + column))
+        rows.flat_map(move |row| columns.clone().map(move |column| row * width + column))
     }
 }

@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use super::Output;
-use super::plan::Plan;
+use super::depthwise::{self, Filters, LINES};
+use super::plan::{Packed, Plan};
 use super::scratch::{Scratch, grown, with_scratch};
 use super::stage::Part;
 use super::tile::Row;
+use super::weights::Weights;
 use crate::arch::bits::Bits;
 use crate::line::Line;
 
@@ -51,12 +53,12 @@ impl Plan {
 
     /// Rows in a band: all of the image, unless it is too large for the cache or threads would idle.
     fn band_rows(&self, rows: usize, columns: usize, images: usize, threads: usize) -> usize {
-        let row_work = columns * self.taps.len() * self.weights.panels.len();
+        let row_work = columns * self.taps.len() * self.panels.len();
         let parts = if threads > 1 { (4 * threads).div_ceil(images) } else { 1 };
         let shared = rows.div_ceil(parts).max(WORTH_SHARING.div_ceil(row_work.max(1)));
         let resident = RESIDENT_WORDS / (self.frame.row_words() * self.geometry.stride[0]).max(1);
         let reach = (self.geometry.kernel[0] - 1) * self.geometry.dilation[0];
-        shared.min(resident.max(2 * reach)).clamp(1, rows)
+        shared.min(resident.max(2 * reach).max(RUN_PIXELS.div_ceil(columns))).clamp(1, rows)
     }
 }
 
@@ -90,18 +92,36 @@ impl Job<'_> {
         let framed = rows.start * geometry.stride[0]..(rows.end - 1) * geometry.stride[0] + reach + 1;
         let frame = grown(&mut scratch.frame, framed.len() * plan.frame.row_words(), 0);
         let image = self.image(band / self.bands);
-        plan.frame.fill(framed, image, frame, &mut scratch.dealt);
+        self.bits.fill(
+            &plan.frame,
+            framed,
+            image,
+            [frame, grown(&mut scratch.dealt, plan.frame.dealt_words(), 0)],
+        );
         let run = (part.run_pixels(RUN_PIXELS) / self.columns).max(1);
         for start in rows.clone().step_by(run) {
             let run = start..(start + run).min(rows.end);
             let first = (start - rows.start) * self.columns;
             let pixels = first..(first + run.len() * self.columns).min(part.pixels);
-            let acc = grown(&mut scratch.acc, pixels.len(), Line([0; 16]));
+            let count = pixels.len();
             let origin = (start - rows.start) * geometry.stride[0] * plan.frame.row_words();
+            let acc = grown(&mut scratch.acc, LINES * count, Line([0; 16]));
             let mut visit = part.open(pixels, self.first_pixel(band), &mut scratch.rows);
-            for panel in 0..plan.weights.panels.len() {
-                self.rows(panel, run.start, &frame[origin..], acc);
-                visit.panel(self.bits, plan.weights.panels[panel], acc, &mut scratch.masks);
+            match &plan.weights {
+                Packed::Dense(weights) => {
+                    for (index, panel) in plan.panels.iter().enumerate() {
+                        self.rows(weights, index, run.start, &frame[origin..], &mut acc[..count]);
+                        visit.panel(self.bits, *panel, &acc[..count], &mut scratch.masks);
+                    }
+                }
+                Packed::Depthwise(filters) => {
+                    for (word, panels) in plan.panels.chunks(LINES).enumerate() {
+                        self.depthwise_rows(filters, word, run.start, &frame[origin..], acc);
+                        for (panel, acc) in panels.iter().zip(acc.chunks_exact(count)) {
+                            visit.panel(self.bits, *panel, acc, &mut scratch.masks);
+                        }
+                    }
+                }
             }
             visit.close();
         }
@@ -116,19 +136,51 @@ impl Job<'_> {
     }
 
     /// The accumulators of one panel in the output rows from `first_row` on, as many as `acc` holds.
-    fn rows(&self, panel: usize, first_row: usize, frame: &[u64], acc: &mut [Line<i32>]) {
+    fn rows(&self, weights: &Weights, panel: usize, first_row: usize, frame: &[u64], acc: &mut [Line<i32>]) {
         let (plan, step) = (self.plan, self.plan.geometry.stride[0] * self.plan.frame.row_words());
-        let group = plan.weights.panels[panel].group * plan.frame.group_words();
+        let group = plan.panels[panel].group * plan.frame.group_words();
         for (index, acc) in acc.chunks_mut(self.columns).enumerate() {
             let row = Row {
                 words: &frame[index * step + group..],
                 taps: &plan.taps,
                 levels: &plan.levels,
-                panel: plan.weights.panel(panel),
+                shift: plan.shift,
+                panel: weights.panel(panel),
                 offsets: plan.border.offsets(panel, first_row + index),
                 classes: &plan.border.columns,
             };
-            self.bits.row(plan.weights.masked, &row, acc);
+            self.bits.row(weights.masked, &row, acc);
+        }
+    }
+
+    /// The same for a word of channels that have a filter each: line after line of channels.
+    fn depthwise_rows(
+        &self,
+        filters: &Filters,
+        word: usize,
+        first_row: usize,
+        frame: &[u64],
+        acc: &mut [Line<i32>],
+    ) {
+        let (plan, step) = (self.plan, self.plan.geometry.stride[0] * self.plan.frame.row_words());
+        let pitch = acc.len() / LINES;
+        for (index, first) in (0..pitch).step_by(self.columns).enumerate() {
+            let offsets = |line| {
+                let panel = LINES * word + line;
+                if panel < plan.panels.len() { plan.border.offsets(panel, first_row + index) } else { &[] }
+            };
+            let row = depthwise::Row {
+                words: &frame[index * step + word * plan.frame.word_step()..],
+                taps: &plan.taps,
+                levels: &plan.levels,
+                weights: &filters.weights[word * filters.each..][..filters.each],
+                digits: filters.digits,
+                shift: plan.shift,
+                offsets: std::array::from_fn(offsets),
+                classes: &plan.border.columns[..self.columns.min(pitch - first)],
+                pitch,
+            };
+            self.bits.depthwise(&row, first, acc);
         }
     }
 }

@@ -178,26 +178,35 @@ fn codes(
 ) {
     let (planes, cuts) = (layout.encoding().planes(), thresholds.levels() - 1);
     let (reached, levels) = grown(masks, (planes + 1) * acc.len(), 0).split_at_mut(acc.len());
-    levels.fill(0);
-    for cut in 1..=cuts {
-        bits.reached(acc, &line_of(Some(thresholds.cuts(cut - 1)), panel, i32::MAX), reached);
-        for (plane, level) in levels.chunks_exact_mut(acc.len()).enumerate() {
-            if cut.is_multiple_of(1 << plane) {
-                level.iter_mut().zip(&*reached).for_each(|(level, reached)| *level ^= reached);
+    let cut_line = |cut: usize| line_of(Some(thresholds.cuts(cut - 1)), panel, i32::MAX);
+    if cuts == 1 {
+        bits.reached(acc, &cut_line(1), levels);
+    } else {
+        levels.fill(0);
+        for cut in 1..=cuts {
+            bits.reached(acc, &cut_line(cut), reached);
+            for (plane, level) in levels.chunks_exact_mut(acc.len()).enumerate() {
+                if cut.is_multiple_of(1 << plane) {
+                    level.iter_mut().zip(&*reached).for_each(|(level, reached)| *level ^= reached);
+                }
             }
         }
     }
     let flips = thresholds.flips()[panel.first..][..panel.count].iter().enumerate();
     let flips = flips.fold(0, |mask, (lane, &flip)| mask | u16::from(flip) << lane);
     let live = u16::MAX >> (LANES - panel.count);
-    match layout.encoding() {
-        Encoding::Ternary => ternary(levels, flips),
-        Encoding::Sign | Encoding::Odd { .. } => levels.iter_mut().for_each(|level| *level ^= !flips),
-        _ => levels.iter_mut().for_each(|level| *level ^= flips),
-    }
+    let flips = match layout.encoding() {
+        Encoding::Ternary => {
+            ternary(levels, flips);
+            0
+        }
+        Encoding::Sign | Encoding::Odd { .. } => !flips,
+        _ => flips,
+    };
     for (plane, levels) in levels.chunks_exact(acc.len()).enumerate() {
         let plane = plane * layout.plane_bytes();
-        write(levels, live, panel.first, plane..plane + layout.plane_bytes(), layout.pixel_bytes(), y);
+        let target = Target { live, flips, first: panel.first, plane: plane..plane + layout.plane_bytes() };
+        target.write(levels, layout.pixel_bytes(), y);
     }
 }
 
@@ -210,19 +219,32 @@ fn ternary(levels: &mut [u16], flips: u16) {
     }
 }
 
-/// Sets bits of one plane, which are clear, from channel `first` on.
-fn write(masks: &[u16], live: u16, first: usize, plane: Range<usize>, pixel_bytes: usize, y: &mut [u8]) {
-    let (byte, shift) = (plane.start + first / 8, first % 8);
-    if shift == 0 && live == u16::MAX {
-        for (mask, pixel) in masks.iter().zip(y.chunks_exact_mut(pixel_bytes)) {
-            pixel[byte..byte + 2].copy_from_slice(&mask.to_le_bytes());
+/// Where the bits of a panel lie in a pixel.
+struct Target {
+    /// The panel's channels.
+    live: u16,
+    /// Those whose bits are to be complemented.
+    flips: u16,
+    first: usize,
+    /// Bytes of the plane.
+    plane: Range<usize>,
+}
+
+impl Target {
+    /// Sets bits that are clear.
+    fn write(&self, masks: &[u16], pixel_bytes: usize, y: &mut [u8]) {
+        let (byte, shift) = (self.plane.start + self.first / 8, self.first % 8);
+        if shift == 0 && self.live == u16::MAX {
+            for (mask, pixel) in masks.iter().zip(y.chunks_exact_mut(pixel_bytes)) {
+                pixel[byte..byte + 2].copy_from_slice(&(mask ^ self.flips).to_le_bytes());
+            }
+            return;
         }
-        return;
-    }
-    for (mask, pixel) in masks.iter().zip(y.chunks_exact_mut(pixel_bytes)) {
-        let bits = u32::from(mask & live) << shift;
-        for (target, bits) in pixel[byte..plane.end].iter_mut().zip(bits.to_le_bytes()) {
-            *target |= bits;
+        for (mask, pixel) in masks.iter().zip(y.chunks_exact_mut(pixel_bytes)) {
+            let bits = u32::from((mask ^ self.flips) & self.live) << shift;
+            for (target, bits) in pixel[byte..self.plane.end].iter_mut().zip(bits.to_le_bytes()) {
+                *target |= bits;
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct Tap {
 /// A row of output pixels for one panel of sixteen output channels.
 ///
 /// ```text
-/// acc[pixel, o] = offsets[class(pixel), o] + Σ_levels 2^level · Σ_taps count(x[pixel + tap], w[tap, o])
+/// acc[pixel, o] = offsets[class(pixel), o] + 2^shift · Σ_levels 2^level · Σ_taps count(x[pixel + tap], w[tap, o])
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row<'a> {
@@ -27,6 +27,7 @@ pub(crate) struct Row<'a> {
     pub(crate) taps: &'a [Tap],
     /// Runs of taps, the sum doubled before each but the first.
     pub(crate) levels: &'a [Range<usize>],
+    pub(crate) shift: u32,
     /// Weights: a line for each, or two (mask and sign) where they are masked.
     pub(crate) panel: &'a [Line<u64>],
     /// What is added at the end, by class of pixels.
@@ -71,11 +72,20 @@ pub(crate) fn tile<L: BitLanes, const MASKED: bool, const P: usize, const V: usi
     }
     for p in 0..P {
         let offsets = &row.offsets[row.classes[first + p] as usize];
-        for v in 0..V {
-            let lanes = channel + v * L::LANES;
-            sums[p][v].store(&offsets.0[lanes..][..L::LANES], &mut acc[p].0[lanes..][..L::LANES]);
-        }
+        let lanes = channel..channel + V * L::LANES;
+        L::store(sums[p], row.shift, &offsets.0[lanes.clone()], &mut acc[p].0[lanes]);
     }
+}
+
+/// Cuts `pixels` into tiles of at most `most`, nearly equal.
+#[inline(always)]
+pub(crate) fn cuts(pixels: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let tiles = pixels.div_ceil(most);
+    let (narrow, wider) = (pixels / tiles.max(1), pixels % tiles.max(1));
+    (0..tiles).map(move |tile| {
+        let start = tile * narrow + tile.min(wider);
+        start..start + narrow + usize::from(tile < wider)
+    })
 }
 
 /// Masks and signs of one tap; without masks both are the signs.

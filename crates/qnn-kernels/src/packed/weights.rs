@@ -2,7 +2,7 @@
 
 use super::frame::Frame;
 use super::{ConvGeometry, Encoding};
-use crate::line::{Block, LANES, Line, blocks};
+use crate::line::{Block, LANES, Line};
 
 /// Packed weights: for every panel of sixteen output channels a line for each plane and word, or two (mask and sign) where they are masked.
 ///
@@ -16,82 +16,91 @@ use crate::line::{Block, LANES, Line, blocks};
 /// so what is stored for inputs of signs is `m ∧ ¬n`, and every sum is a count of bits, doubled or not, and a constant.
 #[derive(Clone, Debug)]
 pub(crate) struct Weights {
-    pub(crate) panels: Vec<Block>,
-    pub(crate) lines: Vec<Line<u64>>,
+    lines: Vec<Line<u64>>,
+    panel_lines: usize,
     pub(crate) masked: bool,
     /// Weights in one plane of a panel.
     pub(crate) words: usize,
     pub(crate) planes: usize,
-    /// For each panel what an accumulator starts at.
-    pub(crate) base: Vec<Line<i32>>,
 }
 
 /// The planes that weights are split into.
-fn planes(encoding: Encoding) -> usize {
+pub(crate) fn planes(encoding: Encoding) -> usize {
     if encoding == Encoding::Ternary { 1 } else { encoding.planes() }
 }
 
-/// Mask and sign of stored bits in a plane.
-fn mask_and_sign(encoding: Encoding, bits: u8, plane: usize) -> (bool, bool) {
-    let set = |plane: usize| bits >> plane & 1 == 1;
-    match encoding {
-        Encoding::Ternary => (set(0), set(1)),
-        Encoding::Unsigned { .. } => (set(plane), false),
-        _ => (true, set(plane)),
+/// One plane of one weight.
+pub(crate) struct Bit {
+    pub(crate) mask: bool,
+    /// As it is stored for the encoding of the inputs.
+    pub(crate) sign: bool,
+    /// The constant that it takes from its sum.
+    pub(crate) constant: i32,
+}
+
+impl Bit {
+    /// Plane `plane` of a level of `w`, against inputs encoded as `x`.
+    pub(crate) fn new(w: Encoding, level: u8, plane: usize, x: Encoding) -> Self {
+        let bits = w.bits(level.into());
+        let set = |plane: usize| bits >> plane & 1 == 1;
+        let (mask, sign) = match w {
+            Encoding::Ternary => (set(0), set(1)),
+            Encoding::Unsigned { .. } => (set(plane), false),
+            _ => (true, set(plane)),
+        };
+        let (sign, counted) = match x {
+            Encoding::Unsigned { .. } => (sign, sign),
+            _ => (mask && !sign, mask),
+        };
+        // Planes weigh 2^i, and so all of them together as much as the largest code; the two halves of a ternary input weigh one.
+        Self { mask, sign, constant: (i32::from(counted) << plane) * *x.range().end() }
     }
 }
 
 impl Weights {
-    /// Packs `levels`, the codes' levels `[kh, kw, channels/groups, out_channels]`, for inputs encoded as `x`.
+    /// Packs `levels`, the codes' levels `[kh, kw, channels/groups, out_channels]`; also gives what the accumulators of each panel start at.
     pub(crate) fn new(
         geometry: &ConvGeometry,
         frame: &Frame,
-        x: Encoding,
-        w: Encoding,
+        panels: &[Block],
+        [x, w]: [Encoding; 2],
         levels: &[u8],
-    ) -> Self {
-        let panels = blocks(geometry.groups, geometry.group_outputs(), LANES);
+    ) -> (Self, Vec<Line<i32>>) {
         let masked = matches!(w, Encoding::Ternary | Encoding::Unsigned { .. });
         let row_words = frame.offsets(0).len();
         let (words, planes) = (geometry.kernel[0] * row_words, planes(w));
         let panel_lines = words * planes * (1 + usize::from(masked));
-        let mut packed = Self {
-            lines: vec![Line([0; LANES]); panels.len() * panel_lines],
-            base: vec![Line([0; LANES]); panels.len()],
-            panels,
-            masked,
-            words,
-            planes,
-        };
-        let signs = !matches!(x, Encoding::Unsigned { .. });
-        let most = if x == Encoding::Ternary { 1 } else { *x.range().end() };
-        let rows = levels.chunks_exact(geometry.out_channels);
-        for (row, levels) in rows.enumerate() {
+        let lines = vec![Line([0; LANES]); panels.len() * panel_lines];
+        let mut packed = Self { lines, panel_lines, masked, words, planes };
+        let mut base = vec![Line([0; LANES]); panels.len()];
+        for (row, levels) in levels.chunks_exact(geometry.out_channels).enumerate() {
             let (tap, channel) = (row / geometry.group_channels(), row % geometry.group_channels());
             let (word, bit) = frame.bit(tap % geometry.kernel[1], channel);
             let word = tap / geometry.kernel[1] * row_words + word;
-            for (index, panel) in packed.panels.iter().enumerate() {
-                let lines = &mut packed.lines[index * panel_lines..][..panel_lines];
+            for (index, panel) in panels.iter().enumerate() {
                 for (lane, &level) in levels[panel.first..][..panel.count].iter().enumerate() {
-                    let bits = w.bits(level.into());
                     for plane in 0..planes {
-                        let (mask, sign) = mask_and_sign(w, bits, plane);
-                        let sign = if signs { mask && !sign } else { sign };
-                        let at = (plane * words + word) * (1 + usize::from(masked));
-                        lines[at].0[lane] |= u64::from(if masked { mask } else { sign }) << bit;
-                        lines[at + usize::from(masked)].0[lane] |= u64::from(sign) << bit;
-                        let counted = if signs { mask } else { sign };
-                        packed.base[index].0[lane] -= (i32::from(counted) << plane) * most;
+                        let part = Bit::new(w, level, plane, x);
+                        base[index].0[lane] -= part.constant;
+                        packed.set(index * panel_lines, plane * words + word, (lane, bit), &part);
                     }
                 }
             }
         }
-        packed
+        (packed, base)
+    }
+
+    fn set(&mut self, panel: usize, weight: usize, (lane, bit): (usize, u32), part: &Bit) {
+        if self.masked {
+            self.lines[panel + 2 * weight].0[lane] |= u64::from(part.mask) << bit;
+            self.lines[panel + 2 * weight + 1].0[lane] |= u64::from(part.sign) << bit;
+        } else {
+            self.lines[panel + weight].0[lane] |= u64::from(part.sign) << bit;
+        }
     }
 
     /// The lines of one panel.
     pub(crate) fn panel(&self, index: usize) -> &[Line<u64>] {
-        let lines = self.lines.len() / self.panels.len();
-        &self.lines[index * lines..][..lines]
+        &self.lines[index * self.panel_lines..][..self.panel_lines]
     }
 }

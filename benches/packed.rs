@@ -1,0 +1,234 @@
+//! Packed convolutions on every instruction set of the machine, each with the fraction of what that
+//! instruction set could do at most: the same word operations on operands that stay in the first
+//! cache, measured in the same run.
+//!
+//! ```text
+//! cargo bench --bench packed                    quick: about a minute
+//! cargo bench --bench packed -- --full          for figures to publish
+//! cargo bench --bench packed -- avx512          those with this in their name
+//! ```
+//!
+//! All on one thread, except where the name says otherwise. Criterion prints multiply-accumulates
+//! per second from its estimate of the mean; the fraction is that of the fastest sample, which
+//! neighbours on the machine disturb least.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput};
+use qnn_kernels::packed::{
+    ConvGeometry, Encoding, Extreme, Layout, Output, PackedConv, PoolGeometry, Threshold, Thresholds,
+};
+use qnn_kernels::{ChannelAffine, Isa, Kernels, Padding};
+
+const SAME: Padding = Padding { top: 1, bottom: 1, left: 1, right: 1 };
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let full = arguments.iter().any(|argument| argument == "--full");
+    let (samples, measure, warm_up) = if full { (100, 3000, 500) } else { (10, 200, 50) };
+    let mut criterion = Criterion::default()
+        .sample_size(samples)
+        .measurement_time(Duration::from_millis(measure))
+        .warm_up_time(Duration::from_millis(warm_up));
+    if let Some(filter) = arguments.iter().find(|argument| !argument.starts_with("--")) {
+        criterion = criterion.with_filter(filter);
+    }
+    in_pool(1, || Isa::available().for_each(|isa| bench_isa(&mut criterion, isa)));
+    criterion.final_summary();
+}
+
+fn in_pool<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool").install(run)
+}
+
+fn bench_isa(criterion: &mut Criterion, isa: Isa) {
+    let kernels = Kernels::of(isa).expect("an available instruction set");
+    let limit = limit(kernels);
+    println!("{isa}: at most {:.0} G multiply-accumulates of bits per second", limit / 1e9);
+    let mut bench = Bench { group: criterion.benchmark_group("packed"), kernels, limit };
+    for (channels, extent) in [(64, 56), (128, 28), (256, 14), (512, 7)] {
+        bench.from_packed(&square(channels, extent));
+        bench.from_f32(&square(channels, extent));
+    }
+    // The layers of ResNet-20.
+    for (channels, extent) in [(16, 32), (32, 16), (64, 8)] {
+        bench.from_packed(&square(channels, extent));
+    }
+    bench.scaled(&square(128, 28));
+    bench.encodings(&square(128, 28));
+    bench.product(1024, 1024, 100);
+    bench.pool(128, 28);
+    bench.threads(&square(128, 28), 8);
+    bench.group.finish();
+}
+
+/// A 3x3 convolution between as many channels, of a square image, padded to keep its extent.
+fn square(channels: usize, extent: usize) -> ConvGeometry {
+    ConvGeometry { padding: SAME, ..ConvGeometry::new([extent, extent, channels], [3, 3], channels) }
+}
+
+/// Multiply-accumulates per second without anything around them, at the best of many short runs.
+fn limit(kernels: &Kernels) -> f64 {
+    let run = |_| {
+        let start = Instant::now();
+        let macs = kernels.count_bits_without_pause(50_000);
+        macs as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..200).map(run).fold(0.0, f64::max)
+}
+
+struct Bench<'a> {
+    group: BenchmarkGroup<'a, WallTime>,
+    kernels: &'static Kernels,
+    limit: f64,
+}
+
+impl Bench<'_> {
+    /// Times `run`, prints which part of the limit it reached, and returns its best time in seconds.
+    fn time(&mut self, name: &str, macs: u64, mut run: impl FnMut()) -> f64 {
+        let best = Cell::new(f64::INFINITY);
+        self.group.throughput(Throughput::Elements(macs));
+        self.group.bench_function(format!("{name}/{}", self.kernels.isa()), |bencher| {
+            bencher.iter_custom(|iterations| {
+                let start = Instant::now();
+                (0..iterations).for_each(|_| run());
+                let elapsed = start.elapsed();
+                best.set(best.get().min(elapsed.as_secs_f64() / iterations as f64));
+                elapsed
+            });
+        });
+        if best.get().is_finite() {
+            let fraction = 100.0 * macs as f64 / best.get() / self.limit;
+            println!("{:>48} {:9.4} ms at best, {fraction:5.1} % of the limit", "", best.get() * 1e3);
+        }
+        best.get()
+    }
+
+    fn from_packed(&mut self, geometry: &ConvGeometry) {
+        let mut layer = Layer::new(geometry, 1, Encoding::Sign, Encoding::Sign);
+        let kernels = self.kernels;
+        self.time(&format!("conv3x3/{}", name(geometry)), geometry.macs(), || layer.run(kernels));
+    }
+
+    fn from_f32(&mut self, geometry: &ConvGeometry) {
+        let mut layer = Layer::new(geometry, 1, Encoding::Sign, Encoding::Sign);
+        let values: Vec<f32> =
+            (0..geometry.pixels() * geometry.channels).map(|index| (index * 7919 % 5) as f32 - 2.0).collect();
+        let kernels = self.kernels;
+        self.time(&format!("conv3x3_from_f32/{}", name(geometry)), geometry.macs(), || {
+            kernels.pack_signs(layer.conv.x_layout(), &values, &mut layer.x).expect("numbers");
+            layer.run(kernels);
+        });
+    }
+
+    fn scaled(&mut self, geometry: &ConvGeometry) {
+        let layer = Layer::new(geometry, 1, Encoding::Sign, Encoding::Sign);
+        let (scale, kernels) = (vec![0.1; geometry.out_channels], self.kernels);
+        let affine = ChannelAffine { scale: Some(&scale), bias: Some(&scale) };
+        let mut y = vec![0.0; geometry.out_pixels() * geometry.out_channels];
+        self.time(&format!("conv3x3_to_f32/{}", name(geometry)), geometry.macs(), || {
+            layer.conv.run(kernels, &layer.x, Output::Scaled { affine, y: &mut y });
+        });
+    }
+
+    /// One multiply-accumulate for every pair of planes: a ternary weight has one, a ternary input two.
+    fn encodings(&mut self, geometry: &ConvGeometry) {
+        let (unit, two) = (Encoding::Unsigned { bits: 1 }, Encoding::Unsigned { bits: 2 });
+        for (what, x, w, pairs) in [
+            ("unit_x_sign", unit, Encoding::Sign, 1),
+            ("sign_x_ternary", Encoding::Sign, Encoding::Ternary, 1),
+            ("ternary_x_sign", Encoding::Ternary, Encoding::Sign, 2),
+            ("ternary_x_ternary", Encoding::Ternary, Encoding::Ternary, 2),
+            ("2_x_1_bit", two, Encoding::Sign, 2),
+            ("2_x_2_bit", two, Encoding::Odd { bits: 2 }, 4),
+        ] {
+            let mut layer = Layer::new(geometry, 1, x, w);
+            let kernels = self.kernels;
+            self.time(&format!("{what}/{}", name(geometry)), pairs * geometry.macs(), || layer.run(kernels));
+        }
+    }
+
+    fn product(&mut self, inner: usize, columns: usize, rows: usize) {
+        let geometry = ConvGeometry::matmul(inner, columns);
+        let mut layer = Layer::new(&geometry, rows, Encoding::Sign, Encoding::Sign);
+        let kernels = self.kernels;
+        self.time(&format!("matmul/{rows}x{inner}x{columns}"), rows as u64 * geometry.macs(), || {
+            layer.run(kernels);
+        });
+    }
+
+    fn pool(&mut self, channels: usize, extent: usize) {
+        let layout = Layout::new(Encoding::Sign, channels).expect("a layout");
+        let geometry = PoolGeometry {
+            height: extent,
+            width: extent,
+            window: [2, 2],
+            stride: [2, 2],
+            padding: Padding::NONE,
+        };
+        let x = vec![0x5a; layout.bytes_for(extent * extent)];
+        let mut y = vec![0; layout.bytes_for(geometry.out_height() * geometry.out_width())];
+        let kernels = self.kernels;
+        let elements = (extent * extent * channels) as u64;
+        self.time(&format!("max_pool2x2/{channels}x{extent}x{extent}"), elements, || {
+            kernels.pool_codes(&geometry, layout, Extreme::Largest, &x, &mut y);
+        });
+    }
+
+    fn threads(&mut self, geometry: &ConvGeometry, batch: usize) {
+        let kernels = self.kernels;
+        let mut time = |threads: usize| {
+            let mut layer = Layer::new(geometry, batch, Encoding::Sign, Encoding::Sign);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+            let name = format!("batch{batch}_threads{threads}/{}", name(geometry));
+            self.time(&name, batch as u64 * geometry.macs(), || pool.install(|| layer.run(kernels)))
+        };
+        let (one, two) = (time(1), time(2));
+        if two.is_finite() {
+            println!("{:>48} two threads are {:.2} times as fast as one", "", one / two);
+        }
+    }
+}
+
+fn name(geometry: &ConvGeometry) -> String {
+    format!("{}x{}x{}", geometry.channels, geometry.height, geometry.width)
+}
+
+/// A packed convolution with its input and its output of bits.
+struct Layer {
+    conv: PackedConv,
+    thresholds: Thresholds,
+    layout: Layout,
+    x: Vec<u8>,
+    y: Vec<u8>,
+}
+
+impl Layer {
+    fn new(geometry: &ConvGeometry, images: usize, x: Encoding, w: Encoding) -> Self {
+        let codes = |encoding: Encoding, len: usize| {
+            (0..len)
+                .map(|index| encoding.code(index * 7919 / 5 % encoding.levels()) as f32)
+                .collect::<Vec<_>>()
+        };
+        let conv =
+            PackedConv::new(geometry, x, 0, w, &codes(w, geometry.weight_len())).expect("a convolution");
+        let layout = Layout::new(Encoding::Sign, geometry.out_channels).expect("a layout");
+        let mut packed = vec![0; conv.x_layout().bytes_for(images * geometry.pixels())];
+        let input = codes(x, images * geometry.pixels() * geometry.channels);
+        conv.x_layout().pack(&input, &mut packed).expect("codes");
+        Self {
+            conv,
+            thresholds: Thresholds::binary(&vec![Threshold { cut: 3, flip: false }; geometry.out_channels]),
+            layout,
+            x: packed,
+            y: vec![0; layout.bytes_for(images * geometry.out_pixels())],
+        }
+    }
+
+    fn run(&mut self, kernels: &Kernels) {
+        let out = Output::Codes { thresholds: &self.thresholds, layout: self.layout, y: &mut self.y };
+        self.conv.run(kernels, &self.x, out);
+    }
+}
