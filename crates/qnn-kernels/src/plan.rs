@@ -2,7 +2,7 @@
 
 use crate::frame::Frame;
 use crate::line::{Block, LANES, Line, blocks};
-use crate::product::{Axis, Lattice, Product};
+use crate::product::{Axis, Lattice, Pack, Product};
 use crate::tile::Tap;
 use crate::{ChannelAffine, Conv2dShape, Kernels, Real};
 
@@ -34,11 +34,44 @@ pub(crate) fn forward<T: Real>(
     out: ChannelAffine<'_, T>,
     y: &mut [T],
 ) {
+    let pack = |panel: Block, vectors: usize, lines: &mut [Line<T>]| {
+        let rows = w.chunks_exact(shape.out_channels).map(|row| &row[panel.first..][..panel.count]);
+        lines.chunks_exact_mut(vectors).zip(rows).for_each(|(lines, row)| pack_row(row, lines));
+    };
+    forward_packed(kernels, &Window::plain(shape), x, &pack, pad_value, out, y);
+}
+
+/// A convolution whose kernel may have gaps: the shape's kernel is the extent that it covers.
+pub(crate) struct Window<'a> {
+    pub(crate) shape: &'a Conv2dShape,
+    pub(crate) kernel: [usize; 2],
+    pub(crate) dilation: [usize; 2],
+}
+
+impl<'a> Window<'a> {
+    fn plain(shape: &'a Conv2dShape) -> Self {
+        Self { shape, kernel: shape.kernel, dilation: [1, 1] }
+    }
+}
+
+/// The forward pass with weights that `pack` writes.
+pub(crate) fn forward_packed<T: Real>(
+    kernels: &Kernels,
+    window: &Window<'_>,
+    x: &[T],
+    pack: &Pack<'_, T>,
+    pad_value: T,
+    out: ChannelAffine<'_, T>,
+    y: &mut [T],
+) {
+    let (shape, [down, right]) = (window.shape, window.dilation);
     let depthwise = is_depthwise(shape);
     let tiles = T::tiles(kernels);
     let frame = input_frame(shape, pad_value);
-    let taps =
-        taps(shape, shape.group_channels(), |[kh, kw], block| kh * frame.row_lines() + frame.line(block, kw));
+    let taken = Conv2dShape { kernel: window.kernel, ..*shape };
+    let taps = taps(&taken, shape.group_channels(), |[kh, kw], block| {
+        kh * down * frame.row_lines() + frame.line(block, kw * right)
+    });
     let axis = |count, stride| Axis { first: 0, step: 1, count, origin: 0, stride };
     let columns = Axis { stride: 1, ..axis(shape.out_width(), 1) };
     let lattice = Lattice {
@@ -49,22 +82,18 @@ pub(crate) fn forward<T: Real>(
     };
     let group_outputs = shape.out_channels / shape.groups;
     let group_channels = shape.group_channels();
-    let pack = |panel: Block, vectors: usize, lines: &mut [Line<T>]| {
-        let rows = w.chunks_exact(shape.out_channels).map(|row| &row[panel.first..][..panel.count]);
-        lines.chunks_exact_mut(vectors).zip(rows).for_each(|(lines, row)| pack_row(row, lines));
-    };
     Product {
         tiles,
         rows: shape.out_height(),
         columns: shape.out_width(),
         channels: shape.out_channels,
         panels: panels(depthwise, shape, group_outputs, LANES * tiles.vectors()),
-        depth: shape.kernel[0] * shape.kernel[1] * group_channels,
+        depth: window.kernel[0] * window.kernel[1] * group_channels,
         group_lines: group_lines(&frame, depthwise, shape.groups),
         lattices: vec![lattice],
         elementwise: depthwise,
         frame,
-        pack: &pack,
+        pack,
         out,
     }
     .run(x, y);

@@ -5,8 +5,11 @@ use super::dots_aarch64;
 use super::dots_scalar;
 #[cfg(target_arch = "x86_64")]
 use super::dots_x86;
+use crate::line::Line;
 use crate::packed::dot_tile::{DotRow, Packing};
+use crate::packed::plane_weights::Spread;
 use crate::packed::requantize::{Affine, FixedPoint, Rounded, Sum};
+use crate::packed::unit_frame::UnitForm;
 use crate::{Isa, Kernels};
 
 /// Kernels around one dot-product instruction.
@@ -15,7 +18,7 @@ pub(crate) struct DotTiles {
     /// The instruction that does the work.
     pub(crate) name: &'static str,
     pub(crate) packing: Packing,
-    /// For 1, 2, 4 blocks of output channels at a time, as many as the registers allow.
+    /// For 1, 2, … blocks of output channels at a time, as many as the registers allow.
     pub(super) rows: &'static [RowTile],
     pub(super) elementwise: RowTile,
     pub(super) peak: unsafe fn(usize) -> (u64, i32),
@@ -23,6 +26,8 @@ pub(crate) struct DotTiles {
     pub(super) rounded: unsafe fn(&Rounded, &[i32], &mut [u8]),
     pub(super) scaled: unsafe fn(&Affine<'_>, &[i32], &mut [f32]),
     pub(super) add: unsafe fn(&Sum, &[u8], &[u8], &mut [u8]),
+    pub(super) floats: unsafe fn(Spread<'_>, usize, &mut [Line<f32>]),
+    pub(super) units: unsafe fn(Spread<'_>, usize, UnitForm, &mut [Line<u32>]),
 }
 
 pub(super) type RowTile = unsafe fn(&DotRow<'_>, &mut [i32]);
@@ -30,13 +35,13 @@ pub(super) type RowTile = unsafe fn(&DotRow<'_>, &mut [i32]);
 impl DotTiles {
     /// Blocks of output channels that the widest tile takes.
     pub(crate) fn blocks(&self) -> usize {
-        1 << (self.rows.len() - 1)
+        self.rows.len()
     }
 
-    /// A row for `1 << log_blocks` blocks of output channels.
-    pub(crate) fn row(&self, log_blocks: usize, row: &DotRow<'_>, y: &mut [i32]) {
+    /// A row for so many blocks of output channels.
+    pub(crate) fn row(&self, blocks: usize, row: &DotRow<'_>, y: &mut [i32]) {
         // SAFETY: a table is handed out only on a machine that has its instructions, and the function asks for nothing else.
-        unsafe { (self.rows[log_blocks])(row, y) }
+        unsafe { (self.rows[blocks - 1])(row, y) }
     }
 
     pub(crate) fn elementwise(&self, row: &DotRow<'_>, y: &mut [i32]) {
@@ -70,6 +75,26 @@ impl DotTiles {
     }
 }
 
+impl DotTiles {
+    /// [`Spread::write_floats`].
+    pub(crate) fn write_floats(&self, weights: Spread<'_>, step: usize, lines: &mut [Line<f32>]) {
+        // SAFETY: as for `row`.
+        unsafe { (self.floats)(weights, step, lines) }
+    }
+
+    /// [`Spread::write_units`].
+    pub(crate) fn write_units(
+        &self,
+        weights: Spread<'_>,
+        taps: usize,
+        form: UnitForm,
+        lines: &mut [Line<u32>],
+    ) {
+        // SAFETY: as for `row`.
+        unsafe { (self.units)(weights, taps, form, lines) }
+    }
+}
+
 /// The tables that stand for an instruction set and that this machine can run, the best first.
 pub(crate) fn dot_tables(isa: Isa) -> impl Iterator<Item = &'static DotTiles> {
     let tables = match isa {
@@ -99,16 +124,16 @@ pub(crate) fn as_bytes(codes: &[i8]) -> &[u8] {
 
 /// Instantiates the kernels under the target features of their instruction.
 ///
-/// `rows` lists, for 1, 2, 4 blocks of output channels, the pixels that a tile of as many blocks can take, `1..=n` in order.
+/// `rows` lists, for 1 and 2 blocks of output channels, the pixels that a tile of as many blocks can take, `1..=n` in order.
 macro_rules! dot_tiles {
-    ($name:literal, $attribute:meta, $lanes:ty, $packing:expr, peak: $peak:literal, rows: [$($blocks:literal: [$($pixels:tt)*]),*]) => {{
+    ($name:literal, $attribute:meta, $lanes:ty, $packing:expr, peak: [$sums:literal, $loads:literal], rows: [$($blocks:literal: [$($pixels:tt)*]),*]) => {{
         #[$attribute]
         fn elementwise(row: &DotRow<'_>, y: &mut [i32]) {
             dot_tile::dot_elementwise::<$lanes>(row, y);
         }
         #[$attribute]
         fn peak(rounds: usize) -> (u64, i32) {
-            dot_tile::dot_peak::<$lanes, $peak>(rounds, $packing.channels())
+            dot_tile::dot_peak::<$lanes, $sums, $loads>(rounds, $packing.channels())
         }
         #[$attribute]
         fn fixed(by: &FixedPoint, acc: &[i32], y: &mut [u8]) {
@@ -126,6 +151,14 @@ macro_rules! dot_tiles {
         fn add(by: &Sum, a: &[u8], b: &[u8], y: &mut [u8]) {
             by.apply(a, b, y);
         }
+        #[$attribute]
+        fn floats(weights: Spread<'_>, step: usize, lines: &mut [Line<f32>]) {
+            weights.write_floats(step, lines);
+        }
+        #[$attribute]
+        fn units(weights: Spread<'_>, taps: usize, form: UnitForm, lines: &mut [Line<u32>]) {
+            weights.write_units(taps, form, lines);
+        }
         DotTiles {
             name: $name,
             packing: $packing,
@@ -142,6 +175,8 @@ macro_rules! dot_tiles {
             rounded,
             scaled,
             add,
+            floats,
+            units,
         }
     }};
 }

@@ -8,12 +8,14 @@ use std::arch::aarch64::{
 use super::dots::{DotTiles, dot_rows, dot_tiles};
 use crate::line::{LANES, Line};
 use crate::packed::dot_tile::{self, DotLanes, DotRow, Packing};
+use crate::packed::plane_weights::Spread;
 use crate::packed::requantize::{Affine, FixedPoint, Rounded, Sum};
+use crate::packed::unit_frame::UnitForm;
 use crate::tile;
 
 // Thirty-two registers: three pixels of eight registers, and the halves of a unit's lanes.
 pub(super) static MLAL: DotTiles = dot_tiles!("smlal, 128 bits",
-    target_feature(enable = "neon"), Mlal, Packing::Pairs, peak: 3, rows: [1: [1 2 3]]);
+    target_feature(enable = "neon"), Mlal, Packing::Pairs, peak: [3, 3], rows: [1: [1 2 3]]);
 
 /// Thirty-two sums in eight registers: those of the even and of the odd channels of each lane, neighbours that come together at the end.
 #[derive(Clone, Copy)]

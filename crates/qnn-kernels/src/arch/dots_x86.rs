@@ -3,30 +3,31 @@
 //! Not `vpmaddubsw`: it saturates at 16 bits, and 2·255·127 does not fit.
 
 use std::arch::x86_64::{
-    __m256i, __m512i, _mm256_add_epi32, _mm256_dpbusd_avx_epi32, _mm256_load_si256, _mm256_madd_epi16,
-    _mm256_set1_epi32, _mm256_storeu_si256, _mm512_dpbusd_epi32, _mm512_load_si512, _mm512_set1_epi32,
-    _mm512_storeu_si512,
+    __m256i, __m512i, _MM_HINT_T1, _mm_prefetch, _mm256_add_epi32, _mm256_dpbusd_avx_epi32,
+    _mm256_load_si256, _mm256_madd_epi16, _mm256_set1_epi32, _mm256_storeu_si256, _mm512_dpbusd_epi32,
+    _mm512_load_si512, _mm512_set1_epi32, _mm512_storeu_si512,
 };
 
 use super::dots::{DotTiles, dot_rows, dot_tiles};
 use crate::line::{LANES, Line};
 use crate::packed::dot_tile::{self, DotLanes, DotRow, Packing};
+use crate::packed::plane_weights::Spread;
 use crate::packed::requantize::{Affine, FixedPoint, Rounded, Sum};
+use crate::packed::unit_frame::UnitForm;
 use crate::tile;
 
-// Thirty-two registers: at most 28 sums, two or four of weights less what the compiler folds, one broadcast.
+// Thirty-two registers: at most 28 sums, two of weights, one broadcast.
 static VNNI_512: DotTiles = dot_tiles!("vpdpbusd, 512 bits",
-target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"), Vnni512, Packing::Quads, peak: 12,
+target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"), Vnni512, Packing::Quads, peak: [12, 1],
 rows: [
     1: [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16],
-    2: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
-    4: [1 2 3 4 5 6 7]
+    2: [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
 ]);
 // Sixteen registers: six pixels of two registers, two of weights, one broadcast.
 static VNNI_256: DotTiles = dot_tiles!("vpdpbusd, 256 bits",
-    target_feature(enable = "avx2,fma,avxvnni"), Vnni256, Packing::Quads, peak: 6, rows: [1: [1 2 3 4 5 6]]);
+    target_feature(enable = "avx2,fma,avxvnni"), Vnni256, Packing::Quads, peak: [6, 1], rows: [1: [1 2 3 4 5 6]]);
 static MADD_256: DotTiles = dot_tiles!("vpmaddwd, 256 bits",
-    target_feature(enable = "avx2,fma"), Madd256, Packing::Pairs, peak: 6, rows: [1: [1 2 3 4 5]]);
+    target_feature(enable = "avx2,fma"), Madd256, Packing::Pairs, peak: [6, 6], rows: [1: [1 2 3 4 5]]);
 
 /// The tables of AVX2 that this machine can run, the best first.
 pub(super) fn avx2() -> [Option<&'static DotTiles>; 3] {
@@ -62,6 +63,12 @@ impl DotLanes for Vnni512 {
     fn load(units: &Line<u32>) -> __m512i {
         // SAFETY: as in `start`.
         unsafe { _mm512_load_si512(units.0.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch(line: &Line<u32>) {
+        // SAFETY: a prefetch never faults, and the line exists.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) }
     }
 
     #[inline(always)]

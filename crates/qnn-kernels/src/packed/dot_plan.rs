@@ -8,13 +8,16 @@ use super::dot_tile::{DotRow, Packing};
 use super::unit_frame::{UnitForm, UnitFrame};
 use crate::Padding;
 use crate::arch::DotTiles;
+use crate::arch::bits::Bits;
 use crate::line::{LANES, Line, blocks};
 use crate::tile::Tap;
 
 /// Pixels in a row of a flattened convolution: two full tiles of the widest kernels.
 const FLAT_WIDTH: usize = 28;
 /// Sums of a band that stay in a core's cache, at least and at most.
-const BAND_SUMS: Range<usize> = 1 << 13..1 << 17;
+const BAND_SUMS: Range<usize> = 1 << 15..1 << 17;
+/// Lines of weights that a core's own caches hold beside everything else.
+const RESIDENT_LINES: usize = 1 << 14;
 /// Multiply-accumulates below which a second thread costs more than it brings.
 const PARALLEL_MACS: u64 = 1 << 20;
 
@@ -46,6 +49,8 @@ pub(crate) enum Weights<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct DotJob<'a> {
     pub(crate) tiles: &'a DotTiles,
+    /// For thresholds.
+    pub(crate) bits: &'a Bits,
     pub(crate) weights: Weights<'a>,
     /// A line for each block of output channels.
     pub(crate) start: &'a [Line<i32>],
@@ -206,7 +211,7 @@ impl DotPlan {
                 Weights::Unpacked(_) => self.depth * job.tiles.blocks(),
             };
             with_units(unpacked, |scratch| {
-                self.for_panels(job.tiles, width, |panel| {
+                self.for_panels(job.tiles, |panel| {
                     let weights = match job.weights {
                         Weights::Lines(lines) => {
                             &lines[panel.blocks.start * self.depth..panel.blocks.end * self.depth]
@@ -259,23 +264,20 @@ impl DotPlan {
         ((piece.rows.len() - 1) * self.geometry.stride[0] + self.extent) * self.frame.row_lines()
     }
 
-    /// Cuts the output channels into panels, the widest first; narrow images take the widest tiles.
-    fn for_panels(&self, tiles: &DotTiles, width: usize, mut visit: impl FnMut(&Panel)) {
+    /// Cuts the output channels into panels, as wide as the tiles take them.
+    fn for_panels(&self, tiles: &DotTiles, mut visit: impl FnMut(&Panel)) {
         let geometry = &self.geometry;
         let (groups, each) = if self.depthwise {
             (1, geometry.out_channels)
         } else {
             (geometry.groups, geometry.group_outputs())
         };
-        let most = match self.depthwise {
-            true => 1,
-            false => tiles.blocks().min(if width <= LANES / 2 { 4 } else { 2 }),
-        };
+        let most = if self.depthwise { 1 } else { tiles.blocks() };
         let count = each.div_ceil(LANES);
         for group in 0..groups {
             let mut first = 0;
             while first < count {
-                let taken = 1 << (count - first).min(most).ilog2();
+                let taken = (count - first).min(most);
                 visit(&Panel {
                     group: if self.depthwise { first } else { group },
                     blocks: group * count + first..group * count + first + taken,
@@ -302,6 +304,15 @@ impl DotPlan {
         let channels = self.geometry.out_channels;
         let groups = if self.depthwise { self.frame.blocks.len() } else { self.geometry.groups };
         let group_lines = self.frame.row_lines() / groups * panel.group;
+        // While weights come from beyond the core's own caches, rows ask for those of the panel after this one.
+        let next = match job.weights {
+            Weights::Lines(lines) if lines.len() > RESIDENT_LINES => {
+                let after = &lines[panel.blocks.end * self.depth..];
+                &after[..after.len().min(weights.len())]
+            }
+            _ => &[],
+        };
+        let share = next.len().div_ceil(piece.rows.len());
         for (index, row) in piece.rows.clone().enumerate() {
             let frame_row = (row - piece.rows.start) * self.geometry.stride[0];
             let y = &mut sums[(piece.first + index) * width * channels..];
@@ -313,6 +324,8 @@ impl DotPlan {
                 start: &job.start[panel.blocks.clone()],
                 // The last row of a flat image may be short.
                 pixels: width.min(y.len() / channels),
+                next: next.get(index * share..).map_or(&[], |next| &next[..share.min(next.len())]),
+                next_step: share.div_ceil(self.taps.len()).max(1),
                 pixel_step: channels,
                 live: panel.live,
             };
@@ -320,7 +333,7 @@ impl DotPlan {
             if self.depthwise {
                 job.tiles.elementwise(&row, y);
             } else {
-                job.tiles.row(panel.blocks.len().ilog2() as usize, &row, y);
+                job.tiles.row(panel.blocks.len(), &row, y);
             }
         }
     }

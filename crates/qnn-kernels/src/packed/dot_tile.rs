@@ -36,6 +36,9 @@ pub(crate) trait DotLanes: Copy {
     fn start(sums: &Line<i32>) -> Self;
     fn splat(unit: u32) -> Self::Units;
     fn load(units: &Line<u32>) -> Self::Units;
+    /// Asks for a line that will be needed later, if there is an instruction to ask with.
+    #[inline(always)]
+    fn prefetch(_line: &Line<u32>) {}
     /// Adds the products of the units' channels, lane by lane.
     fn dot(self, x: Self::Units, w: Self::Units) -> Self;
     fn to_line(self) -> Line<i32>;
@@ -54,6 +57,9 @@ pub(crate) struct DotRow<'a> {
     pub(crate) depth: usize,
     /// What the sums start with: a line for each block.
     pub(crate) start: &'a [Line<i32>],
+    /// Lines that will be needed later, and how many of them to ask for at each tap.
+    pub(crate) next: &'a [Line<u32>],
+    pub(crate) next_step: usize,
     /// Output pixels.
     pub(crate) pixels: usize,
     /// Distance of two pixels in the output.
@@ -70,7 +76,9 @@ pub(crate) fn dot_tile<D: DotLanes, const P: usize, const V: usize>(
     y: &mut [i32],
 ) {
     let mut acc = [starts::<D, V>(row.start); P];
+    let mut next = row.next.chunks(row.next_step);
     for tap in row.taps {
+        next.next().unwrap_or_default().iter().for_each(D::prefetch);
         let window: &[Line<u32>; P] = lines[tap.line..].first_chunk().expect("a window inside the frame");
         // The minimum lets the compiler see that every unit lies inside its line.
         let units = tap.channels.min(LANES);
@@ -131,17 +139,19 @@ fn starts<D: DotLanes, const V: usize>(lines: &[Line<i32>]) -> [D; V] {
 
 #[inline(always)]
 fn store<D: DotLanes, const P: usize, const V: usize>(row: &DotRow<'_>, acc: &[[D; V]; P], y: &mut [i32]) {
+    // All sums leave their registers here, and at once: written one by one, they would be kept in memory from tap to tap.
     let mut lines = [[Line([0; LANES]); V]; P];
     for p in 0..P {
         for v in 0..V {
             lines[p][v] = acc[p][v].to_line();
         }
     }
-    for (lines, y) in lines.iter().zip(y.chunks_mut(row.pixel_step)) {
-        for (line, y) in lines.iter().zip(y[..row.live].chunks_mut(LANES)) {
-            match y.first_chunk_mut::<LANES>() {
+    for (p, lines) in lines.iter().enumerate() {
+        let y = &mut y[p * row.pixel_step..][..row.live];
+        for (v, line) in lines.iter().enumerate() {
+            match y[v * LANES..].first_chunk_mut::<LANES>() {
                 Some(whole) => *whole = line.0,
-                None => y.copy_from_slice(&line.0[..y.len()]),
+                None => y[v * LANES..].iter_mut().zip(line.0).for_each(|(y, sum)| *y = sum),
             }
         }
     }
@@ -149,22 +159,29 @@ fn store<D: DotLanes, const P: usize, const V: usize>(row: &DotRow<'_>, acc: &[[
 
 /// Multiply-accumulates of `SUMS` independent sums that stay in registers: what the machine can do at most.
 ///
-/// Returns how many there were, and a number that depends on all of them.
+/// Returns how many there were, and a number that depends on all of them. `LOADS` factors are read in every round: as many as sums, where the
+/// compiler would otherwise multiply once for several of them.
 #[inline(always)]
-pub(crate) fn dot_peak<D: DotLanes, const SUMS: usize>(rounds: usize, channels: usize) -> (u64, i32) {
-    let units: [Line<u32>; SUMS] = std::array::from_fn(|sum| Line([0x0102_0304 + sum as u32; LANES]));
+pub(crate) fn dot_peak<D: DotLanes, const SUMS: usize, const LOADS: usize>(
+    rounds: usize,
+    channels: usize,
+) -> (u64, i32) {
+    const UNROLLED: usize = 4;
+    let units: [Line<u32>; LOADS] = std::array::from_fn(|load| Line([0x0102_0304 + load as u32; LANES]));
     let mut acc = [D::start(&Line([0; LANES])); SUMS];
     let w = D::load(&units[0]);
-    for _ in 0..rounds {
-        // Or the products, which never change, would be taken out of the loop.
-        let units = std::hint::black_box(&units);
-        for sum in 0..SUMS {
-            acc[sum] = acc[sum].dot(D::load(&units[sum]), w);
+    for _ in 0..rounds.div_ceil(UNROLLED) {
+        for _ in 0..UNROLLED {
+            // Or the products, which never change, would be taken out of the loop.
+            let units = if LOADS == 1 { &units } else { std::hint::black_box(&units) };
+            for sum in 0..SUMS {
+                acc[sum] = acc[sum].dot(D::load(&units[sum % LOADS]), w);
+            }
         }
     }
     let mixed =
         acc.iter().flat_map(|sum| sum.to_line().0).fold(0_i32, |mixed, lane| mixed.wrapping_add(lane));
-    ((rounds * SUMS * LANES * channels) as u64, mixed)
+    ((rounds.next_multiple_of(UNROLLED) * SUMS * LANES * channels) as u64, mixed)
 }
 
 /// Pairs in plain code, for every machine.
@@ -193,7 +210,7 @@ impl DotLanes for PortablePairs {
     fn dot(mut self, x: Self::Units, w: Self::Units) -> Self {
         for lane in 0..LANES {
             let products = [0, 1].map(|half| i32::from(x[lane][half]) * i32::from(w[lane][half]));
-            self.0[lane] = self.0[lane].wrapping_add(products[0]).wrapping_add(products[1]);
+            self.0[lane] = self.0[lane].wrapping_add(products[0].wrapping_add(products[1]));
         }
         self
     }

@@ -6,10 +6,13 @@ use std::sync::OnceLock;
 use super::dot_plan::{Both, DotJob, DotPlan, Rows, Weights, output_blocks};
 use super::dot_tile::Packing;
 use super::requantize::{Affine, Requantize, Sum};
+use super::scratch::{Scratch, grown, with_scratch};
+use super::stage::Part;
 use super::{ConvGeometry, Output, PackError, Tile};
+use crate::Kernels;
+use crate::arch::bits::Bits;
 use crate::arch::{DotTiles, as_bytes};
-use crate::line::{LANES, Line};
-use crate::{Kernels, reference};
+use crate::line::{Block, LANES, Line};
 
 /// The bytes of an image: signed or not, which of them is zero, and which stand outside the image.
 ///
@@ -220,14 +223,21 @@ impl Int8Conv {
     #[track_caller]
     pub fn run(&self, kernels: &Kernels, x: &[u8], out: Int8Output<'_>) {
         let pixels = check_run(&self.geometry, x, &out);
-        self.run_with(kernels.dots(), pixels, x, out);
+        self.run_with(kernels.dots(), &kernels.bits, pixels, x, out);
     }
 
-    pub(super) fn run_with(&self, tiles: &DotTiles, pixels: usize, x: &[u8], out: Int8Output<'_>) {
+    pub(super) fn run_with(
+        &self,
+        tiles: &DotTiles,
+        bits: &Bits,
+        pixels: usize,
+        x: &[u8],
+        out: Int8Output<'_>,
+    ) {
         let prepared =
             self.prepared[tiles.packing as usize].get_or_init(|| Prepared::new(self, tiles.packing));
         let weights = Weights::Lines(&prepared.lines);
-        let job = DotJob { tiles, weights, start: &prepared.start, x };
+        let job = DotJob { tiles, bits, weights, start: &prepared.start, x };
         finish(&prepared.plan, &job, self.geometry.out_channels, pixels, out);
     }
 }
@@ -299,7 +309,7 @@ pub(crate) fn finish(plan: &DotPlan, job: &DotJob<'_>, channels: usize, pixels: 
         }
         Int8Output::Plain(Output::Codes { thresholds, layout, y }) => {
             plan.run(job, Rows { y, step: layout.pixel_bytes() }, |_, acc, rows| {
-                reference::packed_output(channels, acc, Output::Codes { thresholds, layout, y: rows.y });
+                write_codes(job.bits, channels, acc, Output::Codes { thresholds, layout, y: rows.y });
             });
         }
         Int8Output::Plain(Output::Tiles(tiles)) => {
@@ -312,6 +322,24 @@ pub(crate) fn finish(plan: &DotPlan, job: &DotJob<'_>, channels: usize, pixels: 
             });
         }
     }
+}
+
+/// The thresholds' codes of a band, by the stage that all packed kernels share.
+fn write_codes(bits: &Bits, channels: usize, acc: &[i32], out: Output<'_>) {
+    let pixels = acc.len() / channels;
+    let mut part = Part { out, pixels, channels };
+    with_scratch(|Scratch { acc: lines, masks, rows, .. }| {
+        let mut run = part.open(0..pixels, 0, rows);
+        let lines = grown(lines, pixels, Line([0; LANES]));
+        for first in (0..channels).step_by(LANES) {
+            let count = (channels - first).min(LANES);
+            for (line, acc) in lines.iter_mut().zip(acc.chunks_exact(channels)) {
+                line.0[..count].copy_from_slice(&acc[first..][..count]);
+            }
+            run.panel(bits, Block { group: 0, first, count }, lines, masks);
+        }
+        run.close();
+    });
 }
 
 /// Output pixels of a run.

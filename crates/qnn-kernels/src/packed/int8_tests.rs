@@ -7,12 +7,17 @@ use proptest::prelude::*;
 use super::int8::{ByteInput, Int8Conv, Int8Output, bytes_of};
 use super::requantize::{CodeRange, FixedPoint, Requantize, Rounded, Sum};
 use super::{ConvGeometry, Encoding, Layout, Output, PackError, Tiles};
+use crate::arch::bits::Bits;
 use crate::arch::{DotTiles, dot_tables};
 use crate::{ChannelAffine, Isa, Kernels, Padding};
 
 /// Every table that this machine can run, also those that a better one hides.
 pub(super) fn tables() -> impl Iterator<Item = &'static DotTiles> {
     Isa::available().flat_map(dot_tables)
+}
+
+pub(super) fn bits() -> &'static Bits {
+    &Kernels::current().bits
 }
 
 pub(super) fn bytes(len: usize, seed: u64) -> Vec<u8> {
@@ -195,7 +200,9 @@ fn check(geometry: &ConvGeometry, input: ByteInput, batch: usize, seed: u64) {
     let conv = Int8Conv::with_bias(geometry, input, &weights, &bias).unwrap();
     assert!(expected.iter().all(|acc| conv.range().contains(acc)));
     let pixels = batch * geometry.out_pixels();
-    check_outputs(geometry.out_channels, &expected, |tiles, out| conv.run_with(tiles, pixels, x, out));
+    check_outputs(geometry.out_channels, &expected, |tiles, out| {
+        conv.run_with(tiles, bits(), pixels, x, out)
+    });
 }
 
 proptest! {
@@ -251,7 +258,7 @@ fn the_largest_sums_are_exact() {
         let product = (input.code(byte) - input.zero_point()) * i32::from(weight);
         for tiles in tables() {
             let mut y = vec![0; 17];
-            conv.run_with(tiles, 1, &vec![byte; terms], Output::Accumulators(&mut y).into());
+            conv.run_with(tiles, bits(), 1, &vec![byte; terms], Output::Accumulators(&mut y).into());
             assert_eq!(y, [terms as i32 * product; 17], "{}", tiles.name);
         }
     }

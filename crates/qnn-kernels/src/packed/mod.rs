@@ -35,10 +35,11 @@
 //! ```
 
 mod border;
+mod compression;
 mod conv;
+pub(crate) mod depthwise;
 mod dot_plan;
 pub(crate) mod dot_tile;
-pub(crate) mod depthwise;
 mod encoding;
 mod error;
 pub(crate) mod frame;
@@ -48,8 +49,10 @@ mod int8;
 mod int8_tests;
 pub(crate) mod lanes;
 mod layout;
+mod lookup;
 mod output;
 mod plan;
+pub(crate) mod plane_weights;
 mod pool;
 pub(crate) mod requantize;
 mod run;
@@ -58,16 +61,20 @@ mod signs;
 mod stage;
 mod threshold;
 pub(crate) mod tile;
-mod unit_frame;
+pub(crate) mod unit_frame;
+mod weight_only;
 mod weights;
 
+pub use compression::{StoredValues, compression_rate};
 pub use conv::PackedConv;
 pub use encoding::Encoding;
 pub use error::PackError;
 pub use geometry::ConvGeometry;
 pub use int8::{ByteInput, Int8Conv, Int8Output, bytes_of};
 pub use layout::Layout;
+pub use lookup::{LookupConv, plain_conv2d};
 pub use output::{Output, Tile, Tiles};
 pub use pool::{Extreme, PoolGeometry};
 pub use requantize::{CodeRange, FixedPoint, Requantize, RequantizeError, Rounded, Sum};
 pub use threshold::{Threshold, Thresholds, threshold};
+pub use weight_only::{WeightOnlyConv, WeightOnlyInt8Conv};

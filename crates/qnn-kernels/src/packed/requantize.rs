@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::line::LANES;
+
 /// Why accumulators cannot be requantized so.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum RequantizeError {
@@ -149,9 +151,9 @@ impl Requantize {
 pub struct FixedPoint {
     multipliers: Vec<i32>,
     /// To the right.
-    shifts: Vec<u8>,
+    shifts: Vec<u32>,
     /// To the left, before.
-    lifts: Vec<u8>,
+    lifts: Vec<u32>,
     lifted: bool,
     range: CodeRange,
 }
@@ -172,8 +174,8 @@ impl FixedPoint {
                 expected: "positive and less than 2^30",
             })?;
             fixed.multipliers.push(multiplier);
-            fixed.shifts.push((-exponent).max(0) as u8);
-            fixed.lifts.push(exponent.max(0) as u8);
+            fixed.shifts.push((-exponent).max(0) as u32);
+            fixed.lifts.push(exponent.max(0) as u32);
             fixed.lifted |= exponent > 0;
         }
         Ok(fixed)
@@ -194,27 +196,32 @@ impl FixedPoint {
     #[track_caller]
     pub fn code(&self, acc: i32, channel: usize) -> i32 {
         let lifted = lift(acc, self.lifts[channel]);
-        fixed_code(lifted, self.multipliers[channel], self.shifts[channel], self.range)
+        shifted_code(high_product(lifted, self.multipliers[channel]), self.shifts[channel], self.range)
     }
 
     /// The codes of whole pixels, as bytes.
     #[inline(always)]
     pub(crate) fn apply(&self, acc: &[i32], y: &mut [u8]) {
-        let channels = self.multipliers.len();
-        for (acc, y) in acc.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
-            let by = self.multipliers.iter().zip(&self.shifts);
-            if self.lifted {
-                for ((y, &acc), ((&multiplier, &shift), &by)) in
-                    y.iter_mut().zip(acc).zip(by.zip(&self.lifts))
-                {
-                    *y = fixed_code(lift(acc, by), multiplier, shift, self.range) as u8;
+        // The test inside the loop would keep the compiler from using vectors.
+        if self.lifted { self.apply_lifted::<true>(acc, y) } else { self.apply_lifted::<false>(acc, y) }
+    }
+
+    #[inline(always)]
+    fn apply_lifted<const LIFTED: bool>(&self, acc: &[i32], y: &mut [u8]) {
+        let of = |first| {
+            let multipliers = from_lane(&self.multipliers, first);
+            let (shifts, lifts) = (from_lane(&self.shifts, first), from_lane(&self.lifts, first));
+            move |acc: &[i32; LANES]| {
+                let mut codes = [0; LANES];
+                for lane in 0..LANES {
+                    let acc = if LIFTED { lift(acc[lane], lifts[lane]) } else { acc[lane] };
+                    let high = high_product(acc, multipliers[lane]);
+                    codes[lane] = shifted_code(high, shifts[lane], self.range) as u8;
                 }
-            } else {
-                for ((y, &acc), (&multiplier, &shift)) in y.iter_mut().zip(acc).zip(by) {
-                    *y = fixed_code(acc, multiplier, shift, self.range) as u8;
-                }
+                codes
             }
-        }
+        };
+        by_lanes(self.multipliers.len(), acc, y, of);
     }
 }
 
@@ -235,15 +242,20 @@ fn multiplier(scale: f64) -> Option<(i32, i32)> {
 }
 
 #[inline(always)]
-fn lift(acc: i32, by: u8) -> i32 {
+fn lift(acc: i32, by: u32) -> i32 {
     (i64::from(acc) << by).clamp(i32::MIN.into(), i32::MAX.into()) as i32
 }
 
+/// Rounded to the nearest, halves upwards.
 #[inline(always)]
-fn fixed_code(acc: i32, multiplier: i32, shift: u8, range: CodeRange) -> i32 {
-    let high = ((i64::from(acc) * i64::from(multiplier) + (1 << 30)) >> 31) as i32;
+fn high_product(acc: i32, multiplier: i32) -> i32 {
+    ((i64::from(acc) * i64::from(multiplier) + (1 << 30)) >> 31) as i32
+}
+
+#[inline(always)]
+fn shifted_code(high: i32, shift: u32, range: CodeRange) -> i32 {
     // At most 31, which the compiler shall know.
-    let shift = u32::from(shift & 31);
+    let shift = shift & 31;
     let below = (1_u32 << shift).wrapping_sub(1).cast_signed();
     let half = (below >> 1) + i32::from(high < 0);
     let rounded = (high >> shift) + i32::from(high & below > half);
@@ -305,13 +317,18 @@ impl Rounded {
     /// The codes of whole pixels, as bytes.
     #[inline(always)]
     pub(crate) fn apply(&self, acc: &[i32], y: &mut [u8]) {
-        let channels = self.scales.len();
-        for (acc, y) in acc.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
-            let by = self.scales.iter().zip(&self.biases);
-            for ((y, &acc), (scale, bias)) in y.iter_mut().zip(acc).zip(by) {
-                *y = rounded_code(acc as f32 * scale + bias, self.range) as u8;
+        let of = |first| {
+            let (scales, biases) = (from_lane(&self.scales, first), from_lane(&self.biases, first));
+            move |acc: &[i32; LANES]| {
+                let mut codes = [0; LANES];
+                for lane in 0..LANES {
+                    let value = acc[lane] as f32 * scales[lane] + biases[lane];
+                    codes[lane] = rounded_code(value, self.range) as u8;
+                }
+                codes
             }
-        }
+        };
+        by_lanes(self.scales.len(), acc, y, of);
     }
 }
 
@@ -339,18 +356,48 @@ impl Affine<'_> {
     /// The values of whole pixels.
     #[inline(always)]
     pub(crate) fn apply(&self, acc: &[i32], y: &mut [f32]) {
-        for (acc, y) in acc.chunks_exact(self.channels).zip(y.chunks_exact_mut(self.channels)) {
-            for (y, &acc) in y.iter_mut().zip(acc) {
-                *y = acc as f32;
+        let of = |first| {
+            // Both neutral elements are exact: a·1 = a, and a + (−0) = a even where a is −0.
+            let scale = self.out.scale.map_or([1.0; LANES], |scale| from_lane(scale, first));
+            let bias = self.out.bias.map_or([-0.0; LANES], |bias| from_lane(bias, first));
+            move |acc: &[i32; LANES]| {
+                let mut values = [0.0; LANES];
+                for lane in 0..LANES {
+                    values[lane] = acc[lane] as f32 * scale[lane] + bias[lane];
+                }
+                values
             }
-            if let Some(scale) = self.out.scale {
-                y.iter_mut().zip(scale).for_each(|(y, scale)| *y *= scale);
-            }
-            if let Some(bias) = self.out.bias {
-                y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+        };
+        by_lanes(self.channels, acc, y, of);
+    }
+}
+
+/// Maps the accumulators of whole pixels, sixteen channels at a time: by `of(first channel)`, whose constants then stay in registers.
+#[inline(always)]
+fn by_lanes<Y: Copy, F: Fn(&[i32; LANES]) -> [Y; LANES]>(
+    channels: usize,
+    acc: &[i32],
+    y: &mut [Y],
+    of: impl Fn(usize) -> F,
+) {
+    for first in (0..channels).step_by(LANES) {
+        let of = of(first);
+        let live = (channels - first).min(LANES);
+        for (acc, y) in acc.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+            match (acc[first..].first_chunk(), y[first..].first_chunk_mut()) {
+                (Some(acc), Some(y)) => *y = of(acc),
+                _ => y[first..].copy_from_slice(&of(&from_lane(acc, first))[..live]),
             }
         }
     }
+}
+
+/// Sixteen elements from one on; past the end there are zeros.
+#[inline(always)]
+fn from_lane<T: Copy + Default>(values: &[T], first: usize) -> [T; LANES] {
+    let mut lanes = [T::default(); LANES];
+    lanes.iter_mut().zip(&values[first..]).for_each(|(lane, value)| *lane = *value);
+    lanes
 }
 
 /// How two tensors of codes are added: each with a scale and a zero point of its own.

@@ -10,7 +10,7 @@ use super::stage::Part;
 use super::tile::Row;
 use super::weights::Weights;
 use crate::arch::bits::Bits;
-use crate::line::Line;
+use crate::line::{Block, Line};
 
 /// Words that a tile takes below which one thread is faster than two: some microseconds.
 const WORTH_SHARING: usize = 1 << 15;
@@ -90,40 +90,46 @@ impl Job<'_> {
         let rows = first_row..(first_row + self.band).min(self.rows);
         let reach = (geometry.kernel[0] - 1) * geometry.dilation[0];
         let framed = rows.start * geometry.stride[0]..(rows.end - 1) * geometry.stride[0] + reach + 1;
-        let frame = grown(&mut scratch.frame, framed.len() * plan.frame.row_words(), 0);
-        let image = self.image(band / self.bands);
-        self.bits.fill(
-            &plan.frame,
-            framed,
-            image,
-            [frame, grown(&mut scratch.dealt, plan.frame.dealt_words(), 0)],
-        );
+        let words = grown(&mut scratch.frame, framed.len() * plan.frame.row_words(), 0);
+        let dealt = grown(&mut scratch.dealt, plan.frame.dealt_words(), 0);
+        self.bits.fill(&plan.frame, framed, self.image(band / self.bands), [words, dealt]);
         let run = (part.run_pixels(RUN_PIXELS) / self.columns).max(1);
         for start in rows.clone().step_by(run) {
-            let run = start..(start + run).min(rows.end);
-            let first = (start - rows.start) * self.columns;
-            let pixels = first..(first + run.len() * self.columns).min(part.pixels);
-            let count = pixels.len();
-            let origin = (start - rows.start) * geometry.stride[0] * plan.frame.row_words();
-            let acc = grown(&mut scratch.acc, LINES * count, Line([0; 16]));
+            let skipped = start - rows.start;
+            let count = (run.min(rows.end - start) * self.columns).min(part.pixels - skipped * self.columns);
+            let pixels = skipped * self.columns..skipped * self.columns + count;
             let mut visit = part.open(pixels, self.first_pixel(band), &mut scratch.rows);
-            match &plan.weights {
-                Packed::Dense(weights) => {
-                    for (index, panel) in plan.panels.iter().enumerate() {
-                        self.rows(weights, index, run.start, &frame[origin..], &mut acc[..count]);
-                        visit.panel(self.bits, *panel, &acc[..count], &mut scratch.masks);
-                    }
-                }
-                Packed::Depthwise(filters) => {
-                    for (word, panels) in plan.panels.chunks(LINES).enumerate() {
-                        self.depthwise_rows(filters, word, run.start, &frame[origin..], acc);
-                        for (panel, acc) in panels.iter().zip(acc.chunks_exact(count)) {
-                            visit.panel(self.bits, *panel, acc, &mut scratch.masks);
-                        }
-                    }
+            let words = &words[skipped * geometry.stride[0] * plan.frame.row_words()..];
+            self.panels(start, words, grown(&mut scratch.acc, LINES * count, Line([0; 16])), |panel, acc| {
+                visit.panel(self.bits, panel, acc, &mut scratch.masks);
+            });
+            visit.close();
+        }
+    }
+
+    /// Visits the accumulators of every panel for the output rows from `first_row` on. `acc` has room for the panels of one word.
+    fn panels(
+        &self,
+        first_row: usize,
+        frame: &[u64],
+        acc: &mut [Line<i32>],
+        mut visit: impl FnMut(Block, &[Line<i32>]),
+    ) {
+        let (plan, count) = (self.plan, acc.len() / LINES);
+        match &plan.weights {
+            Packed::Dense(weights) => {
+                let acc = &mut acc[..count];
+                for (index, panel) in plan.panels.iter().enumerate() {
+                    self.rows(weights, index, first_row, frame, acc);
+                    visit(*panel, acc);
                 }
             }
-            visit.close();
+            Packed::Depthwise(filters) => {
+                for (word, panels) in plan.panels.chunks(LINES).enumerate() {
+                    self.depthwise_rows(filters, word, first_row, frame, acc);
+                    panels.iter().zip(acc.chunks_exact(count)).for_each(|(panel, acc)| visit(*panel, acc));
+                }
+            }
         }
     }
 

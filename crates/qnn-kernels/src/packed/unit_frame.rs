@@ -50,13 +50,18 @@ impl UnitForm {
         if self.signed && matches!(self.packing, Packing::Quads) { 128 } else { 0 }
     }
 
+    /// What turns four signed bytes into unsigned ones, 128 larger.
+    const fn flip(self) -> u32 {
+        if self.signed { 0x8080_8080 } else { 0 }
+    }
+
     /// The channels of one pixel, at most a line of them. Channels that a unit lacks are zeros or anything: their weights are zero.
     #[inline(always)]
     fn fill(self, bytes: &[u8], line: &mut Line<u32>) {
         match (self.packing, self.single) {
-            (Packing::Quads, false) => fill_quads(bytes, if self.signed { 0x8080_8080 } else { 0 }, line),
+            (Packing::Quads, false) => fill_quads(bytes, self.flip(), line),
             (Packing::Quads, true) => {
-                let flip = if self.signed { 0x80 } else { 0 };
+                let flip = self.flip() as u8;
                 line.0.iter_mut().zip(bytes).for_each(|(unit, &byte)| *unit = u32::from(byte ^ flip));
             }
             (Packing::Pairs, false) => {
@@ -156,12 +161,12 @@ impl UnitFrame {
     }
 
     fn copy_pixels<'a>(&self, block: Block, pixels: impl Iterator<Item = &'a [u8]>, lines: &mut [Line<u32>]) {
-        const WHOLE: usize = 4 * LANES;
-        if block.count == WHOLE && !self.units.single && self.units.packing == Packing::Quads {
+        if block.count == 4 * LANES && !self.units.single && self.units.packing == Packing::Quads {
+            let flip = self.units.flip();
             for (line, pixel) in lines.iter_mut().zip(pixels) {
-                let bytes: &[u8; WHOLE] =
-                    pixel[block.first..].first_chunk().expect("a block inside the pixel");
-                self.units.fill(bytes, line);
+                let (quads, _) = pixel[block.first..][..4 * LANES].as_chunks::<4>();
+                let quads: &[[u8; 4]; LANES] = quads.first_chunk().expect("sixteen quads");
+                line.0 = quads.map(|quad| u32::from_le_bytes(quad) ^ flip);
             }
         } else {
             for (line, pixel) in lines.iter_mut().zip(pixels) {

@@ -1,0 +1,352 @@
+//! Convolutions whose weights stay packed in memory while activations are numbers or bytes.
+//!
+//! A panel of weights is unpacked into the lines that the tiles read, where the kernels of plain weights copy one. The sums are theirs.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use super::dot_plan::{DotJob, DotPlan, Weights};
+use super::dot_tile::Packing;
+use super::int8::{ByteInput, Int8Output, check_len, check_run, check_sums, finish, starts};
+use super::plane_weights::PlaneWeights;
+use super::{ConvGeometry, Encoding, PackError};
+use crate::arch::DotTiles;
+use crate::arch::bits::Bits;
+use crate::line::{Block, LANES, Line};
+use crate::plan::{self, Window};
+use crate::{ChannelAffine, Conv2dShape, Kernels};
+
+/// A convolution of `f32` images with packed codes as weights: binary, ternary, or of up to eight bits.
+///
+/// Bit for bit the numbers of [`conv2d`](crate::conv2d) with the unpacked weights: one accumulator, fused multiply-adds in the order `kh, kw, cin`.
+/// That costs the same arithmetic; what is gained is memory.
+///
+/// ```
+/// use qnn_kernels::{ChannelAffine, Kernels, packed::{ConvGeometry, Encoding, WeightOnlyConv}};
+/// let conv = WeightOnlyConv::new(&ConvGeometry::matmul(3, 2), Encoding::Ternary, &[1.0, 0.0, -1.0, 1.0, 0.0, 1.0])?;
+/// let mut y = [0.0; 2];
+/// conv.run(Kernels::current(), &[0.5, 0.25, 2.0], 0.0, ChannelAffine::IDENTITY, &mut y);
+/// assert_eq!(y, [0.25, 2.25]);
+/// # Ok::<(), qnn_kernels::packed::PackError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct WeightOnlyConv {
+    geometry: ConvGeometry,
+    weights: PlaneWeights,
+}
+
+impl WeightOnlyConv {
+    /// Packs the weights `[kh, kw, channels/groups, out_channels]`.
+    ///
+    /// # Errors
+    ///
+    /// A geometry that cannot be computed, another number of weights than it needs, numbers that are no codes of the encoding, an encoding of bytes.
+    pub fn new(geometry: &ConvGeometry, encoding: Encoding, codes: &[f32]) -> Result<Self, PackError> {
+        geometry.check()?;
+        Ok(Self { geometry: *geometry, weights: PlaneWeights::new(geometry, encoding, codes)? })
+    }
+
+    /// The geometry it was made for.
+    #[must_use]
+    pub fn geometry(&self) -> &ConvGeometry {
+        &self.geometry
+    }
+
+    /// The encoding of the weights.
+    #[must_use]
+    pub fn encoding(&self) -> Encoding {
+        self.weights.encoding()
+    }
+
+    /// Bytes that the weights take in memory.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// The weights, `[kh, kw, channels/groups, out_channels]`.
+    #[must_use]
+    pub fn unpack(&self) -> Vec<f32> {
+        self.weights.unpack(&self.geometry)
+    }
+
+    /// The same weights for images of bytes, with a bias for each output channel in units of the accumulator.
+    ///
+    /// # Errors
+    ///
+    /// Another number of biases than output channels, or sums beyond 32 bits.
+    pub fn into_int8(self, input: ByteInput, bias: &[i32]) -> Result<WeightOnlyInt8Conv, PackError> {
+        check_len("bias", bias.len(), self.geometry.out_channels)?;
+        let largest = self.encoding().magnitude().into();
+        check_sums(&self.geometry, input, largest, &self.weights.sums[1], bias)?;
+        let prepared = [const { OnceLock::new() }; 2];
+        Ok(WeightOnlyInt8Conv { conv: self, input, bias: bias.to_vec(), prepared })
+    }
+
+    /// Convolves the images `x`, as many as it holds; positions outside hold `pad_value`. Runs on rayon's current pool.
+    ///
+    /// # Panics
+    ///
+    /// If `x` is no whole number of images, or the output's or the affine map's lengths do not fit them.
+    #[track_caller]
+    pub fn run(
+        &self,
+        kernels: &Kernels,
+        x: &[f32],
+        pad_value: f32,
+        out: ChannelAffine<'_, f32>,
+        y: &mut [f32],
+    ) {
+        let geometry = &self.geometry;
+        let image = geometry.pixels() * geometry.channels;
+        assert!(x.len().is_multiple_of(image), "{} numbers are no whole images of {image}", x.len());
+        let batch = x.len() / image;
+        let expected = batch * geometry.out_pixels() * geometry.out_channels;
+        assert!(y.len() == expected, "the output has {} elements of {expected}", y.len());
+        out.assert_channels(geometry.out_channels);
+        let shape = plan::flattened(&extent_shape(geometry, batch));
+        let window = Window { shape: &shape, kernel: geometry.kernel, dilation: geometry.dilation };
+        let pack = |panel: Block, vectors: usize, lines: &mut [Line<f32>]| {
+            for vector in 0..vectors {
+                let block = self.block_of(panel.first + vector * LANES);
+                kernels.dots().write_floats(self.weights.block(block), vectors, &mut lines[vector..]);
+            }
+        };
+        plan::forward_packed(kernels, &window, x, &pack, pad_value, out, y);
+    }
+
+    /// The block that begins at an output channel.
+    fn block_of(&self, channel: usize) -> usize {
+        if plan::is_depthwise(&extent_shape(&self.geometry, 1)) {
+            return channel / LANES;
+        }
+        let each = self.geometry.group_outputs();
+        channel / each * each.div_ceil(LANES) + channel % each / LANES
+    }
+}
+
+/// The convolution with a kernel that covers the dilated one's extent.
+fn extent_shape(geometry: &ConvGeometry, batch: usize) -> Conv2dShape {
+    let kernel = [0, 1].map(|axis| (geometry.kernel[axis] - 1) * geometry.dilation[axis] + 1);
+    Conv2dShape {
+        batch,
+        height: geometry.height,
+        width: geometry.width,
+        channels: geometry.channels,
+        out_channels: geometry.out_channels,
+        kernel,
+        stride: geometry.stride,
+        padding: geometry.padding,
+        groups: geometry.groups,
+    }
+}
+
+/// A convolution of bytes with packed codes as weights, exact. Made by [`WeightOnlyConv::into_int8`].
+///
+/// ```
+/// use qnn_kernels::{Kernels, packed::{ByteInput, ConvGeometry, Encoding, Output, WeightOnlyConv}};
+/// let conv = WeightOnlyConv::new(&ConvGeometry::matmul(3, 1), Encoding::Sign, &[1.0, -1.0, -1.0])?;
+/// let conv = conv.into_int8(ByteInput::unsigned(0), &[1000])?;
+/// let mut y = [0];
+/// conv.run(Kernels::current(), &[250, 3, 4], Output::Accumulators(&mut y).into());
+/// assert_eq!(y, [1243]);
+/// # Ok::<(), qnn_kernels::packed::PackError>(())
+/// ```
+#[derive(Debug)]
+pub struct WeightOnlyInt8Conv {
+    conv: WeightOnlyConv,
+    input: ByteInput,
+    bias: Vec<i32>,
+    /// For each packing, made when first needed: the plan, and what sums start with.
+    prepared: [OnceLock<(DotPlan, Vec<Line<i32>>)>; 2],
+}
+
+impl WeightOnlyInt8Conv {
+    /// The convolution without what is about bytes.
+    #[must_use]
+    pub fn weights(&self) -> &WeightOnlyConv {
+        &self.conv
+    }
+
+    /// What its input's bytes mean.
+    #[must_use]
+    pub fn input(&self) -> ByteInput {
+        self.input
+    }
+
+    /// Convolves the images `x`, as many as it holds. Runs on rayon's current pool; the integers are the same for every schedule and every
+    /// instruction set.
+    ///
+    /// # Panics
+    ///
+    /// If `x` is no whole number of images, or the output's lengths, channels or levels do not fit them.
+    #[track_caller]
+    pub fn run(&self, kernels: &Kernels, x: &[u8], out: Int8Output<'_>) {
+        let pixels = check_run(&self.conv.geometry, x, &out);
+        self.run_with(kernels.dots(), &kernels.bits, pixels, x, out);
+    }
+
+    pub(super) fn run_with(
+        &self,
+        tiles: &DotTiles,
+        bits: &Bits,
+        pixels: usize,
+        x: &[u8],
+        out: Int8Output<'_>,
+    ) {
+        let geometry = &self.conv.geometry;
+        let (plan, start) = self.prepared[tiles.packing as usize].get_or_init(|| self.prepare(tiles.packing));
+        let taps = geometry.kernel[0] * geometry.kernel[1];
+        let write = |blocks: Range<usize>, lines: &mut [Line<u32>]| {
+            for (block, lines) in blocks.zip(lines.chunks_exact_mut(plan.depth())) {
+                tiles.write_units(self.conv.weights.block(block), taps, plan.form(), lines);
+            }
+        };
+        let job = DotJob { tiles, bits, weights: Weights::Unpacked(&write), start, x };
+        finish(plan, &job, geometry.out_channels, pixels, out);
+    }
+
+    fn prepare(&self, packing: Packing) -> (DotPlan, Vec<Line<i32>>) {
+        let geometry = &self.conv.geometry;
+        let plan = DotPlan::new(geometry, packing, self.input.is_signed(), self.input.pad());
+        let start = starts(&plan, geometry, self.input, &self.conv.weights.sums[0], &self.bias);
+        (plan, start)
+    }
+}
+
+impl Clone for WeightOnlyInt8Conv {
+    fn clone(&self) -> Self {
+        let prepared = [const { OnceLock::new() }; 2];
+        Self { conv: self.conv.clone(), input: self.input, bias: self.bias.clone(), prepared }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::int8_tests::{any_geometry, any_input, bits, bytes, check_outputs, plain};
+    use super::*;
+    use crate::{Isa, Padding, reference};
+    use proptest::prelude::*;
+
+    fn any_encoding() -> impl Strategy<Value = Encoding> {
+        prop_oneof![
+            Just(Encoding::Sign),
+            Just(Encoding::Ternary),
+            (1_u32..=8).prop_map(|bits| Encoding::Unsigned { bits }),
+            (1_u32..=7).prop_map(|bits| Encoding::Odd { bits }),
+        ]
+    }
+
+    fn codes(geometry: &ConvGeometry, encoding: Encoding, seed: u64) -> Vec<f32> {
+        let level = |byte: u8| encoding.code(usize::from(byte) % encoding.levels()) as f32;
+        bytes(geometry.weight_len(), seed).into_iter().map(level).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn the_numbers_are_those_of_unpacked_weights(
+            geometry in any_geometry(), encoding in any_encoding(), batch in 0_usize..3, seed in any::<u32>(),
+        ) {
+            let codes = codes(&geometry, encoding, seed.into());
+            let conv = WeightOnlyConv::new(&geometry, encoding, &codes).unwrap();
+            prop_assert_eq!(conv.unpack(), codes.clone());
+            let len = 1 + batch * geometry.pixels() * geometry.channels;
+            let x: Vec<f32> = bytes(len, 9).iter().enumerate().map(|(at, &byte)| f32::from(byte) / 7.0 - at as f32 * 0.01).collect();
+            let scale: Vec<f32> = (0..geometry.out_channels).map(|o| 0.1 + o as f32).collect();
+            let out = ChannelAffine { scale: Some(&scale[..]), bias: Some(&scale[..]) };
+            let expected = dilated(&geometry, &x[1..], &codes, 0.75, out, batch);
+            for kernels in Isa::available().filter_map(Kernels::of) {
+                let mut y = vec![f32::NAN; expected.len()];
+                conv.run(kernels, &x[1..], 0.75, out, &mut y);
+                let same = y.iter().zip(&expected).all(|(y, expected)| y.to_bits() == expected.to_bits());
+                prop_assert!(same, "{}", kernels.isa());
+            }
+        }
+
+        #[test]
+        fn sums_of_bytes_are_the_plain_ones(
+            geometry in any_geometry(), encoding in any_encoding(), input in any_input(), batch in 0_usize..3, seed in any::<u32>(),
+        ) {
+            prop_assume!(encoding != Encoding::Unsigned { bits: 8 });
+            let codes = codes(&geometry, encoding, seed.into());
+            let bias: Vec<i32> = (0..geometry.out_channels as i32).map(|o| 100 - o).collect();
+            let x = bytes(batch * geometry.pixels() * geometry.channels, u64::from(seed) + 1);
+            let integers: Vec<i32> = codes.iter().map(|&code| code as i32).collect();
+            let expected = plain(&geometry, input, &integers, &bias, &x);
+            let conv = WeightOnlyConv::new(&geometry, encoding, &codes).unwrap().into_int8(input, &bias).unwrap();
+            let pixels = batch * geometry.out_pixels();
+            check_outputs(geometry.out_channels, &expected, |tiles, out| conv.run_with(tiles, bits(), pixels, &x, out));
+        }
+    }
+
+    /// By the oracle, with zeros in the gaps of the kernel. They add nothing: `fma(x, 0, acc) = acc`, but for zeros of other sign.
+    fn dilated(
+        geometry: &ConvGeometry,
+        x: &[f32],
+        codes: &[f32],
+        pad: f32,
+        out: ChannelAffine<'_, f32>,
+        batch: usize,
+    ) -> Vec<f32> {
+        let shape = extent_shape(geometry, batch);
+        let row = geometry.group_channels() * geometry.out_channels;
+        let mut w = vec![0.0; shape.weight_len()];
+        for (tap, codes) in codes.chunks_exact(row).enumerate() {
+            let (kh, kw) = (tap / geometry.kernel[1], tap % geometry.kernel[1]);
+            let at = kh * geometry.dilation[0] * shape.kernel[1] + kw * geometry.dilation[1];
+            w[at * row..][..row].copy_from_slice(codes);
+        }
+        let mut y = vec![0.0; shape.output_len()];
+        reference::conv2d(&shape, x, &w, pad, out, &mut y);
+        y
+    }
+
+    #[test]
+    fn weights_take_their_bits() {
+        let geometry = ConvGeometry::new([8, 8, 64], [3, 3], 64);
+        let bytes = |encoding, code| {
+            let codes = vec![code; geometry.weight_len()];
+            WeightOnlyConv::new(&geometry, encoding, &codes).unwrap().weight_bytes()
+        };
+        assert_eq!(bytes(Encoding::Sign, -1.0), 64 * 64 * 9 / 8);
+        assert_eq!(bytes(Encoding::Ternary, 0.0), 64 * 64 * 9 / 4);
+        assert_eq!(bytes(Encoding::Odd { bits: 3 }, 7.0), 64 * 64 * 9 * 3 / 8);
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let padding = Padding { top: 1, bottom: 1, left: 1, right: 1 };
+        let geometry = ConvGeometry { padding, ..ConvGeometry::new([24, 24, 48], [3, 3], 40) };
+        let conv =
+            WeightOnlyConv::new(&geometry, Encoding::Sign, &codes(&geometry, Encoding::Sign, 5)).unwrap();
+        let x: Vec<f32> =
+            bytes(2 * geometry.pixels() * 48, 6).iter().map(|&byte| f32::from(byte) / 3.0).collect();
+        let run = |threads: usize| {
+            let mut y = vec![0.0; 2 * geometry.out_pixels() * geometry.out_channels];
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| conv.run(Kernels::current(), &x, 0.0, ChannelAffine::IDENTITY, &mut y));
+            y
+        };
+        let one = run(1);
+        assert!(run(2) == one && run(3) == one);
+    }
+
+    #[test]
+    fn faults_are_errors() {
+        let geometry = ConvGeometry::matmul(2, 1);
+        let new = |encoding, codes: &[f32]| WeightOnlyConv::new(&geometry, encoding, codes);
+        assert!(matches!(new(Encoding::Sign, &[1.0]), Err(PackError::Length { found: 1, expected: 2, .. })));
+        assert!(matches!(new(Encoding::Sign, &[1.0, 0.0]), Err(PackError::NotACode { index: 1, .. })));
+        assert!(matches!(
+            new(Encoding::Ternary, &[f32::NAN, 0.0]),
+            Err(PackError::NotANumber { index: 0, len: 2 })
+        ));
+        assert!(matches!(new(Encoding::Int8, &[1.0, 0.0]), Err(PackError::Unsupported { .. })));
+        assert!(matches!(new(Encoding::Odd { bits: 9 }, &[1.0, 1.0]), Err(PackError::Bits { bits: 9 })));
+        let conv = new(Encoding::Sign, &[1.0, 1.0]).unwrap();
+        assert!(conv.clone().into_int8(ByteInput::SYMMETRIC, &[]).is_err());
+        assert!(conv.into_int8(ByteInput::SYMMETRIC, &[i32::MAX]).is_err());
+    }
+}
