@@ -175,8 +175,7 @@ pub fn packed_output(channels: usize, acc: &[i32], out: Output<'_>) {
 }
 
 fn affine<T: Real>(acc: T, channel: usize, out: ChannelAffine<'_, T>) -> T {
-    let scaled = out.scale.map_or(acc, |scale| acc * scale[channel]);
-    out.bias.map_or(scaled, |bias| scaled + bias[channel])
+    out.value(acc, channel)
 }
 
 fn for_each_output(shape: &Conv2dShape, mut visit: impl FnMut([usize; 4], usize)) {

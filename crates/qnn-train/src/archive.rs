@@ -1,20 +1,14 @@
 //! Tensors and one note in a safetensors file.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
+use qnn_files::{Container, Digest};
 use qnn_layers::StateDict;
 use qnn_tensor::Tensor;
-use safetensors::tensor::{Dtype, Metadata, TensorView};
-use safetensors::{SafeTensors, serialize};
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Dtype, TensorView};
 
-use crate::{Error, atomic};
-
-/// The metadata entry of the note. There is one entry only: the format's library writes several in
-/// an order that changes from process to process, and equal runs shall leave equal files.
-const NOTE: &str = "qnn";
+use crate::Error;
 
 /// What a file holds.
 #[derive(Debug, Default, PartialEq)]
@@ -26,25 +20,21 @@ pub(crate) struct Archive {
 
 impl Archive {
     pub(crate) fn write(&self, path: &Path) -> Result<(), Error> {
-        let invalid = |error: safetensors::SafeTensorError| Error::format(path, error.to_string());
+        let invalid = |error: SafeTensorError| Error::format(path, error.to_string());
         let bytes: Vec<(&str, Vec<u8>)> =
             self.tensors.iter().map(|(name, tensor)| (name.as_str(), to_bytes(tensor))).collect();
         let views = bytes.iter().zip(self.tensors.values()).map(|((name, bytes), tensor)| {
             Ok((*name, TensorView::new(Dtype::F32, tensor.shape().to_vec(), bytes)?))
         });
         let views = views.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
-        let note = HashMap::from([(NOTE.to_owned(), self.note.clone())]);
-        atomic::write(path, &serialize(views, Some(note)).map_err(invalid)?)
+        Ok(Container::write(path, views, self.note.clone())?)
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let invalid = |error: safetensors::SafeTensorError| Error::format(path, error.to_string());
-        let bytes = read_bytes(path)?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
-        let note = metadata.metadata().as_ref().and_then(|entries| entries.get(NOTE));
-        let file = SafeTensors::deserialize(&bytes).map_err(invalid)?;
+        let container = Container::read(path)?;
+        let file = container.tensors()?;
         let tensors = file.iter().map(|(name, view)| Ok((name.to_owned(), to_tensor(path, name, &view)?)));
-        Ok(Self { tensors: tensors.collect::<Result<_, Error>>()?, note: note.cloned().unwrap_or_default() })
+        Ok(Self { tensors: tensors.collect::<Result<_, Error>>()?, note: container.note().to_owned() })
     }
 
     /// A number that changes with any bit of the note or the tensors.
@@ -57,78 +47,8 @@ impl Archive {
             tensor.shape().iter().for_each(|&axis| digest.number(axis as u64));
             tensor.as_slice().iter().for_each(|x| digest.bytes(&x.to_le_bytes()));
         }
-        digest.0
+        digest.value()
     }
-}
-
-/// The 64-bit FNV-1a hash (Fowler, Noll & Vo): against accidents, not against forgers.
-struct Digest(u64);
-
-impl Digest {
-    fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    fn number(&mut self, number: u64) {
-        self.bytes(&number.to_le_bytes());
-    }
-
-    fn text(&mut self, text: &str) {
-        self.number(text.len() as u64);
-        self.bytes(text.as_bytes());
-    }
-}
-
-/// The whole file, once its header has told the file's own length: nothing that merely claims to be
-/// large takes memory.
-fn read_bytes(path: &Path) -> Result<Vec<u8>, Error> {
-    let io = |error| Error::file(path)(error);
-    let mut file = File::open(path).map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() {
-        return Err(Error::format(path, "it is not a file"));
-    }
-    let mut bytes = Vec::new();
-    file.by_ref().take(8).read_to_end(&mut bytes).map_err(io)?;
-    let header = header_len(path, &bytes, metadata.len())?;
-    file.by_ref().take(header).read_to_end(&mut bytes).map_err(io)?;
-    check_len(path, &bytes[8..], header, metadata.len())?;
-    file.take(metadata.len()).read_to_end(&mut bytes).map_err(io)?;
-    Ok(bytes)
-}
-
-fn header_len(path: &Path, prefix: &[u8], len: u64) -> Result<u64, Error> {
-    const LARGEST: u64 = 100_000_000;
-    let prefix: [u8; 8] = prefix
-        .try_into()
-        .map_err(|_| Error::format(path, format!("it ends after {len} bytes, within its first field")))?;
-    let header = u64::from_le_bytes(prefix);
-    if header > len - 8 || header > LARGEST {
-        let reason = format!("byte 0 announces a header of {header} bytes, the file has {len}");
-        return Err(Error::format(path, reason));
-    }
-    Ok(header)
-}
-
-fn check_len(path: &Path, header: &[u8], header_len: u64, len: u64) -> Result<(), Error> {
-    let metadata: Metadata = serde_json::from_slice(header)
-        .map_err(|error| Error::format(path, format!("the header at byte 8: {error}")))?;
-    let expected = (metadata.data_len() as u64).checked_add(8 + header_len);
-    if expected == Some(len) {
-        return Ok(());
-    }
-    let reason = format!(
-        "its header describes {} bytes of tensors, {} follow",
-        metadata.data_len(),
-        len - 8 - header_len
-    );
-    Err(Error::format(path, reason))
 }
 
 fn to_bytes(tensor: &Tensor) -> Vec<u8> {
@@ -148,6 +68,8 @@ fn to_tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Tensor, E
 
 #[cfg(test)]
 mod tests {
+    use safetensors::serialize;
+
     use super::*;
 
     fn archive() -> Archive {
@@ -178,43 +100,19 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_is_that_of_its_definition() {
-        let mut digest = Digest::new();
-        digest.bytes(b"foobar");
-        assert_eq!(digest.0, 0x8594_4171_f739_67e8);
+    fn the_digest_changes_with_the_least_bit() {
         let mut other = archive();
         other.tensors.get_mut("b").unwrap().as_mut_slice()[0] = 7.000_000_5;
         assert_ne!(other.digest(), archive().digest());
     }
 
     #[test]
-    fn other_types_missing_files_and_folders_are_errors() {
+    fn other_types_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("doubles");
         let view = TensorView::new(Dtype::F64, vec![1], &[0; 8]).unwrap();
         std::fs::write(&path, serialize([("x", view)], None).unwrap()).unwrap();
         let error = Archive::read(&path).unwrap_err().to_string();
         assert!(error.contains("\"x\" is of type F64, expected F32"), "{error}");
-        assert!(matches!(Archive::read(folder.path()), Err(Error::Format { .. } | Error::File { .. })));
-        assert!(matches!(Archive::read(&folder.path().join("none")), Err(Error::File { .. })));
-    }
-
-    #[test]
-    fn lengths_that_the_file_does_not_have_take_no_memory() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x");
-        let header = br#"{"x":{"dtype":"F32","shape":[4000000000],"data_offsets":[0,16000000000]}}"#;
-        let with = |len: u64, rest: &[u8]| [&len.to_le_bytes()[..], rest].concat();
-        for bytes in [
-            vec![],
-            vec![1, 2, 3],
-            with(u64::MAX, b""),
-            with(1 << 40, b"{}"),
-            with(3, b"{}"),
-            with(header.len() as u64, header),
-        ] {
-            std::fs::write(&path, bytes).unwrap();
-            assert!(matches!(Archive::read(&path), Err(Error::Format { .. })));
-        }
     }
 }

@@ -6,7 +6,7 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
-use crate::{EpochMetrics, Error, atomic};
+use crate::{EpochMetrics, Error};
 
 /// Draws loss and accuracy of a training, side by side, as an SVG.
 ///
@@ -33,7 +33,7 @@ pub fn write_curves(
     title: &str,
     published: Option<f64>,
 ) -> Result<(), Error> {
-    atomic::write(path, curves_svg(history, title, published)?.as_bytes())
+    Ok(qnn_files::write_atomically(path, curves_svg(history, title, published)?.as_bytes())?)
 }
 
 /// Blue and vermilion of a palette that colour-blind readers can tell apart (Okabe & Ito 2008).

@@ -165,6 +165,15 @@ pub enum Error {
 const KNOWN_SCHEDULES: &str = "constant, step, step:80,120,160, step:80,120,160x0.1, exponential, \
                                exponential:0.1, cosine, cosine:WARMUP_EPOCHS, one-cycle";
 
+impl From<qnn_files::Error> for Error {
+    fn from(error: qnn_files::Error) -> Self {
+        match error {
+            qnn_files::Error::File { path, source } => Self::File { path, source },
+            qnn_files::Error::Format { path, reason } => Self::Format { path, reason },
+        }
+    }
+}
+
 impl Error {
     pub(crate) fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         |source| Self::File { path: path.to_owned(), source }

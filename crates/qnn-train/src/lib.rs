@@ -39,7 +39,6 @@
 //! - The loop prints nothing: it reports [`Event`]s.
 
 mod archive;
-mod atomic;
 mod checkpoint;
 mod curves;
 mod data;
@@ -57,7 +56,7 @@ mod step;
 mod trainer;
 mod weights;
 
-pub use atomic::write as write_atomically;
+pub use qnn_files::write_atomically;
 pub use checkpoint::{Checkpoint, EpochSums, Progress};
 pub use curves::{curves_svg, write_curves};
 pub use data::{TrainingData, into_tensor, pooled};

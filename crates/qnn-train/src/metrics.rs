@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
-use crate::{Error, atomic};
+use crate::Error;
 
 /// What one epoch showed.
 ///
@@ -50,9 +50,9 @@ pub fn best_epoch(history: &[EpochMetrics]) -> Option<&EpochMetrics> {
 pub fn write_history(folder: &Path, history: &[EpochMetrics]) -> Result<(), Error> {
     let (csv, jsonl) = (folder.join("metrics.csv"), folder.join("metrics.jsonl"));
     let invalid = |error: csv::Error| Error::file(&csv)(std::io::Error::other(error));
-    atomic::write(&csv, &to_csv(history).map_err(invalid)?)?;
+    qnn_files::write_atomically(&csv, &to_csv(history).map_err(invalid)?)?;
     let invalid = |error: serde_json::Error| Error::file(&jsonl)(error.into());
-    atomic::write(&jsonl, &to_jsonl(history).map_err(invalid)?)
+    Ok(qnn_files::write_atomically(&jsonl, &to_jsonl(history).map_err(invalid)?)?)
 }
 
 fn to_csv(history: &[EpochMetrics]) -> Result<Vec<u8>, csv::Error> {

@@ -34,6 +34,7 @@
 //! ```
 
 pub use qnn_data as data;
+pub use qnn_deploy as deploy;
 pub use qnn_kernels as kernels;
 pub use qnn_layers as layers;
 pub use qnn_models as models;

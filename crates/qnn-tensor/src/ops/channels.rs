@@ -74,78 +74,101 @@ pub(super) fn chunk_sums<T: Scalar, const N: usize, const P: usize, const K: usi
     f: impl Fn([T; N], [T; P]) -> [T; K],
 ) -> [Vec<f64>; K] {
     let mut total = array::from_fn(|_| vec![0.0; channels]);
-    vectorized(ChunkSums { channels, inputs, parameters, f, total: &mut total });
+    chunk_sums_with(channels, inputs, parameters, f, |k, first, sums| {
+        total[k][first..first + sums.len()].copy_from_slice(sums);
+    });
     total
 }
 
-struct ChunkSums<'a, T, F, const N: usize, const P: usize, const K: usize> {
+/// [`chunk_sums`] without vectors: `emit(k, first, sums)` receives the sums of term `k` in the
+/// channels from `first` on.
+pub(super) fn chunk_sums_with<T: Scalar, const N: usize, const P: usize, const K: usize>(
+    channels: usize,
+    inputs: [&[T]; N],
+    parameters: [&[T]; P],
+    f: impl Fn([T; N], [T; P]) -> [T; K],
+    emit: impl FnMut(usize, usize, &[f64]),
+) {
+    vectorized(ChunkSums { channels, inputs, parameters, f, emit });
+}
+
+struct ChunkSums<'a, T, F, E, const N: usize, const P: usize> {
     channels: usize,
     inputs: [&'a [T]; N],
     parameters: [&'a [T]; P],
     f: F,
-    total: &'a mut [Vec<f64>; K],
+    emit: E,
 }
 
-impl<T, F, const N: usize, const P: usize, const K: usize> Vectorize for ChunkSums<'_, T, F, N, P, K>
+impl<T, F, E, const N: usize, const P: usize, const K: usize> Vectorize for ChunkSums<'_, T, F, E, N, P>
 where
     T: Scalar,
     F: Fn([T; N], [T; P]) -> [T; K],
+    E: FnMut(usize, usize, &[f64]),
 {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { channels, inputs, parameters, f, total } = self;
-        let (mut first, mut inputs) = (0, inputs);
+        let Self { channels, inputs, parameters, f, mut emit } = self;
         if channels > 0 && WIDE.is_multiple_of(channels) {
-            let whole = inputs[0].len() - inputs[0].len() % WIDE;
-            add_rows_side_by_side(channels, inputs.map(|x| &x[..whole]), parameters, &f, total);
-            inputs = inputs.map(|x| &x[whole..]);
+            let sums = sums_of_short_rows::<T, N, P, K>(channels, inputs, parameters, &f);
+            return (0..K).for_each(|k| emit(k, 0, &sums[k][..channels]));
         }
+        let mut first = 0;
         while channels - first >= WIDE {
-            add_columns::<T, WIDE, N, P, K>(channels, first, inputs, parameters, &f, total);
+            let sums = column_sums::<T, WIDE, N, P, K>(channels, first, inputs, parameters, &f);
+            (0..K).for_each(|k| emit(k, first, &sums[k]));
             first += WIDE;
         }
         while channels - first >= NARROW {
-            add_columns::<T, NARROW, N, P, K>(channels, first, inputs, parameters, &f, total);
+            let sums = column_sums::<T, NARROW, N, P, K>(channels, first, inputs, parameters, &f);
+            (0..K).for_each(|k| emit(k, first, &sums[k]));
             first += NARROW;
         }
         for first in first..channels {
-            add_columns::<T, 1, N, P, K>(channels, first, inputs, parameters, &f, total);
+            let sums = column_sums::<T, 1, N, P, K>(channels, first, inputs, parameters, &f);
+            (0..K).for_each(|k| emit(k, first, &sums[k]));
         }
     }
 }
 
-/// Adds rows of few channels as if several were one of [`WIDE`].
+/// Adds rows of few channels as if several were one of [`WIDE`]; the sums are the first `channels`.
 #[inline(always)]
-fn add_rows_side_by_side<T: Scalar, const N: usize, const P: usize, const K: usize>(
+fn sums_of_short_rows<T: Scalar, const N: usize, const P: usize, const K: usize>(
     channels: usize,
     inputs: [&[T]; N],
     parameters: [&[T]; P],
     f: &impl Fn([T; N], [T; P]) -> [T; K],
-    total: &mut [Vec<f64>; K],
-) {
+) -> [[f64; WIDE]; K] {
+    let whole = inputs[0].len() - inputs[0].len() % WIDE;
     let tiled = parameters.map(|values| array::from_fn::<T, WIDE, _>(|i| values[i % channels]));
-    let parameters = array::from_fn(|p| &tiled[p][..]);
-    let mut wide = array::from_fn(|_| vec![0.0; WIDE]);
-    add_columns::<T, WIDE, N, P, K>(WIDE, 0, inputs, parameters, f, &mut wide);
-    for (total, wide) in total.iter_mut().zip(wide) {
-        for row in wide.chunks_exact(channels) {
-            total.iter_mut().zip(row).for_each(|(total, sum)| *total += sum);
+    let wide = array::from_fn(|p| &tiled[p][..]);
+    let mut total = column_sums::<T, WIDE, N, P, K>(WIDE, 0, inputs.map(|x| &x[..whole]), wide, f);
+    for total in &mut total {
+        let (first, others) = total.split_at_mut(channels);
+        for other in others.chunks_exact(channels) {
+            first.iter_mut().zip(other).for_each(|(total, sum)| *total += sum);
         }
     }
+    let rest = inputs.map(|x| &x[whole..]);
+    for channel in 0..channels {
+        let sums = column_sums::<T, 1, N, P, K>(channels, channel, rest, parameters, f);
+        (0..K).for_each(|k| total[k][channel] += sums[k][0]);
+    }
+    total
 }
 
-/// Adds the terms of the `W` channels from `first` on to their totals.
+/// The sums of the terms of the `W` channels from `first` on.
 #[inline(always)]
-fn add_columns<T: Scalar, const W: usize, const N: usize, const P: usize, const K: usize>(
+fn column_sums<T: Scalar, const W: usize, const N: usize, const P: usize, const K: usize>(
     channels: usize,
     first: usize,
     inputs: [&[T]; N],
     parameters: [&[T]; P],
     f: &impl Fn([T; N], [T; P]) -> [T; K],
-    total: &mut [Vec<f64>; K],
-) {
+) -> [[f64; W]; K] {
+    let mut total = [[0.0; W]; K];
     let rows = inputs[0].len() / channels;
     let parameters = parameters.map(|values| part::<T, W>(values, first));
     for start in (0..rows).step_by(BLOCK) {
@@ -160,10 +183,10 @@ fn add_columns<T: Scalar, const W: usize, const N: usize, const P: usize, const 
             }
         }
         for (total, sums) in total.iter_mut().zip(sums) {
-            let total = &mut total[first..first + W];
             total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum.as_f64());
         }
     }
+    total
 }
 
 #[inline(always)]

@@ -24,9 +24,14 @@ impl<T: Scalar> Factors<T> {
         Self { x: T::one(), w: vec![T::one()] }
     }
 
-    /// `x · w_o` for each output channel, rounded once; `None` if all are one.
+    /// `x · w_o` for each output channel, rounded once; `None` if all are one. `op` names the
+    /// operation in panics.
+    ///
+    /// # Panics
+    ///
+    /// If there is neither one kernel factor nor one per channel.
     #[track_caller]
-    pub(super) fn output_scale(&self, op: &str, channels: usize) -> Option<Vec<T>> {
+    pub fn output_scale(&self, op: &str, channels: usize) -> Option<Vec<T>> {
         let given = self.w.len();
         assert!(
             given == 1 || given == channels,

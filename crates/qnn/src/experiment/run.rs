@@ -197,5 +197,5 @@ impl Run<'_> {
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).expect("a result is plain data");
-    qnn_train::write_atomically(path, (text + "\n").as_bytes()).map_err(Error::from)
+    qnn_train::write_atomically(path, (text + "\n").as_bytes()).map_err(|error| Error::Train(error.into()))
 }

@@ -1,0 +1,209 @@
+use std::collections::BTreeSet;
+
+use qnn_kernels::packed::ConvGeometry;
+use qnn_quant::Alphabet;
+use qnn_tensor::ops::slices::pool_output;
+
+use crate::codes::{encoding, is};
+use crate::program::{Action, Arithmetic, Chain, Data, Elements, Finish, Link, Product, Program, Stage, Weights};
+use crate::{Error, Result};
+
+/// No value of a sensible network has more elements per image.
+const LARGEST: usize = 1 << 26;
+
+impl Program {
+    /// Whether the stages fit together: every value is made once, before it is read, with the shape and
+    /// the elements that its maker gives. Tensors are compared when a session takes them.
+    pub(crate) fn check(&self) -> Result<()> {
+        let wrong = |stage: usize, reason: String| Err(Error::Program { stage, reason });
+        self.check_values().or_else(|reason| wrong(0, reason))?;
+        let mut made = BTreeSet::from([0]);
+        for (i, stage) in self.stages.iter().enumerate() {
+            for value in [Some(stage.input), stage.operand].into_iter().flatten() {
+                if !made.contains(&value) {
+                    return wrong(i, format!("it reads value {value}, which no stage before it makes"));
+                }
+            }
+            if stage.output >= self.values.len() || !made.insert(stage.output) {
+                return wrong(i, format!("it makes value {}, which is made already or unknown", stage.output));
+            }
+            self.check_stage(stage).or_else(|reason| wrong(i, reason))?;
+        }
+        match self.values.get(self.output) {
+            Some(value) if made.contains(&self.output) && value.elements == Elements::Float => Ok(()),
+            _ => wrong(self.stages.len(), format!("the output, value {}, is not made in f32", self.output)),
+        }
+    }
+
+    fn check_values(&self) -> Result<(), String> {
+        for (i, value) in self.values.iter().enumerate() {
+            let len = value.shape.iter().try_fold(1_usize, |len, &axis| len.checked_mul(axis));
+            if !len.is_some_and(|len| (1..=LARGEST).contains(&len)) {
+                return Err(format!("value {i} has the shape {:?}, beyond 1 to {LARGEST} elements", value.shape));
+            }
+            if let Elements::Packed(codes) = value.elements
+                && !(is_sound(codes) && encoding(codes).is_some())
+            {
+                return Err(format!("value {i} holds {codes:?}, which no encoding has"));
+            }
+        }
+        match self.values.first() {
+            Some(image) if image.elements == Elements::Float => Ok(()),
+            _ => Err("value 0, the image, is not there or not in f32".to_owned()),
+        }
+    }
+
+    fn check_stage(&self, stage: &Stage) -> Result<(), String> {
+        let [input, output] = [stage.input, stage.output].map(|value| self.values[value]);
+        let expected = stage.action.output_shape(input.shape, output.shape)?;
+        if expected != output.shape {
+            return Err(format!("its output has the shape {:?}, expected {expected:?}", output.shape));
+        }
+        if let Some(operand) = stage.operand
+            && self.values[operand].shape != output.shape
+        {
+            return Err("the shapes of its sum differ".to_owned());
+        }
+        let sums = stage.action.chain().map_or(0, |chain| {
+            chain.links.iter().filter(|link| matches!(link, Link::Add { .. })).count()
+        });
+        if sums != usize::from(stage.operand.is_some()) {
+            return Err(format!("it makes {sums} sums of {} operands", usize::from(stage.operand.is_some())));
+        }
+        stage.action.check_elements(input.elements, output.elements)
+    }
+
+    /// Drops tensors that no stage refers to.
+    pub(crate) fn forget_unused_tensors(&mut self) {
+        let used: BTreeSet<&str> = self.stages.iter().flat_map(|stage| stage.action.tensors()).collect();
+        let used: BTreeSet<String> = used.into_iter().map(str::to_owned).collect();
+        self.tensors.retain(|name, _| used.contains(name));
+    }
+
+    /// The size of a tensor; nothing if there is none.
+    pub(crate) fn bytes_of(&self, name: &str) -> usize {
+        self.tensors.get(name).map_or(0, Data::bytes)
+    }
+}
+
+/// Alphabets come from files with any numbers.
+fn is_sound(codes: Alphabet) -> bool {
+    let last = i64::from(codes.first) + i64::from(codes.step) * (i64::from(codes.count) - 1);
+    codes.step >= 1 && codes.count >= 1 && i64::from(codes.first).abs() <= 1 << 24 && last.abs() <= 1 << 24
+}
+
+impl Product {
+    /// What it convolves.
+    pub(crate) fn geometry(&self, input: [usize; 3], out_channels: usize) -> ConvGeometry {
+        let Self { kernel, stride, padding, groups, .. } = *self;
+        ConvGeometry { stride, padding, groups, ..ConvGeometry::new(input, kernel, out_channels) }
+    }
+}
+
+impl Action {
+    /// The functions of single elements in it.
+    pub(crate) fn chain(&self) -> Option<&Chain> {
+        match self {
+            Self::Chain(chain) | Self::Product(Product { finish: Finish::Chain(chain), .. }) => Some(chain),
+            _ => None,
+        }
+    }
+
+    fn output_shape(&self, [h, w, c]: [usize; 3], output: [usize; 3]) -> Result<[usize; 3], String> {
+        match self {
+            Self::Chain(_) => Ok([h, w, c]),
+            Self::GlobalAveragePool => Ok([1, 1, c]),
+            Self::PadZero { stride: 0 } => Err("its stride is 0".to_owned()),
+            Self::PadZero { stride } => Ok([h.div_ceil(*stride), w.div_ceil(*stride), output[2].max(c)]),
+            Self::MaxPool { options, .. } | Self::AveragePool(options) => match pool_output([h, w], options) {
+                Some([h, w]) => Ok([h, w, c]),
+                None => Err(format!("{options:?} does not fit images of {h} × {w}")),
+            },
+            Self::Product(product) => {
+                let geometry = product.geometry([h, w, c], output[2]);
+                geometry.check().map_err(|error| error.to_string())?;
+                Ok([geometry.out_height(), geometry.out_width(), output[2]])
+            }
+        }
+    }
+
+    fn check_elements(&self, input: Elements, output: Elements) -> Result<(), String> {
+        let float = Elements::Float;
+        let fits = match self {
+            Self::Product(product) => product.fits(input, output),
+            Self::Chain(chain) => ends_in(chain, input, output),
+            Self::MaxPool { falling: None, .. } => input == output,
+            Self::MaxPool { falling: Some(_), .. } => input == output && output != float,
+            Self::AveragePool(_) | Self::GlobalAveragePool | Self::PadZero { .. } => [input, output] == [float; 2],
+        };
+        if fits { Ok(()) } else { Err(format!("it cannot make {output:?} of {input:?}")) }
+    }
+
+    /// The names of all tensors it refers to.
+    pub(crate) fn tensors(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.chain().into_iter().flat_map(|chain| &chain.links).flat_map(Link::tensors).collect();
+        if let Self::MaxPool { falling: Some(falling), .. } = self {
+            names.push(falling);
+        }
+        if let Self::Product(product) = self {
+            names.push(product.weights.tensor());
+            if let Finish::Thresholds { cuts, flips } = &product.finish {
+                names.extend([cuts.as_str(), flips.as_str()]);
+            }
+        }
+        names
+    }
+}
+
+impl Product {
+    fn fits(&self, input: Elements, output: Elements) -> bool {
+        let packed = matches!(self.weights, Weights::Packed { .. });
+        let operands = match self.arithmetic {
+            Arithmetic::Integer => input != Elements::Float && packed,
+            Arithmetic::WeightOnly => input == Elements::Float && packed,
+            Arithmetic::Float => input == Elements::Float,
+        };
+        let finish = match (&self.finish, output) {
+            (Finish::Thresholds { .. }, Elements::Packed(codes)) => {
+                self.arithmetic == Arithmetic::Integer && encoding(codes).is_some_and(|encoding| is(encoding, codes))
+            }
+            (Finish::Thresholds { .. }, Elements::Float) => false,
+            (Finish::Chain(_), Elements::Float) => true,
+            (Finish::Chain(chain), output) => {
+                self.arithmetic == Arithmetic::Integer && ends_in(chain, Elements::Float, output)
+            }
+        };
+        operands && finish
+    }
+}
+
+/// Whether a chain makes such elements of such: codes come from a quantizer.
+fn ends_in(chain: &Chain, input: Elements, output: Elements) -> bool {
+    match (chain.links.last(), output) {
+        (_, Elements::Float) => true,
+        (Some(Link::Quantize { alphabet, .. }), Elements::Packed(codes)) => *alphabet == codes,
+        (Some(_), Elements::Packed(_)) => false,
+        (None, Elements::Packed(_)) => input == output,
+    }
+}
+
+impl Link {
+    fn tensors(&self) -> Vec<&str> {
+        match self {
+            Self::Scale { factors } => vec![factors],
+            Self::Bias { bias } => vec![bias],
+            Self::Norm { mean, s, beta } => vec![mean, s, beta],
+            Self::Quantize { cuts, .. } => vec![cuts],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Weights {
+    /// The name of the tensor.
+    pub(crate) fn tensor(&self) -> &str {
+        match self {
+            Self::Float { tensor } | Self::Packed { tensor, .. } => tensor,
+        }
+    }
+}

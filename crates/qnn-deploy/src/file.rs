@@ -1,0 +1,175 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use qnn_files::{Container, Digest};
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::program::{Data, Program};
+use crate::{Error, Result, Session};
+
+const FORMAT: &str = "qnn-packed-model";
+const VERSION: u64 = 1;
+
+/// What the bits of a file mean, for whoever reads one without this program. A file that says
+/// something else is of another version.
+const CONVENTIONS: [(&str, &str); 7] = [
+    ("signs", "in a plane of signs a set bit is -1, a clear bit is +1; sign(0) = sign(-0) = +1"),
+    ("planes", "plane i has weight 2^i; ternary codes have a plane of what is not zero, then one of what is negative"),
+    ("bits", "element i of a plane is bit i mod 8 of its byte i / 8; a plane of more than 32 bits is rounded up to 8 bytes, of up to 8, 16, 32 bits to 1, 2, 4; bits past the end are clear"),
+    ("kernels", "one run of elements [kernel row, kernel column, input channel of the group, output channel], plane after plane"),
+    ("padding", "padded positions hold pad_code, a code of the input, or an exact zero"),
+    ("rounding", "every link rounds each of its operations once, to nearest even, in IEEE 754 single precision; sums in f32 are one fused accumulator in the order of the kernel's elements"),
+    ("thresholds", "a code's rank is the number of cuts that the integer sum reaches; of flipped channels the rank from above"),
+];
+
+/// What the header says beside the tensors.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    conventions: BTreeMap<String, String>,
+    program: Program,
+}
+
+impl Program {
+    /// Writes the program as a safetensors file, atomically. Weights are stored at their true bits,
+    /// independently of the kernels and the machine; the description stands in the header as JSON,
+    /// under a version and a digest of everything.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let description = Description { conventions: conventions(), program: self.clone() };
+        let json = serde_json::to_string(&description).map_err(|error| format(path, error.to_string()))?;
+        let digest = digest(&json, &self.tensors);
+        let bytes: Vec<_> = self.tensors.iter().map(|(name, data)| (name.as_str(), data, data.to_bytes())).collect();
+        let views = bytes.iter().map(|(name, data, bytes)| {
+            let view = TensorView::new(data.dtype(), vec![data.len()], bytes);
+            view.map(|view| (*name, view)).map_err(|error| format(path, error.to_string()))
+        });
+        let views = views.collect::<Result<Vec<_>>>()?;
+        Ok(Container::write(path, views, format!("{FORMAT} {VERSION} {digest:016x}\n{json}"))?)
+    }
+
+    /// Reads a program, of which nothing is trusted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if the file cannot be read, [`Error::Version`] if another version of this
+    /// program wrote it, [`Error::Format`] if it is damaged or holds no program, [`Error::Program`]
+    /// if the program's parts do not fit together.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let container = Container::read(path)?;
+        let (expected, json) = open(path, container.note())?;
+        let tensors = read_tensors(path, &container)?;
+        if digest(json, &tensors) != expected {
+            return Err(format(path, "its contents do not have the digest of its header".to_owned()));
+        }
+        let description: Description =
+            serde_json::from_str(json).map_err(|error| format(path, std::format!("its description: {error}")))?;
+        if description.conventions != conventions() {
+            return Err(format(path, "it states other conventions than its version has".to_owned()));
+        }
+        let mut program = description.program;
+        program.tensors = tensors;
+        // Whatever a session would refuse is refused here.
+        Session::new(&program)?;
+        Ok(program)
+    }
+}
+
+fn conventions() -> BTreeMap<String, String> {
+    CONVENTIONS.map(|(what, rule)| (what.to_owned(), rule.to_owned())).into()
+}
+
+/// Splits a note into digest and description, once format and version are known.
+fn open<'n>(path: &Path, note: &'n str) -> Result<(u64, &'n str)> {
+    let (first, json) = note.split_once('\n').unwrap_or((note, ""));
+    let no_model = || format(path, "its header does not say that it is a packed model".to_owned());
+    let [kind, version, digest] = first.split(' ').collect::<Vec<_>>()[..] else { return Err(no_model()) };
+    if kind != FORMAT {
+        return Err(no_model());
+    }
+    let found: u64 = version.parse().map_err(|_| no_model())?;
+    if found != VERSION {
+        return Err(Error::Version { path: path.to_owned(), found, supported: VERSION });
+    }
+    Ok((u64::from_str_radix(digest, 16).map_err(|_| no_model())?, json))
+}
+
+fn read_tensors(path: &Path, container: &Container) -> Result<BTreeMap<String, Data>> {
+    let tensors = container.tensors()?;
+    let read = |(name, view): (&str, TensorView<'_>)| {
+        let data = Data::from_bytes(view.dtype(), view.data()).ok_or_else(|| {
+            format(path, std::format!("the tensor {name:?} is of type {:?}, expected F32, I32 or U8", view.dtype()))
+        })?;
+        Ok((name.to_owned(), data))
+    };
+    tensors.iter().map(read).collect()
+}
+
+/// A number that changes with any bit of the description and the tensors.
+fn digest(json: &str, tensors: &BTreeMap<String, Data>) -> u64 {
+    let mut digest = Digest::new();
+    digest.text(json);
+    for (name, data) in tensors {
+        digest.text(name);
+        digest.number(data.len() as u64);
+        digest.bytes(&data.to_bytes());
+    }
+    digest.value()
+}
+
+fn format(path: &Path, reason: String) -> Error {
+    Error::Format { path: path.to_owned(), reason }
+}
+
+impl From<qnn_files::Error> for Error {
+    fn from(error: qnn_files::Error) -> Self {
+        match error {
+            qnn_files::Error::File { path, source } => Self::File { path, source },
+            qnn_files::Error::Format { path, reason } => Self::Format { path, reason },
+        }
+    }
+}
+
+impl Data {
+    /// The number of elements.
+    #[allow(clippy::len_without_is_empty)] // No tensor of a program is empty.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Floats(values) => values.len(),
+            Self::Integers(values) => values.len(),
+            Self::Bytes(values) => values.len(),
+        }
+    }
+
+    fn dtype(&self) -> Dtype {
+        match self {
+            Self::Floats(_) => Dtype::F32,
+            Self::Integers(_) => Dtype::I32,
+            Self::Bytes(_) => Dtype::U8,
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Floats(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::Integers(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::Bytes(values) => values.clone(),
+        }
+    }
+
+    fn from_bytes(dtype: Dtype, bytes: &[u8]) -> Option<Self> {
+        let words = bytes.as_chunks::<4>().0.iter();
+        match dtype {
+            Dtype::F32 => Some(Self::Floats(words.map(|&word| f32::from_le_bytes(word)).collect())),
+            Dtype::I32 => Some(Self::Integers(words.map(|&word| i32::from_le_bytes(word)).collect())),
+            Dtype::U8 => Some(Self::Bytes(bytes.to_vec())),
+            _ => None,
+        }
+    }
+}

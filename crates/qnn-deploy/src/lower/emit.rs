@@ -1,0 +1,347 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use qnn_kernels::packed::Thresholds;
+use qnn_quant::Alphabet;
+
+use super::draft::{Body, Draft};
+use super::product::Factorization;
+use super::thresholds::{NotMonotone, thresholds};
+use super::{Nodes, planes, pool_geometry};
+use crate::chain::{Cuts, Functions};
+use crate::codes::kernel_layout;
+use crate::graph::Graph;
+use crate::program::{
+    Action, Arithmetic, Chain, Data, Elements, Finish, LayerName, Link, Product, Program, Remark, Stage, Value,
+    Weights,
+};
+use crate::tensors::Tensors;
+use crate::{Error, Result};
+
+/// Turns drafts into stages.
+pub(crate) struct Emission<'a, 't> {
+    graph: &'a Graph<'t>,
+    nodes: &'a Nodes<'a, 't>,
+    drafts: Vec<Draft>,
+    tensors: BTreeMap<String, Data>,
+    values: Vec<Value>,
+    stages: Vec<Stage>,
+    /// From nodes to values.
+    places: BTreeMap<usize, usize>,
+    /// From packed values to their unpacked twins.
+    unpacked: BTreeMap<usize, usize>,
+    /// Drafts that an earlier one has computed.
+    done: BTreeSet<usize>,
+}
+
+impl<'a, 't> Emission<'a, 't> {
+    pub(crate) fn new(
+        graph: &'a Graph<'t>,
+        nodes: &'a Nodes<'a, 't>,
+        tensors: BTreeMap<String, Data>,
+        drafts: Vec<Draft>,
+    ) -> Self {
+        let (values, stages, done) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (places, unpacked) = (BTreeMap::new(), BTreeMap::new());
+        Self { graph, nodes, drafts, tensors, values, stages, places, unpacked, done }
+    }
+
+    pub(crate) fn program(mut self, input: usize, output: usize) -> Result<Program> {
+        self.value(input);
+        let drafts = std::mem::take(&mut self.drafts);
+        for (i, draft) in drafts.iter().enumerate() {
+            if self.done.contains(&i) {
+                continue;
+            }
+            match draft.body {
+                Body::Product => self.product(&drafts, i)?,
+                _ => self.other(draft)?,
+            }
+        }
+        let output = self.places[&output];
+        let Self { values, stages, tensors, .. } = self;
+        let (normalization, classes) = (None, Vec::new());
+        let mut program = Program { values, stages, output, normalization, classes, tensors };
+        program.forget_unused_tensors();
+        program.check()?;
+        Ok(program)
+    }
+
+    /// The value of a node, made when first asked for.
+    fn value(&mut self, node: usize) -> usize {
+        if let Some(&place) = self.places.get(&node) {
+            return place;
+        }
+        let of = self.nodes.of(node);
+        let elements = match of.codes {
+            Some(codes) if of.packed => Elements::Packed(codes),
+            _ => Elements::Float,
+        };
+        let place = self.new_value(of.shape, elements);
+        self.places.insert(node, place);
+        place
+    }
+
+    fn new_value(&mut self, shape: [usize; 3], elements: Elements) -> usize {
+        self.values.push(Value { shape, elements });
+        self.values.len() - 1
+    }
+
+    /// A value in f32: the node's own, or codes unpacked.
+    fn float_value(&mut self, node: usize) -> usize {
+        let place = self.value(node);
+        if self.values[place].elements == Elements::Float {
+            return place;
+        }
+        if let Some(&twin) = self.unpacked.get(&place) {
+            return twin;
+        }
+        let twin = self.new_value(self.values[place].shape, Elements::Float);
+        self.unpacked.insert(place, twin);
+        let remarks = vec![remark("a layer behind it computes in f32", "quantize that layer's kernel too")];
+        self.push(&[], place, None, twin, Action::Chain(Chain::default()), remarks);
+        twin
+    }
+
+    fn push(
+        &mut self,
+        steps: &[usize],
+        input: usize,
+        operand: Option<usize>,
+        output: usize,
+        action: Action,
+        remarks: Vec<Remark>,
+    ) {
+        let mut steps = steps.to_vec();
+        steps.sort_unstable();
+        let layer = |step: usize| LayerName { step, name: self.graph.names[step].clone() };
+        let layers = steps.into_iter().map(layer).collect();
+        self.stages.push(Stage { layers, input, operand, output, action, remarks });
+    }
+
+    fn other(&mut self, draft: &Draft) -> Result<()> {
+        let output = self.value(draft.output);
+        let packed = matches!(self.values[output].elements, Elements::Packed(_));
+        let input = match draft.body {
+            Body::Input => self.value(draft.input),
+            Body::MaxPool(_) if packed => self.value(draft.input),
+            _ => self.float_value(draft.input),
+        };
+        let operand = draft.operand.map(|operand| self.operand(operand, output));
+        let action = match draft.body {
+            Body::MaxPool(options) => Action::MaxPool { options, falling: None },
+            Body::AveragePool(options) => Action::AveragePool(options),
+            Body::GlobalAveragePool => Action::GlobalAveragePool,
+            Body::PadZero { stride } => Action::PadZero { stride },
+            Body::Input | Body::Product => Action::Chain(Chain { links: draft.links.clone() }),
+        };
+        self.push(&draft.steps, input, operand, output, action, Vec::new());
+        Ok(())
+    }
+
+    /// What a sum adds: as it lies, unless it is packed in another shape.
+    fn operand(&mut self, node: usize, output: usize) -> usize {
+        let place = self.value(node);
+        if self.values[place].shape == self.values[output].shape { place } else { self.float_value(node) }
+    }
+
+    fn product(&mut self, drafts: &[Draft], i: usize) -> Result<()> {
+        let draft = &drafts[i];
+        let node = self.nodes.of(draft.input);
+        let factors = Factorization::of(self.graph, draft, &node)?;
+        let weights = self.weights(draft, &factors)?;
+        match factors.arithmetic {
+            Arithmetic::Integer if node.packed => self.integer_product(drafts, i, &factors, weights),
+            _ => self.float_product(draft, &factors, weights),
+        }
+    }
+
+    /// In f32 the kernel scales and adds the bias; what follows is a pass of its own, in place where
+    /// the result stays f32.
+    fn float_product(&mut self, draft: &Draft, factors: &Factorization<'_>, weights: Weights) -> Result<()> {
+        let input = self.float_value(draft.input);
+        let remarks: Vec<_> = factors.remark.clone().into_iter().collect();
+        let arithmetic = match factors.arithmetic {
+            Arithmetic::Float => Arithmetic::Float,
+            _ => Arithmetic::WeightOnly,
+        };
+        let product = |chain| Action::Product(assemble(factors, weights, arithmetic, Finish::Chain(chain)));
+        let output = self.value(draft.output);
+        let operand = draft.operand.map(|operand| self.operand(operand, output));
+        if self.values[output].elements == Elements::Float {
+            let chain = Chain { links: draft.links.clone() };
+            self.push(&draft.steps, input, operand, output, product(chain), remarks);
+            return Ok(());
+        }
+        let affine = |link: &&Link| matches!(link, Link::Scale { .. } | Link::Bias { .. });
+        let (affine, rest) = draft.links.split_at(draft.links.iter().take_while(affine).count());
+        let between = self.new_value(self.values[output].shape, Elements::Float);
+        let chain = |links: &[Link]| Chain { links: links.to_vec() };
+        self.push(&[draft.start], input, None, between, product(chain(affine)), remarks);
+        let steps: Vec<_> = draft.steps.iter().copied().filter(|&step| step != draft.start).collect();
+        self.push(&steps, between, operand, output, Action::Chain(chain(rest)), Vec::new());
+        Ok(())
+    }
+
+    fn integer_product(
+        &mut self,
+        drafts: &[Draft],
+        i: usize,
+        factors: &Factorization<'_>,
+        weights: Weights,
+    ) -> Result<()> {
+        let draft = &drafts[i];
+        let input = self.value(draft.input);
+        let product = |finish| Action::Product(assemble(factors, weights.clone(), Arithmetic::Integer, finish));
+        if let Some((pool, chain)) = self.pool_and_codes(drafts, draft)
+            && self.pooled_thresholds(drafts, i, [pool, chain], factors, &product)?
+        {
+            return Ok(());
+        }
+        let output = self.value(draft.output);
+        let operand = draft.operand.map(|operand| self.operand(operand, output));
+        let (finish, remarks) = match self.thresholds(draft, &draft.links, factors, draft.output)? {
+            Ok(found) => (self.finish(draft.start, &found), Vec::new()),
+            Err(remark) => (Finish::Chain(Chain { links: draft.links.clone() }), remark.into_iter().collect()),
+        };
+        self.push(&draft.steps, input, operand, output, product(finish), remarks);
+        Ok(())
+    }
+
+    /// The drafts behind a product that pool its sums and make codes of the largest ones.
+    fn pool_and_codes(&self, drafts: &[Draft], product: &Draft) -> Option<(usize, usize)> {
+        let behind = |node: usize| {
+            let taker = self.graph.only_taker(node)?;
+            drafts.iter().position(|draft| draft.start == taker)
+        };
+        let pool = behind(product.output)?;
+        let Body::MaxPool(options) = drafts[pool].body else { return None };
+        let codes = behind(drafts[pool].output)?;
+        let fits = drafts[codes].body == Body::Input
+            && drafts[codes].operand.is_none()
+            && self.nodes.of(drafts[codes].output).packed
+            && pool_geometry(self.nodes.of(product.output).shape, &options).is_some();
+        fits.then_some((pool, codes))
+    }
+
+    /// Thresholds before the pool instead of behind it. The functions between sum and pool never
+    /// fall, so they commute with the maximum; where the ones behind it fall, the smallest code
+    /// stands for the largest sum.
+    fn pooled_thresholds(
+        &mut self,
+        drafts: &[Draft],
+        i: usize,
+        [pool, codes]: [usize; 2],
+        factors: &Factorization<'_>,
+        product: &impl Fn(Finish) -> Action,
+    ) -> Result<bool> {
+        let (draft, last) = (&drafts[i], &drafts[codes]);
+        let Body::MaxPool(options) = drafts[pool].body else { return Ok(false) };
+        if !self.never_falls(&draft.links) {
+            return Ok(false);
+        }
+        let links = [&draft.links[..], &last.links[..]].concat();
+        let Ok(found) = self.thresholds(draft, &links, factors, last.output)? else { return Ok(false) };
+        let input = self.value(draft.input);
+        let output = self.value(last.output);
+        let between = self.new_value(self.nodes.of(draft.output).shape, self.values[output].elements);
+        let finish = self.finish(draft.start, &found);
+        let flips: Vec<u8> = found.flips().iter().map(|&flip| flip.into()).collect();
+        let falling = flips.contains(&1).then(|| self.store(draft.start, "falling", Data::Bytes(flips)));
+        self.push(&draft.steps, input, None, between, product(finish), Vec::new());
+        let steps = [&drafts[pool].steps[..], &last.steps[..]].concat();
+        self.push(&steps, between, None, output, Action::MaxPool { options, falling }, Vec::new());
+        self.done.extend([pool, codes]);
+        Ok(true)
+    }
+
+    /// Whether all factors of a product are positive or zero.
+    fn never_falls(&self, links: &[Link]) -> bool {
+        links.iter().all(|link| match link {
+            Link::Scale { factors } => {
+                matches!(self.tensors.get(factors), Some(Data::Floats(values)) if values.iter().all(|&x| x >= 0.0))
+            }
+            Link::Bias { .. } => true,
+            _ => false,
+        })
+    }
+
+    /// Thresholds in place of a product's links, or why there are none; nothing to remark where
+    /// there is no quantizer.
+    fn thresholds(
+        &self,
+        draft: &Draft,
+        links: &[Link],
+        factors: &Factorization<'_>,
+        output: usize,
+    ) -> Result<Result<Thresholds, Option<Remark>>> {
+        let Some((Link::Quantize { alphabet, cuts }, before)) = links.split_last() else { return Ok(Err(None)) };
+        if !self.nodes.of(output).packed || !planes(*alphabet) {
+            return Ok(Err(None));
+        }
+        if before.iter().any(|link| matches!(link, Link::Add { .. })) {
+            let reason = "a residual sum lies between the product and its codes";
+            return Ok(Err(Some(remark(reason, "none is needed: it runs in f32 while the sums lie in the cache"))));
+        }
+        if !before.iter().all(Link::is_monotone) {
+            let reason = "the activation before the quantizer is not known to be monotone in f32";
+            return Ok(Err(Some(remark(reason, "leave it out: the quantizer saturates by itself"))));
+        }
+        let tensors = Tensors { data: &self.tensors, stage: self.stages.len() };
+        let channels = factors.geometry.out_channels;
+        let functions = Functions::new(&Chain { links: before.to_vec() }, channels, &tensors)?;
+        let steps = Cuts::stored(*alphabet, cuts, &tensors)?;
+        let levels = alphabet.count as usize;
+        let found = thresholds(&functions, |x| steps.level(x), channels, levels, factors.reach as i32);
+        Ok(found.map_err(|NotMonotone { channel, at }| {
+            let name = &self.graph.names[draft.start];
+            let reason = format!("the codes of {name}, channel {channel}, go up and down near the sum {at}");
+            Some(remark(&reason, "use an activation and a quantizer that never fall"))
+        }))
+    }
+
+    fn finish(&mut self, step: usize, found: &Thresholds) -> Finish {
+        let (channels, ranks) = (found.channels(), found.levels() - 1);
+        let cuts = (0..channels).flat_map(|channel| (0..ranks).map(move |rank| found.cuts(rank)[channel]));
+        let flips = found.flips().iter().map(|&flip| flip.into()).collect();
+        let cuts = Data::Integers(cuts.collect());
+        Finish::Thresholds { cuts: self.store(step, "cuts", cuts), flips: self.store(step, "flips", Data::Bytes(flips)) }
+    }
+
+    fn weights(&mut self, draft: &Draft, factors: &Factorization<'_>) -> Result<Weights> {
+        let layer = || self.graph.names[draft.start].clone();
+        let codes = factors.operands.kernel.as_slice();
+        if let Some(index) = codes.iter().position(|value| !value.is_finite()) {
+            let (parameter, value) = ("kernel", codes[index]);
+            return Err(Error::NotFinite { layer: layer(), parameter, index, value });
+        }
+        let packed = factors.operands.alphabet.and_then(|alphabet: Alphabet| {
+            Some((alphabet, kernel_layout(alphabet, codes.len())?))
+        });
+        let Some((alphabet, layout)) = packed else {
+            let tensor = self.store(draft.start, "kernel", Data::Floats(codes.to_vec()));
+            return Ok(Weights::Float { tensor });
+        };
+        let pack = layout.and_then(|layout| {
+            let mut bytes = vec![0; layout.pixel_bytes()];
+            layout.pack(codes, &mut bytes).map(|()| bytes)
+        });
+        let bytes = pack.map_err(|source| Error::Pack { layer: layer(), source })?;
+        let tensor = self.store(draft.start, "kernel", Data::Bytes(bytes));
+        Ok(Weights::Packed { alphabet, tensor })
+    }
+
+    fn store(&mut self, step: usize, what: &str, data: Data) -> String {
+        let name = format!("{step:03}.{}.{what}", self.graph.names[step]);
+        self.tensors.insert(name.clone(), data);
+        name
+    }
+}
+
+fn assemble(factors: &Factorization<'_>, weights: Weights, arithmetic: Arithmetic, finish: Finish) -> Product {
+    let qnn_kernels::packed::ConvGeometry { kernel, stride, padding, groups, .. } = factors.geometry;
+    Product { kernel, stride, padding, pad_code: factors.pad_code, groups, weights, arithmetic, finish }
+}
+
+fn remark(reason: &str, remedy: &str) -> Remark {
+    Remark { reason: reason.to_owned(), remedy: remedy.to_owned() }
+}

@@ -1,0 +1,129 @@
+use qnn_kernels::ShapeError;
+use qnn_kernels::packed::{ConvGeometry, PackError};
+use qnn_layers::{Op, Product as Operands};
+use qnn_quant::Alphabet;
+use qnn_tensor::ops::Conv2dOptions;
+
+use super::draft::Draft;
+use super::Node;
+use crate::codes::{encoding, magnitude};
+use crate::graph::Graph;
+use crate::program::{Arithmetic, Remark};
+use crate::run::IntegerConv;
+use crate::{Error, Result};
+
+/// A product as the kernels see it: its geometry, its operands and the arithmetic that they allow.
+pub(crate) struct Factorization<'a> {
+    pub(crate) operands: &'a Operands,
+    pub(crate) geometry: ConvGeometry,
+    pub(crate) pad_code: i8,
+    pub(crate) arithmetic: Arithmetic,
+    /// Why the arithmetic is not that of integers.
+    pub(crate) remark: Option<Remark>,
+    /// No sum is larger.
+    pub(crate) reach: i64,
+}
+
+/// Sums up to here are exact in the training graph's f32.
+const EXACT: i64 = 1 << 24;
+
+impl<'a> Factorization<'a> {
+    /// The product that a draft begins with.
+    pub(crate) fn of(graph: &'a Graph<'_>, draft: &Draft, input: &Node) -> Result<Self> {
+        let layer = &graph.names[draft.start];
+        let unsupported = |reason: String| Error::Unsupported { layer: layer.clone(), reason };
+        let (operands, geometry, pad) = match &graph.steps[draft.start].op {
+            Op::Conv2d { product, options } => (product, conv_geometry(input.shape, product, options), options.pad_value),
+            Op::Dense { product } => {
+                let flat = graph.steps[draft.start].inputs[0].shape().len() == 2;
+                (product, dense_geometry(input.shape, product, flat), 0.0)
+            }
+            other => return Err(unsupported(format!("{other:?} is no product"))),
+        };
+        geometry.check().map_err(|error: ShapeError| unsupported(error.to_string()))?;
+        let pad_code = pad as i8;
+        if f64::from(pad_code) != pad {
+            return Err(unsupported(format!("it is padded with {pad}; programs pad with 0, 1 or −1")));
+        }
+        let reach = input.codes.map_or(i64::MAX, |codes| reach(operands, codes, &geometry, pad_code));
+        let (arithmetic, remark) = choose(operands, input.codes, &geometry, pad_code, reach);
+        Ok(Self { operands, geometry, pad_code, arithmetic, remark, reach })
+    }
+
+    pub(crate) fn is_integer(&self) -> bool {
+        self.arithmetic == Arithmetic::Integer
+    }
+}
+
+fn conv_geometry(shape: [usize; 3], product: &Operands, options: &Conv2dOptions) -> ConvGeometry {
+    let kernel = product.kernel.shape();
+    let Conv2dOptions { stride, padding, groups, .. } = *options;
+    ConvGeometry { stride, padding, groups, ..ConvGeometry::new(shape, [kernel[0], kernel[1]], kernel[3]) }
+}
+
+/// A dense layer over flattened images is a convolution as large as the image; otherwise one of single
+/// pixels.
+fn dense_geometry([height, width, channels]: [usize; 3], product: &Operands, flat: bool) -> ConvGeometry {
+    let columns = product.kernel.shape()[1];
+    let kernel = if flat { [height, width] } else { [1, 1] };
+    ConvGeometry::new([height, width, channels], kernel, columns)
+}
+
+/// The largest magnitude of a sum: that of the filter with the largest weights.
+fn reach(operands: &Operands, codes: Alphabet, geometry: &ConvGeometry, pad_code: i8) -> i64 {
+    let mut sums = vec![0_i64; geometry.out_channels];
+    for row in operands.kernel.as_slice().chunks_exact(geometry.out_channels) {
+        sums.iter_mut().zip(row).for_each(|(sum, w)| *sum += w.abs() as i64);
+    }
+    let largest = i64::from(magnitude(codes)).max(i64::from(pad_code).abs());
+    sums.into_iter().max().unwrap_or(0) * largest
+}
+
+fn choose(
+    operands: &Operands,
+    x: Option<Alphabet>,
+    geometry: &ConvGeometry,
+    pad_code: i8,
+    reach: i64,
+) -> (Arithmetic, Option<Remark>) {
+    let remark = |reason: String, remedy: &str| Some(Remark { reason, remedy: remedy.to_owned() });
+    let weights = operands.alphabet.filter(|&codes| encoding(codes).is_some());
+    let (x, w) = match (x, weights) {
+        (Some(x), Some(w)) => (x, w),
+        (None, Some(_)) => {
+            let reason = "its input is f32: packed weights, sums in f32".to_owned();
+            return (Arithmetic::WeightOnly, remark(reason, "quantize the activation before it"));
+        }
+        (Some(_), None) => {
+            let reason = "its weights are f32".to_owned();
+            return (Arithmetic::Float, remark(reason, "give the layer a kernel quantizer of up to 8 bits"));
+        }
+        (None, None) => {
+            let reason = "input and weights are f32".to_owned();
+            let remedy = "quantize the layer's kernel and the activation before it";
+            return (Arithmetic::Float, remark(reason, remedy));
+        }
+    };
+    if reach > EXACT {
+        let reason = format!("its sums reach {reach}, beyond 2²⁴ the training graph itself rounds them");
+        return (Arithmetic::WeightOnly, remark(reason, "use fewer bits"));
+    }
+    match packable(x, w, geometry, pad_code) {
+        Ok(()) => (Arithmetic::Integer, None),
+        Err(error) => {
+            let remedy = "use codes of up to 8 bits in planes (sign, unsigned, odd, ternary)";
+            (Arithmetic::WeightOnly, remark(format!("no integer kernel takes it: {error}"), remedy))
+        }
+    }
+}
+
+/// Asks the kernel itself, with a kernel of the least size that has the same encodings.
+fn packable(x: Alphabet, w: Alphabet, geometry: &ConvGeometry, pad_code: i8) -> Result<(), PackError> {
+    let (Some(x), Some(code)) = (encoding(x), encoding(w)) else {
+        return Err(PackError::Bits { bits: x.bits().max(w.bits()) });
+    };
+    let channels = geometry.groups;
+    let small = ConvGeometry { channels, out_channels: channels, ..*geometry };
+    let weights = vec![w.first as f32; small.weight_len()];
+    IntegerConv::new(&small, x, pad_code, code, &weights).map(|_| ())
+}

@@ -1,0 +1,76 @@
+use qnn_kernels::Kernels;
+use qnn_kernels::packed::{Extreme, PoolGeometry};
+use qnn_tensor::ops::PoolOptions;
+use qnn_tensor::ops::slices::{average_pool, global_mean, max_pool};
+use qnn_tensor::parallel::for_each_chunk_of;
+
+use super::Target;
+use crate::Result;
+use crate::lower::pool_geometry;
+use crate::memory::Source;
+use crate::program::{Action, Elements, Value};
+use crate::tensors::Tensors;
+
+/// A pool over numbers or over packed codes.
+#[derive(Debug)]
+pub(crate) struct PoolRun {
+    image: [usize; 3],
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Max(PoolOptions),
+    Average(PoolOptions),
+    GlobalAverage,
+    Codes { geometry: PoolGeometry, falling: Option<Vec<bool>> },
+}
+
+impl PoolRun {
+    pub(crate) fn new(action: &Action, input: &Value, tensors: &Tensors<'_>) -> Result<Self> {
+        let image = input.shape;
+        let kind = match action {
+            Action::MaxPool { options, falling } if input.elements != Elements::Float => {
+                let geometry = pool_geometry(image, options)
+                    .ok_or_else(|| tensors.error(format!("no kernel over packed codes does {options:?}")))?;
+                let falling = falling.as_ref().map(|name| tensors.flags(name, image[2])).transpose()?;
+                Kind::Codes { geometry, falling }
+            }
+            Action::MaxPool { options, .. } => Kind::Max(*options),
+            Action::AveragePool(options) => Kind::Average(*options),
+            Action::GlobalAveragePool => Kind::GlobalAverage,
+            other => return Err(tensors.error(format!("{other:?} is no pool"))),
+        };
+        Ok(Self { image, kind })
+    }
+
+    pub(crate) fn run(&self, x: Source<'_>, y: Target<'_>) {
+        match (x, y) {
+            (Source::Codes(layout, x), Target::Codes(_, y)) => {
+                let Kind::Codes { geometry, falling } = &self.kind else { unreachable!("numbers have other pools") };
+                let extreme = falling.as_deref().map_or(Extreme::Largest, Extreme::SmallestWhere);
+                Kernels::current().pool_codes(geometry, layout, extreme, x, y);
+            }
+            (Source::Floats(x), Target::Floats(y)) => self.numbers(x, y),
+            _ => unreachable!("the program was checked"),
+        }
+    }
+
+    fn numbers(&self, x: &[f32], y: &mut [f32]) {
+        let len: usize = self.image.iter().product();
+        let images = x.len() / len;
+        if images == 0 {
+            return;
+        }
+        let out = y.len() / images;
+        for_each_chunk_of(out, y, |at, y| {
+            let x = &x[at / out * len..][..len];
+            match &self.kind {
+                Kind::Max(options) => max_pool(self.image, options, x, y),
+                Kind::Average(options) => average_pool(self.image, options, x, y),
+                Kind::GlobalAverage => global_mean(x, y),
+                Kind::Codes { .. } => unreachable!("codes have another pool"),
+            }
+        });
+    }
+}

@@ -1,0 +1,231 @@
+use qnn_kernels::packed::{
+    ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Thresholds, Tile, Tiles,
+};
+use qnn_kernels::{ChannelAffine, Conv2dShape, Kernels, MatmulShape};
+use qnn_tensor::parallel::for_each_chunk_of;
+
+use super::{Target, unpackable};
+use crate::Result;
+use crate::chain::Functions;
+use crate::codes::{encoding, kernel_layout};
+use crate::memory::{Source, with_scratch};
+use crate::program::{Arithmetic, Finish, Product, Value, Weights};
+use crate::tensors::Tensors;
+
+/// A product with its weights in the form of its kernel.
+#[derive(Debug)]
+pub(crate) struct ProductRun {
+    geometry: ConvGeometry,
+    kernel: Kernel,
+}
+
+#[derive(Debug)]
+enum Kernel {
+    /// One f32 accumulator per output.
+    Float { weights: Vec<f32>, pad: f32, affine: [Option<Vec<f32>>; 2], rest: Functions },
+    /// Integers, and what becomes of them.
+    Integer { conv: IntegerConv, end: End },
+}
+
+/// A convolution of integers, by what its input lies in.
+#[derive(Debug)]
+pub(crate) enum IntegerConv {
+    Bits(PackedConv),
+    Bytes(Int8Conv),
+}
+
+#[derive(Debug)]
+enum End {
+    Thresholds(Thresholds),
+    Affine([Option<Vec<f32>>; 2]),
+    Functions(Functions),
+}
+
+impl ProductRun {
+    pub(crate) fn new(product: &Product, input: &Value, output: &Value, tensors: &Tensors<'_>) -> Result<Self> {
+        let geometry = product.geometry(input.shape, output.shape[2]);
+        let weights = product.weights.numbers(geometry.weight_len(), tensors)?;
+        let kernel = match product.arithmetic {
+            Arithmetic::Integer => Kernel::integer(product, &geometry, input, output, &weights, tensors)?,
+            Arithmetic::Float | Arithmetic::WeightOnly => {
+                let Finish::Chain(chain) = &product.finish else {
+                    return Err(tensors.error("sums in f32 have no thresholds".to_owned()));
+                };
+                let mut rest = Functions::new(chain, geometry.out_channels, tensors)?;
+                Kernel::Float { weights, pad: product.pad_code.into(), affine: rest.take_affine(), rest }
+            }
+        };
+        Ok(Self { geometry, kernel })
+    }
+
+    pub(crate) fn run(&self, x: Source<'_>, operand: Option<Source<'_>>, y: Target<'_>, images: usize) {
+        match (&self.kernel, x, y) {
+            (Kernel::Float { weights, pad, affine, rest }, Source::Floats(x), Target::Floats(y)) => {
+                self.float(images, x, weights, *pad, affine, y);
+                self.rest(rest, operand, y);
+            }
+            (Kernel::Integer { conv, end }, Source::Codes(_, x), y) => self.integer(conv, end, x, operand, y),
+            _ => unreachable!("the program was checked"),
+        }
+    }
+
+    /// The sums themselves, of a product of integers.
+    pub(crate) fn accumulators(&self, x: Source<'_>, images: usize) -> Option<Vec<i32>> {
+        let (Kernel::Integer { conv, .. }, Source::Codes(_, x)) = (&self.kernel, x) else { return None };
+        let mut sums = vec![0; images * self.geometry.out_pixels() * self.geometry.out_channels];
+        conv.run(x, Output::Accumulators(&mut sums));
+        Some(sums)
+    }
+
+    fn float(&self, images: usize, x: &[f32], w: &[f32], pad: f32, affine: &[Option<Vec<f32>>; 2], y: &mut [f32]) {
+        let out = channel_affine(affine);
+        let ConvGeometry { height, width, channels, out_channels, kernel, stride, padding, groups, .. } = self.geometry;
+        if kernel == [height, width] && self.geometry.out_pixels() == 1 && groups == 1 {
+            let shape = MatmulShape { rows: images, inner: height * width * channels, columns: out_channels };
+            return qnn_kernels::matmul(shape, x, w, out, y);
+        }
+        let batch = images;
+        let shape = Conv2dShape { batch, height, width, channels, out_channels, kernel, stride, padding, groups };
+        qnn_kernels::conv2d(&shape, x, w, pad, out, y);
+    }
+
+    /// What follows the sums in f32, in place.
+    fn rest(&self, rest: &Functions, operand: Option<Source<'_>>, y: &mut [f32]) {
+        const PIXELS: usize = 64;
+        if rest.is_empty() {
+            return;
+        }
+        let channels = self.geometry.out_channels;
+        for_each_chunk_of(PIXELS * channels, y, |at, y| {
+            let first = at / channels;
+            rest.apply_at(first..first + y.len() / channels, channels, operand, y);
+        });
+    }
+
+    fn integer(&self, conv: &IntegerConv, end: &End, x: &[u8], operand: Option<Source<'_>>, y: Target<'_>) {
+        match (end, y) {
+            (End::Thresholds(thresholds), Target::Codes(layout, y)) => {
+                conv.run(x, Output::Codes { thresholds, layout, y });
+            }
+            (End::Affine(affine), Target::Floats(y)) => {
+                conv.run(x, Output::Scaled { affine: channel_affine(affine), y });
+            }
+            (End::Functions(functions), Target::Floats(y)) => {
+                let visit = |tile: Tile<'_>| {
+                    from_sums(tile.accumulators, tile.numbers);
+                    functions.apply_at(tile.pixels, self.geometry.out_channels, operand, tile.numbers);
+                };
+                conv.run(x, Output::Tiles(Tiles { numbers: y, bytes: &mut [], visit: &visit }));
+            }
+            (End::Functions(functions), Target::Codes(layout, y)) => {
+                let visit = |tile: Tile<'_>| self.codes(functions, operand, layout, tile);
+                conv.run(x, Output::Tiles(Tiles { numbers: &mut [], bytes: y, visit: &visit }));
+            }
+            _ => unreachable!("the program was checked"),
+        }
+    }
+
+    fn codes(&self, functions: &Functions, operand: Option<Source<'_>>, layout: Layout, tile: Tile<'_>) {
+        with_scratch(tile.accumulators.len(), |numbers| {
+            from_sums(tile.accumulators, numbers);
+            functions.apply_at(tile.pixels, self.geometry.out_channels, operand, numbers);
+            layout.pack(numbers, tile.bytes).expect("a chain that makes codes ends in a quantizer");
+        });
+    }
+}
+
+impl IntegerConv {
+    /// The kernel of planes of bits, or that of bytes for an input of bytes.
+    pub(crate) fn new(
+        geometry: &ConvGeometry,
+        x: Encoding,
+        pad_code: i8,
+        w: Encoding,
+        weights: &[f32],
+    ) -> Result<Self, PackError> {
+        if x != Encoding::Int8 {
+            return PackedConv::new(geometry, x, pad_code.into(), w, weights).map(Self::Bits);
+        }
+        if *w.range().start() < -128 || *w.range().end() > 127 {
+            let remedy = "weights beside an input of bytes lie in −128 ..= 127";
+            return Err(PackError::Unsupported { what: "the weights", encoding: w, remedy });
+        }
+        let bytes: Vec<i8> = weights.iter().map(|&code| code as i8).collect();
+        Int8Conv::new(geometry, ByteInput::Signed { zero_point: 0, pad: pad_code }, &bytes).map(Self::Bytes)
+    }
+
+    fn run(&self, x: &[u8], out: Output<'_>) {
+        let kernels = Kernels::current();
+        match self {
+            Self::Bits(conv) => conv.run(kernels, x, out),
+            Self::Bytes(conv) => conv.run(kernels, x, out.into()),
+        }
+    }
+}
+
+fn from_sums(sums: &[i32], numbers: &mut [f32]) {
+    numbers.iter_mut().zip(sums).for_each(|(x, &sum)| *x = sum as f32);
+}
+
+fn channel_affine(affine: &[Option<Vec<f32>>; 2]) -> ChannelAffine<'_, f32> {
+    ChannelAffine { scale: affine[0].as_deref(), bias: affine[1].as_deref() }
+}
+
+impl Kernel {
+    fn integer(
+        product: &Product,
+        geometry: &ConvGeometry,
+        input: &Value,
+        output: &Value,
+        weights: &[f32],
+        tensors: &Tensors<'_>,
+    ) -> Result<Self> {
+        let (Some(layout), Weights::Packed { alphabet, .. }) = (input.layout(), &product.weights) else {
+            return Err(tensors.error("a product of integers needs codes on both sides".to_owned()));
+        };
+        let w = encoding(*alphabet).ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?;
+        let conv = IntegerConv::new(geometry, layout.encoding(), product.pad_code, w, weights);
+        let conv = conv.map_err(unpackable(tensors.stage))?;
+        Ok(Self::Integer { conv, end: End::new(&product.finish, output, tensors)? })
+    }
+}
+
+impl End {
+    fn new(finish: &Finish, output: &Value, tensors: &Tensors<'_>) -> Result<Self> {
+        let channels = output.shape[2];
+        match (finish, output.layout()) {
+            (Finish::Chain(chain), layout) => {
+                let mut functions = Functions::new(chain, channels, tensors)?;
+                if layout.is_none() && chain.is_affine() {
+                    return Ok(Self::Affine(functions.take_affine()));
+                }
+                Ok(Self::Functions(functions))
+            }
+            (Finish::Thresholds { cuts, flips }, Some(layout)) => {
+                let levels = layout.encoding().levels();
+                let cuts = tensors.integers(cuts, channels * (levels - 1))?;
+                let found = Thresholds::new(levels, cuts, tensors.flags(flips, channels)?);
+                Ok(Self::Thresholds(found.map_err(unpackable(tensors.stage))?))
+            }
+            (Finish::Thresholds { .. }, None) => Err(tensors.error("thresholds make codes, not numbers".to_owned())),
+        }
+    }
+}
+
+impl Weights {
+    /// The codes, or the values, as numbers.
+    fn numbers(&self, len: usize, tensors: &Tensors<'_>) -> Result<Vec<f32>> {
+        match self {
+            Self::Float { tensor } => Ok(tensors.floats(tensor, len)?.to_vec()),
+            Self::Packed { alphabet, tensor } => {
+                let layout = kernel_layout(*alphabet, len)
+                    .ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?
+                    .map_err(unpackable(tensors.stage))?;
+                let bytes = tensors.bytes(tensor, layout.pixel_bytes())?;
+                let mut codes = vec![0.0; len];
+                layout.unpack(bytes, &mut codes).map_err(unpackable(tensors.stage))?;
+                Ok(codes)
+            }
+        }
+    }
+}

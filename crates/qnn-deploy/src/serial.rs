@@ -1,0 +1,33 @@
+//! How types of other crates are written in a program's description.
+
+use qnn_quant::Alphabet;
+use qnn_tensor::Padding;
+use qnn_tensor::ops::PoolOptions;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Alphabet", deny_unknown_fields)]
+pub(crate) struct AlphabetText {
+    first: i32,
+    step: i32,
+    count: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Padding", deny_unknown_fields)]
+pub(crate) struct PaddingText {
+    top: usize,
+    bottom: usize,
+    left: usize,
+    right: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "PoolOptions", deny_unknown_fields)]
+pub(crate) struct PoolText {
+    size: [usize; 2],
+    stride: [usize; 2],
+    #[serde(with = "PaddingText")]
+    padding: Padding,
+    ceil: bool,
+}

@@ -1,0 +1,244 @@
+use std::fmt;
+
+use qnn_kernels::{ChannelAffine, Conv2dShape, MatmulShape};
+use qnn_layers::{Layer, Op, Step};
+use qnn_tensor::{Tape, Tensor};
+
+use crate::freeze::{Traced, batch_of};
+use crate::graph::Graph;
+use crate::memory::Memory;
+use crate::program::{Action, Finish, Product, Program, Stage};
+use crate::run::{Kind, StageRun};
+use crate::session::Moment;
+use crate::{Error, Images, Result, Session};
+
+/// What a comparison of a model with its program has found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Images that went through both.
+    pub images: usize,
+    /// Stages whose outputs were compared, for each batch.
+    pub stages: usize,
+    /// Integer sums that were compared.
+    pub sums: u64,
+    /// Numbers and codes that were compared.
+    pub values: u64,
+    /// Images for which both have the same largest logit.
+    pub equal_predictions: usize,
+    /// The first layer that differs, in the order of execution.
+    pub difference: Option<Difference>,
+}
+
+/// An element in which model and program differ.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// The layer.
+    pub layer: String,
+    /// `sums` or `values`.
+    pub what: &'static str,
+    /// The image, counted over all batches.
+    pub image: usize,
+    /// The element of the image's output, in row-major order.
+    pub element: usize,
+    /// What the model has.
+    pub model: f32,
+    /// What the program has.
+    pub program: f32,
+}
+
+/// Runs a model and its program on batches of images `[n, height, width, channels]` and compares every
+/// integer sum and the output of every stage, bit for bit.
+///
+/// # Errors
+///
+/// [`Error::OtherModel`] if the program was not frozen from such a model, and those of
+/// [`Session::run_into`].
+pub fn verify(
+    model: &dyn Layer,
+    program: &Program,
+    batches: impl IntoIterator<Item = Vec<f32>>,
+) -> Result<Report> {
+    let mut session = Session::new(program)?;
+    let mut report = Report::default();
+    for batch in batches {
+        Comparison { program, report: &mut report }.batch(model, &mut session, &batch)?;
+    }
+    Ok(report)
+}
+
+impl Report {
+    /// Whether nothing differs.
+    pub fn is_exact(&self) -> bool {
+        self.difference.is_none() && self.equal_predictions == self.images
+    }
+}
+
+struct Comparison<'a> {
+    program: &'a Program,
+    report: &'a mut Report,
+}
+
+impl Comparison<'_> {
+    fn batch(&mut self, model: &dyn Layer, session: &mut Session, images: &[f32]) -> Result<()> {
+        let shape = self.program.input_shape();
+        let count = images.len() / shape.iter().product::<usize>();
+        let batch = batch_of(count, shape);
+        let numbers = Tensor::from_vec(&batch, images.to_vec()).map_err(|_| Error::Length {
+            what: "images",
+            got: images.len(),
+            expected: format!("a multiple of {}", shape.iter().product::<usize>()),
+        })?;
+        let tape = Tape::new();
+        let Traced { trace, input, output } = Traced::new(model, &tape, numbers, shape)?;
+        let graph = Graph::new(model, trace.steps, input, output)?;
+        self.check_same(&graph)?;
+        let mut stages = 0;
+        session.observe(Images::Numbers(images), |i, run, memory, moment| {
+            let stage = &self.program.stages[i];
+            match moment {
+                Moment::Before => self.sums(&graph, stage, run, memory, count),
+                Moment::After => stages += usize::from(self.values(&graph, stage, run, memory, count)),
+            }
+        })?;
+        let logits = session.run(images)?;
+        let expected = graph.steps.last().map_or_else(|| images.to_vec(), |_| value_of(&graph, output));
+        self.report.equal_predictions += equal_predictions(&logits, &expected, self.program.outputs());
+        self.report.images += count;
+        self.report.stages = stages;
+        Ok(())
+    }
+
+    /// The layers of the program must be those of the trace.
+    fn check_same(&self, graph: &Graph<'_>) -> Result<()> {
+        let layers = self.program.stages.iter().flat_map(|stage| &stage.layers);
+        for layer in layers {
+            let found = graph.names.get(layer.step).map_or("nothing", String::as_str);
+            if found != layer.name {
+                return Err(Error::OtherModel { found: found.to_owned(), expected: layer.name.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn sums(&mut self, graph: &Graph<'_>, stage: &Stage, run: &StageRun, memory: &Memory, images: usize) {
+        let Kind::Product(product) = &run.kind else { return };
+        let Some(found) = product.accumulators(run.input.read(memory, images), images) else { return };
+        let steps = stage.layers.iter().map(|layer| &graph.steps[layer.step]);
+        let Some((layer, expected)) = steps.zip(&stage.layers).find_map(|(step, layer)| Some((layer, sums_of(step)?)))
+        else {
+            return;
+        };
+        let found: Vec<f32> = found.iter().map(|&sum| sum as f32).collect();
+        self.report.sums += found.len() as u64;
+        self.compare(&layer.name, "sums", images, &expected, &found);
+    }
+
+    /// Whether there was something to compare.
+    fn values(&mut self, graph: &Graph<'_>, stage: &Stage, run: &StageRun, memory: &Memory, images: usize) -> bool {
+        let Some(last) = stage.layers.last().filter(|_| stage.has_comparable_output(graph)) else { return false };
+        let expected = graph.steps[last.step].output.value();
+        let len = run.output.value.len() * images;
+        let mut scratch = vec![0.0; len];
+        let channels = run.output.value.shape[2];
+        let source = run.output.read(memory, images);
+        let found = source.numbers(0..len / channels, channels, &mut scratch);
+        self.report.values += len as u64;
+        self.compare(&last.name, "values", images, expected.as_slice(), found);
+        true
+    }
+
+    fn compare(&mut self, layer: &str, what: &'static str, images: usize, model: &[f32], program: &[f32]) {
+        if self.report.difference.is_some() {
+            return;
+        }
+        let differs = |(model, program): (&f32, &f32)| model.to_bits() != program.to_bits();
+        let at = model.iter().zip(program).position(differs);
+        let at = at.or((model.len() != program.len()).then_some(model.len().min(program.len())));
+        self.report.difference = at.map(|at| {
+            let each = (program.len() / images.max(1)).max(1);
+            let of = |values: &[f32]| values.get(at).copied().unwrap_or(f32::NAN);
+            let (image, element) = (self.report.images + at / each, at % each);
+            Difference { layer: layer.to_owned(), what, image, element, model: of(model), program: of(program) }
+        });
+    }
+}
+
+impl Stage {
+    /// Thresholds that stand before a pool make codes that the model never has there.
+    fn has_comparable_output(&self, graph: &Graph<'_>) -> bool {
+        let ends_in_codes = self.layers.last().is_some_and(|last| matches!(graph.steps[last.step].op, Op::Quantize { .. }));
+        let thresholds = matches!(self.action, Action::Product(Product { finish: Finish::Thresholds { .. }, .. }));
+        ends_in_codes || !thresholds
+    }
+}
+
+/// The sums of a product before any scaling, as the training graph's kernel forms them.
+fn sums_of(step: &Step<'_>) -> Option<Vec<f32>> {
+    let (Op::Conv2d { product, .. } | Op::Dense { product }) = &step.op else { return None };
+    let (x, w) = (step.inputs[0].value(), &product.kernel);
+    let mut sums = vec![0.0; step.output.value().len()];
+    match (&step.op, x.shape(), w.shape()) {
+        (Op::Conv2d { options, .. }, &[batch, height, width, channels], &[rows, columns, _, out_channels]) => {
+            let shape = Conv2dShape {
+                batch,
+                height,
+                width,
+                channels,
+                out_channels,
+                kernel: [rows, columns],
+                stride: options.stride,
+                padding: options.padding,
+                groups: options.groups,
+            };
+            let pad = options.pad_value as f32;
+            qnn_kernels::conv2d(&shape, x.as_slice(), w.as_slice(), pad, ChannelAffine::IDENTITY, &mut sums);
+        }
+        (_, _, &[inner, columns]) => {
+            let shape = MatmulShape { rows: x.len() / inner, inner, columns };
+            qnn_kernels::matmul(shape, x.as_slice(), w.as_slice(), ChannelAffine::IDENTITY, &mut sums);
+        }
+        _ => return None,
+    }
+    Some(sums)
+}
+
+fn value_of(graph: &Graph<'_>, node: usize) -> Vec<f32> {
+    let step = graph.maker(node).map(|maker| &graph.steps[maker]);
+    step.map_or_else(Vec::new, |step| step.output.value().as_slice().to_vec())
+}
+
+fn equal_predictions(a: &[f32], b: &[f32], outputs: usize) -> usize {
+    let pairs = a.chunks_exact(outputs).zip(b.chunks_exact(outputs));
+    pairs.filter(|(a, b)| predicted(a) == predicted(b)).count()
+}
+
+/// The first of the largest logits.
+fn predicted(logits: &[f32]) -> usize {
+    (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { images, stages, sums, values, equal_predictions, difference } = self;
+        write!(
+            f,
+            "{images} images, {stages} stages: {sums} integer sums and {values} values compared, \
+             {equal_predictions} equal predictions; "
+        )?;
+        match difference {
+            None => write!(f, "no bit differs"),
+            Some(difference) => write!(f, "{difference}"),
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { layer, what, image, element, model, program } = self;
+        write!(
+            f,
+            "the {what} of {layer} differ first in image {image}, element {element}: \
+             the model has {model}, the program {program}"
+        )
+    }
+}

@@ -1,0 +1,119 @@
+//! Networks whose parameters make thresholds land on sums.
+
+#![allow(dead_code)] // Each test binary uses some of it.
+
+use qnn_deploy::{Session, freeze};
+use qnn_layers::{Ctx, Init, Layer, LeafMut, Mode, Module, Path, Role};
+use qnn_models::{
+    LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet, ResNetConfig, Scheme, Shortcut, Vgg7, Vgg7Config,
+};
+use qnn_tensor::{Tape, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// A network of a size that a test can afford.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Net {
+    LeNet5,
+    Vgg7,
+    ResNet8(Shortcut),
+    ResNet20,
+    Mlp,
+}
+
+impl Net {
+    pub(crate) fn shape(self) -> [usize; 3] {
+        match self {
+            Self::LeNet5 => [28, 28, 1],
+            Self::Vgg7 => [16, 16, 3],
+            Self::ResNet8(_) => [12, 12, 3],
+            Self::ResNet20 => [16, 16, 3],
+            Self::Mlp => [6, 5, 2],
+        }
+    }
+
+    pub(crate) fn build(self, scheme: &Scheme, seed: u64) -> Box<dyn Layer> {
+        let (scheme, init) = (scheme.clone(), &mut Init::new(seed));
+        match self {
+            Self::LeNet5 => Box::new(LeNet5::new(&LeNet5Config { scheme, ..LeNet5Config::default() }, init).unwrap()),
+            Self::Vgg7 => {
+                let config =
+                    Vgg7Config { input: self.shape(), width: 20, hidden: 40, scheme, ..Vgg7Config::default() };
+                Box::new(Vgg7::new(&config, init).unwrap())
+            }
+            Self::ResNet8(shortcut) => {
+                let config = ResNetConfig { scheme, shortcut, ..ResNetConfig::new(1) };
+                Box::new(ResNet::new(&config, init).unwrap())
+            }
+            Self::ResNet20 => {
+                Box::new(ResNet::new(&ResNetConfig { scheme, ..ResNetConfig::new(3) }, init).unwrap())
+            }
+            Self::Mlp => {
+                let config = MlpConfig {
+                    scheme,
+                    dropout: vec![0.2, 0.5, 0.5],
+                    ..MlpConfig::new(60, &[70, 33], 10)
+                };
+                Box::new(Mlp::new(&config, init).unwrap())
+            }
+        }
+    }
+}
+
+/// Draws parameters and statistics of batch norms, and biases: negative and zero factors, whole and
+/// dyadic means and offsets, so that sums meet thresholds exactly.
+pub(crate) fn randomize(model: &mut dyn Module, seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    model.visit_mut(&mut Path::default(), &mut |at, leaf| match leaf {
+        LeafMut::Param(param) => match param.role() {
+            Role::Gamma => fill(param.value_mut(), || {
+                [-1.5, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 1.0, 2.0, 1.0 / 3.0][rng.random_range(0..10)]
+            }),
+            Role::Beta | Role::Bias => {
+                fill(param.value_mut(), || [-0.5, -0.25, 0.0, -0.0, 0.125, 0.5, 0.3][rng.random_range(0..7)]);
+            }
+            _ => {}
+        },
+        LeafMut::Buffer(buffer) => {
+            let mean = at.as_str().ends_with("mean");
+            let mut value = buffer.value().clone();
+            fill(&mut value, || {
+                if mean { rng.random_range(-6..6) as f32 * 0.5 } else { [0.25, 1.0, 4.0, 7.3][rng.random_range(0..4)] }
+            });
+            buffer.set(value);
+        }
+    });
+}
+
+fn fill(tensor: &mut Tensor, mut value: impl FnMut() -> f32) {
+    tensor.as_mut_slice().iter_mut().for_each(|x| *x = value());
+}
+
+/// Images of small dyadic numbers.
+pub(crate) fn images(count: usize, [h, w, c]: [usize; 3], seed: u64) -> Tensor {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    Tensor::from_fn(&[count, h, w, c], |_| rng.random_range(-20..20) as f32 * 0.0625)
+}
+
+/// The logits of the training graph in evaluation.
+pub(crate) fn graph_logits(model: &dyn Layer, images: &Tensor) -> Vec<f32> {
+    let tape = Tape::new();
+    let mut cx = Ctx::new(&tape, Mode::Eval, 0, 0);
+    let x = tape.constant(images.clone()).into();
+    model.forward(&mut cx, x).unwrap().value().value().as_slice().to_vec()
+}
+
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Compares graph and session for batches of one and seven.
+pub(crate) fn assert_exact(what: &str, model: &dyn Layer, shape: [usize; 3]) {
+    let program = freeze(model, shape).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut session = Session::new(&program).unwrap_or_else(|error| panic!("{what}: {error}"));
+    for count in [1, 7] {
+        let x = images(count, shape, count as u64);
+        let (expected, found) = (graph_logits(model, &x), session.run(x.as_slice()).unwrap());
+        assert_eq!(bits(&found), bits(&expected), "{what}, {count} images: {found:?} for {expected:?}\n{program:?}");
+    }
+}

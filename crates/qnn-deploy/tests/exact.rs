@@ -1,0 +1,74 @@
+//! The logits of a session are those of the training graph, bit for bit.
+
+mod common;
+
+use common::{Net, assert_exact, images, randomize};
+use qnn_deploy::{Session, freeze};
+use qnn_models::{Activation, Scheme};
+use qnn_quant::{DorefaActivations, DorefaWeights, Pair};
+
+const PRESETS: [&str; 11] =
+    ["bnn", "bnn-w-dorefa-a", "dorefa", "dorefa-w-bnn-a", "dorefa-w", "twn", "bc", "bc-1.2", "bwn", "fp", "bnn-a"];
+
+/// DoReFa-Net with bits of its own for weights and activations.
+fn dorefa(weights: u32, activations: u32) -> Scheme {
+    Scheme {
+        kernel: Some(Pair::published(DorefaWeights::new(weights).unwrap())),
+        activation: Activation::Quantized(Pair::published(DorefaActivations::new(activations).unwrap())),
+        ..Scheme::default()
+    }
+}
+
+fn schemes() -> impl Iterator<Item = (String, Scheme)> {
+    let presets = PRESETS.map(|name| (name.to_owned(), Scheme::preset(name).unwrap()));
+    let bits = [(1, 2), (2, 2), (3, 4)];
+    presets.into_iter().chain(bits.map(|(w, a)| (format!("dorefa ({w}, {a})"), dorefa(w, a))))
+}
+
+fn check(net: Net) {
+    for (i, (name, scheme)) in schemes().enumerate() {
+        let mut model = net.build(&scheme, 5 + i as u64);
+        randomize(model.as_mut(), 100 + i as u64);
+        assert_exact(&format!("{net:?} {name}"), model.as_ref(), net.shape());
+    }
+}
+
+#[test]
+fn lenet5() {
+    check(Net::LeNet5);
+}
+
+#[test]
+fn vgg7() {
+    check(Net::Vgg7);
+}
+
+#[test]
+fn resnets_with_every_shortcut() {
+    check(Net::ResNet8(qnn_models::Shortcut::Projection));
+    check(Net::ResNet8(qnn_models::Shortcut::ProjectionNorm));
+    check(Net::ResNet8(qnn_models::Shortcut::PadZero));
+    check(Net::ResNet8(qnn_models::Shortcut::None));
+}
+
+#[test]
+fn multilayer_perceptrons() {
+    check(Net::Mlp);
+}
+
+#[test]
+fn batches_and_threads_change_no_bit() {
+    let net = Net::ResNet8(qnn_models::Shortcut::Projection);
+    let mut model = net.build(&Scheme::preset("bnn").unwrap(), 1);
+    randomize(model.as_mut(), 2);
+    let mut session = Session::new(&freeze(model.as_ref(), net.shape()).unwrap()).unwrap();
+    let x = images(9, net.shape(), 3);
+    let whole = session.run(x.as_slice()).unwrap();
+    for threads in [1, 2, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| session.run(x.as_slice())).unwrap(), whole, "{threads} threads");
+    }
+    let image: usize = net.shape().iter().product();
+    let single = x.as_slice().chunks(image).flat_map(|x| session.run(x).unwrap());
+    assert_eq!(single.collect::<Vec<_>>(), whole);
+}

@@ -1,0 +1,187 @@
+//! Packed model files: what was saved comes back, and nothing in a file is trusted.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{Net, bits, images, randomize};
+use qnn_deploy::{Error, Program, Session, freeze, verify};
+use qnn_files::{Container, Digest};
+use qnn_layers::Layer;
+use qnn_models::{Scheme, Shortcut};
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const NET: Net = Net::ResNet8(Shortcut::Projection);
+
+fn frozen(preset: &str) -> (Box<dyn Layer>, Program) {
+    let mut model = NET.build(&Scheme::preset(preset).unwrap(), 3);
+    randomize(model.as_mut(), 4);
+    let program = freeze(model.as_ref(), NET.shape()).unwrap();
+    (model, program)
+}
+
+fn saved(preset: &str) -> (TempDir, PathBuf, Box<dyn Layer>, Program) {
+    let (folder, (model, program)) = (tempfile::tempdir().unwrap(), frozen(preset));
+    let path = folder.path().join("model.qnn");
+    program.save(&path).unwrap();
+    (folder, path, model, program)
+}
+
+/// Writes a container again after a change, with the digest that the change asks for.
+fn forge(path: &Path, change: impl FnOnce(&mut Value, &mut Vec<(String, Dtype, Vec<u8>)>)) {
+    let container = Container::read(path).unwrap();
+    let (_, text) = container.note().split_once('\n').unwrap();
+    let mut description: Value = serde_json::from_str(text).unwrap();
+    let tensors = container.tensors().unwrap();
+    let mut tensors: Vec<_> =
+        tensors.iter().map(|(name, view)| (name.to_owned(), view.dtype(), view.data().to_vec())).collect();
+    tensors.sort();
+    change(&mut description, &mut tensors);
+    tensors.sort();
+    let text = description.to_string();
+    let mut digest = Digest::new();
+    digest.text(&text);
+    let size = |dtype: &Dtype| if *dtype == Dtype::U8 { 1 } else { 4 };
+    for (name, dtype, bytes) in &tensors {
+        digest.text(name);
+        digest.number((bytes.len() / size(dtype)) as u64);
+        digest.bytes(bytes);
+    }
+    let views = tensors.iter().map(|(name, dtype, bytes)| {
+        (name.as_str(), TensorView::new(*dtype, vec![bytes.len() / size(dtype)], bytes).unwrap())
+    });
+    Container::write(path, views, format!("qnn-packed-model 1 {:016x}\n{text}", digest.value())).unwrap();
+}
+
+#[test]
+fn programs_come_back_and_compute_the_same() {
+    for preset in ["bnn", "bnn-w-dorefa-a", "twn", "fp", "bwn"] {
+        let (_folder, path, _, program) = saved(preset);
+        let loaded = Program::load(&path).unwrap();
+        assert_eq!(loaded, program, "{preset}");
+        let x = images(2, NET.shape(), 9);
+        let run = |program| Session::new(program).unwrap().run(x.as_slice()).unwrap();
+        assert_eq!(bits(&run(&loaded)), bits(&run(&program)), "{preset}");
+    }
+}
+
+#[test]
+fn a_file_is_as_large_as_its_tensors_and_its_header() {
+    let (_folder, path, model, program) = saved("bnn");
+    let bytes = std::fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    assert_eq!(bytes.len(), 8 + header + program.tensor_bytes());
+    // Binary kernels at a bit per weight, the stem's at 32; norms as an integer per channel.
+    let summary = (qnn_layers::model_bits(model.as_ref()) / 8) as usize;
+    assert!(program.tensor_bytes() < summary + 2048, "{} for {summary}", program.tensor_bytes());
+}
+
+#[test]
+fn equal_programs_make_equal_files() {
+    let (folder, path, _, program) = saved("dorefa");
+    let again = folder.path().join("again");
+    program.save(&again).unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), std::fs::read(again).unwrap());
+}
+
+#[test]
+fn truncated_files_are_errors() {
+    let (_folder, path, ..) = saved("bnn");
+    let bytes = std::fs::read(&path).unwrap();
+    for len in (0..40).chain((40..bytes.len()).step_by(613)).chain([bytes.len() - 1]) {
+        std::fs::write(&path, &bytes[..len]).unwrap();
+        assert!(matches!(Program::load(&path), Err(Error::Format { .. })), "{len} bytes");
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    let (_folder, path, ..) = saved("bnn");
+    let bytes = std::fs::read(&path).unwrap();
+    for at in (0..bytes.len()).step_by(97) {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1 << (at % 8);
+        std::fs::write(&path, bytes).unwrap();
+        let found = Program::load(&path);
+        assert!(matches!(found, Err(Error::Format { .. } | Error::Version { .. })), "byte {at}: {found:?}");
+    }
+}
+
+#[test]
+fn other_files_and_versions_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x");
+    let write = |note: &str| Container::write(&path, [], note.to_owned()).unwrap();
+    write("");
+    assert!(matches!(Program::load(&path), Err(Error::Format { .. })));
+    write("qnn-packed-model 2 0000000000000000\n{}");
+    let error = Program::load(&path).unwrap_err();
+    assert!(matches!(error, Error::Version { found: 2, supported: 1, .. }));
+    assert!(error.to_string().contains("a packed model of version 2, but this program reads version 1"));
+    assert!(matches!(Program::load(folder.path().join("none")), Err(Error::File { .. })));
+}
+
+#[test]
+fn forged_descriptions_are_errors() {
+    let changes: [(&str, fn(&mut Value)); 12] = [
+        ("an unknown field", |program| program["extra"] = json!(1)),
+        ("a value that nobody makes", |program| program["stages"][1]["input"] = json!(40)),
+        ("a value made twice", |program| program["stages"][2]["output"] = json!(1)),
+        ("an output that does not exist", |program| program["output"] = json!(1000)),
+        ("a shape beyond all memory", |program| program["values"][0]["shape"] = json!([1_u64 << 40, 1_u64 << 40, 3])),
+        ("a shape that does not follow", |program| program["values"][1]["shape"] = json!([12, 12, 17])),
+        ("no shape at all", |program| program["values"][0]["shape"] = json!([0, 12, 3])),
+        ("codes of no encoding", |program| {
+            program["values"][1]["elements"] = json!({"packed": {"first": 0, "step": 0, "count": 2}});
+        }),
+        ("a kernel of no rows", |program| program["stages"][0]["action"]["product"]["kernel"] = json!([0, 3])),
+        ("a padding beyond the image", |program| {
+            program["stages"][0]["action"]["product"]["padding"]["top"] = json!(u64::MAX);
+        }),
+        ("another tensor", |program| {
+            program["stages"][0]["action"]["product"]["weights"]["float"]["tensor"] = json!("none");
+        }),
+        ("an operand for nobody", |program| program["stages"][0]["operand"] = json!(0)),
+    ];
+    let (_folder, path, _, program) = saved("bnn");
+    for (what, change) in changes {
+        program.save(&path).unwrap();
+        forge(&path, |description, _| change(&mut description["program"]));
+        let found = Program::load(&path);
+        assert!(matches!(found, Err(Error::Format { .. } | Error::Program { .. })), "{what}: {found:?}");
+    }
+    program.save(&path).unwrap();
+    forge(&path, |description, _| description["conventions"]["signs"] = json!("a set bit is +1"));
+    assert!(Program::load(&path).unwrap_err().to_string().contains("other conventions"));
+    program.save(&path).unwrap();
+    forge(&path, |_, tensors| tensors.iter_mut().for_each(|(_, _, bytes)| bytes.truncate(bytes.len() / 8 * 4)));
+    assert!(matches!(Program::load(&path), Err(Error::Program { .. })));
+}
+
+#[test]
+fn verification_names_the_layer_of_a_changed_weight() {
+    let (_folder, path, model, _) = saved("bnn");
+    let batch = || [images(3, NET.shape(), 5).as_slice().to_vec()];
+    let exact = verify(model.as_ref(), &Program::load(&path).unwrap(), batch()).unwrap();
+    assert!(exact.is_exact() && exact.sums > 10_000 && exact.values > 10_000, "{exact}");
+    assert!(exact.to_string().ends_with("3 equal predictions; no bit differs"), "{exact}");
+    forge(&path, |_, tensors| {
+        let kernel = tensors.iter_mut().find(|(name, ..)| name.contains("blocks.1.conv2.kernel"));
+        kernel.unwrap().2[0] ^= 1;
+    });
+    let report = verify(model.as_ref(), &Program::load(&path).unwrap(), batch()).unwrap();
+    let difference = report.difference.as_ref().unwrap();
+    assert_eq!((difference.layer.as_str(), difference.what), ("blocks.1.conv2", "sums"), "{report}");
+    assert!(!report.is_exact());
+}
+
+#[test]
+fn a_program_of_another_model_is_refused() {
+    let (model, _) = frozen("bnn");
+    let other = Net::ResNet8(Shortcut::None);
+    let program = freeze(other.build(&Scheme::preset("bnn").unwrap(), 3).as_ref(), other.shape()).unwrap();
+    let found = verify(model.as_ref(), &program, [images(1, NET.shape(), 5).as_slice().to_vec()]);
+    assert!(matches!(found, Err(Error::OtherModel { .. })), "{found:?}");
+}
