@@ -79,7 +79,7 @@ pub use diagnose::{Diagnostic, diagnose_kernel};
 pub use dropout::Dropout;
 pub use error::{Error, Within};
 pub use flatten::Flatten;
-pub use init::{Init, Initializer};
+pub use init::{Init, Initializer, glorot_coefficient};
 pub use layer::Layer;
 pub use module::{
     Count, Leaf, LeafMut, Module, Path, for_each_param, for_each_param_mut, model_bits, parameter_count,

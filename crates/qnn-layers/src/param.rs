@@ -143,6 +143,11 @@ impl Param {
         self.bits < FULL_PRECISION
     }
 
+    /// Whether this is the kernel of a layer that computes with its signs, at one bit per value.
+    pub fn is_binary_kernel(&self) -> bool {
+        self.role == Role::Kernel && self.bits == 1
+    }
+
     /// What must hold after every update.
     pub fn constraint(&self) -> Option<Constraint> {
         self.constraint

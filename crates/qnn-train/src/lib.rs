@@ -68,7 +68,7 @@ pub use interrupt::Stop;
 pub use loss::{Loss, count_correct};
 pub use metrics::{EpochMetrics, best_epoch, write_history};
 pub use optimizer::{Adam, Optimizer, OptimizerConfig, Regularization, Sgd, SgdConfig, StepReport};
-pub use optimizer::{AdamConfig, OptimizerState};
+pub use optimizer::{AdamConfig, Bop, BopConfig, OptimizerState, ShiftAdaMax, ShiftAdaMaxConfig};
 pub use recipe::Recipe;
 pub use schedule::{Schedule, Span};
 pub use step::{StepResult, StepSettings, step};
