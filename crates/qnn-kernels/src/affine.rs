@@ -1,5 +1,7 @@
 //! The affine map that ends a forward kernel.
 
+use crate::Real;
+
 /// What happens to an accumulator of output channel `o`; each step that is present rounds once.
 ///
 /// ```text
@@ -21,6 +23,21 @@ impl<'a, T> ChannelAffine<'a, T> {
     #[must_use]
     pub const fn bias(bias: &'a [T]) -> Self {
         Self { scale: None, bias: Some(bias) }
+    }
+
+    /// The output for one accumulator of a channel.
+    ///
+    /// # Panics
+    ///
+    /// If there are values, but none for this channel.
+    #[inline]
+    #[track_caller]
+    pub fn value(&self, acc: T, channel: usize) -> T
+    where
+        T: Real,
+    {
+        let scaled = self.scale.map_or(acc, |scale| acc * scale[channel]);
+        self.bias.map_or(scaled, |bias| scaled + bias[channel])
     }
 
     #[track_caller]

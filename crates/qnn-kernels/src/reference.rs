@@ -25,7 +25,7 @@ pub fn conv2d<T: Real>(
         for_each_tap(shape, o, |kh, kw, channel, weight| {
             acc = input(shape, x, pad_value, [n, oy, ox], [kh, kw], channel).fused(w[weight], acc);
         });
-        y[at] = affine(acc, o, out);
+        y[at] = out.value(acc, o);
     });
 }
 
@@ -95,7 +95,7 @@ pub fn matmul<T: Real>(dims: MatmulShape, a: &[T], b: &[T], out: ChannelAffine<'
         for column in 0..dims.columns {
             let acc = (0..dims.inner)
                 .fold(T::zero(), |acc, k| a[row * dims.inner + k].fused(b[k * dims.columns + column], acc));
-            y[row * dims.columns + column] = affine(acc, column, out);
+            y[row * dims.columns + column] = out.value(acc, column);
         }
     }
 }
@@ -122,11 +122,6 @@ pub fn matmul_right_gradient<T: Real>(dims: MatmulShape, a: &[T], dy: &[T], db: 
             });
         }
     }
-}
-
-fn affine<T: Real>(acc: T, channel: usize, out: ChannelAffine<'_, T>) -> T {
-    let scaled = out.scale.map_or(acc, |scale| acc * scale[channel]);
-    out.bias.map_or(scaled, |bias| scaled + bias[channel])
 }
 
 fn for_each_output(shape: &Conv2dShape, mut visit: impl FnMut([usize; 4], usize)) {

@@ -1,6 +1,6 @@
 use qnn_tensor::Var;
 
-use crate::{Ctx, Error, Layer, Signal, module};
+use crate::{Ctx, Error, Layer, Op, Signal, module};
 
 /// `scale · max(x, 0)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,9 +41,15 @@ impl Default for Relu {
 module!(Relu {});
 
 impl Layer for Relu {
-    fn forward<'t>(&self, _: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
-        let y = x.value().relu();
-        Ok(if self.is_relu() { y } else { y.scale(self.scale) }.into())
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        let x = cx.value(x);
+        let y = relu_of(cx, x);
+        if self.is_relu() {
+            return Ok(y.into());
+        }
+        let scaled = y.scale(self.scale);
+        cx.report("relu", None, &[y], scaled, || Op::Scale { factor: self.scale });
+        Ok(scaled.into())
     }
 
     fn is_relu(&self) -> bool {
@@ -51,25 +57,37 @@ impl Layer for Relu {
     }
 }
 
+/// `max(x, 0)`, reported.
+pub(crate) fn relu_of<'t>(cx: &mut Ctx<'t>, x: Var<'t>) -> Var<'t> {
+    let y = x.relu();
+    cx.report("relu", None, &[x], y, || Op::Relu);
+    y
+}
+
 /// A layer without parameters that is one function of the value.
 macro_rules! activation {
-    ($type:ty, $f:expr) => {
+    ($type:ty, $name:literal, $f:expr, $op:expr) => {
         module!($type {});
 
         impl Layer for $type {
-            fn forward<'t>(&self, _: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
-                let f: fn(&Self, Var<'t>) -> Var<'t> = $f;
-                Ok(f(self, x.value()).into())
+            fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+                let (f, op): (fn(&Self, Var<'t>) -> Var<'t>, fn(&Self) -> Op) = ($f, $op);
+                let x = cx.value(x);
+                let y = f(self, x);
+                cx.report($name, None, &[x], y, || op(self));
+                Ok(y.into())
             }
         }
     };
 }
 
-activation!(LeakyRelu, |layer, x| x.leaky_relu(layer.slope));
-activation!(HardTanh, |_, x| x.hardtanh());
-activation!(HardSigmoid, |_, x| x.hard_sigmoid());
-activation!(Sigmoid, |_, x| x.sigmoid());
-activation!(Tanh, |_, x| x.tanh());
+activation!(LeakyRelu, "leaky relu", |layer, x| x.leaky_relu(layer.slope), |layer| {
+    Op::LeakyRelu { slope: layer.slope }
+});
+activation!(HardTanh, "hard tanh", |_, x| x.hardtanh(), |_| Op::HardTanh);
+activation!(HardSigmoid, "hard sigmoid", |_, x| x.hard_sigmoid(), |_| Op::HardSigmoid);
+activation!(Sigmoid, "sigmoid", |_, x| x.sigmoid(), |_| Op::Sigmoid);
+activation!(Tanh, "tanh", |_, x| x.tanh(), |_| Op::Tanh);
 
 #[cfg(test)]
 mod tests {

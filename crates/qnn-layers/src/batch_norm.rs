@@ -1,8 +1,9 @@
-use qnn_tensor::Tensor;
-use qnn_tensor::ops::{Moments, batch_norm_eval, batch_norm_relu_train, batch_norm_train};
+use qnn_tensor::ops::{Moments, batch_norm_eval, batch_norm_relu_train, batch_norm_scale, batch_norm_train};
+use qnn_tensor::{Tensor, Var};
 
+use crate::activation::relu_of;
 use crate::operands::check_positive;
-use crate::{Buffer, Ctx, Error, Layer, Param, Role, Signal, module};
+use crate::{Buffer, Ctx, Error, Layer, Op, Param, Role, Signal, module};
 
 const LAYER: &str = "batch norm";
 
@@ -114,16 +115,27 @@ impl BatchNorm {
             let expected = format!("[.., {channels}]{}", if empty { " and at least one row" } else { "" });
             return Err(Error::Shape { layer: LAYER, expected, got });
         }
-        let (x, gamma, beta) = (x.value(), cx.param(&self.gamma), cx.param(&self.beta));
+        let x = cx.value(x);
         if !cx.is_training() {
-            let (mean, variance) = (self.running_mean.value(), self.running_var.value());
-            let y = batch_norm_eval(x, gamma, beta, mean, variance, epsilon);
-            return Ok(if relu { y.relu() } else { y }.into());
+            return Ok(self.evaluate(cx, x, relu).into());
         }
+        let (gamma, beta) = (cx.param(&self.gamma), cx.param(&self.beta));
         let train = if relu { batch_norm_relu_train } else { batch_norm_train };
         let (y, moments) = train(x, gamma, beta, epsilon);
         self.queue_statistics(cx, &moments);
         Ok(y.into())
+    }
+
+    fn evaluate<'t>(&self, cx: &mut Ctx<'t>, x: Var<'t>, relu: bool) -> Var<'t> {
+        let (gamma, beta) = (cx.param(&self.gamma), cx.param(&self.beta));
+        let (mean, variance) = (self.running_mean.value(), self.running_var.value());
+        let y = batch_norm_eval(x, gamma, beta, mean, variance, self.config.epsilon);
+        cx.report(LAYER, Some(&self.gamma), &[x], y, || Op::BatchNorm {
+            mean: mean.clone(),
+            s: batch_norm_scale(self.gamma.value(), variance, self.config.epsilon),
+            beta: self.beta.value().clone(),
+        });
+        if relu { relu_of(cx, y) } else { y }
     }
 
     fn queue_statistics(&self, cx: &mut Ctx<'_>, batch: &Moments) {

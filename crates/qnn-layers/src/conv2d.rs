@@ -1,8 +1,8 @@
 use qnn_quant::Pair;
 use qnn_tensor::ops::{Conv2dOptions, conv2d_factored};
 
-use crate::operands::{Operands, Weights, check_positive, new_bias, new_kernel};
-use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, PaddingRule, Param, Signal, module};
+use crate::operands::{Weights, check_positive, new_bias, new_kernel};
+use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, Op, PaddingRule, Param, Signal, module};
 
 const LAYER: &str = "conv2d";
 
@@ -181,7 +181,10 @@ module!(Conv2d { kernel, bias });
 impl Layer for Conv2d {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let options = self.options(&x.shape())?;
-        let Operands { x, kernel, bias, factors } = self.weights().operands(cx, x)?;
-        Ok(conv2d_factored(x, kernel, bias, &factors, &options).into())
+        let operands = self.weights().operands(cx, x)?;
+        let y = conv2d_factored(operands.x, operands.kernel, operands.bias, &operands.factors, &options);
+        let op = || Op::Conv2d { product: operands.product(), options };
+        cx.report(LAYER, Some(&self.kernel), &[operands.x], y, op);
+        Ok(y.into())
     }
 }

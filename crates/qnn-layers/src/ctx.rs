@@ -4,7 +4,7 @@ use qnn_tensor::{Gradients, Tape, Tensor, Var};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::{Buffer, BufferId, LeafMut, Module, Param, ParamId, Path};
+use crate::{Buffer, BufferId, LeafMut, Module, Op, Param, ParamId, Path, Signal, Step, Trace};
 
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,7 @@ pub struct Ctx<'t> {
     draws: u64,
     params: BTreeMap<ParamId, Var<'t>>,
     updates: BTreeMap<BufferId, Tensor>,
+    trace: Option<Trace<'t>>,
 }
 
 /// What a finished forward pass leaves: the parameters it used, as leaves of the tape, and the
@@ -109,7 +110,13 @@ impl<'t> Ctx<'t> {
     /// A context for one forward pass. `seed` is the run's, `step` counts its training steps.
     pub fn new(tape: &'t Tape, mode: Mode, seed: u64, step: u64) -> Self {
         let (params, updates) = (BTreeMap::new(), BTreeMap::new());
-        Self { tape, mode, draw: Draw::new(seed, step), draws: 0, params, updates }
+        Self { tape, mode, draw: Draw::new(seed, step), draws: 0, params, updates, trace: None }
+    }
+
+    /// A context for an evaluation that is listened to: every layer reports what it does, and
+    /// [`into_trace`](Ctx::into_trace) returns the reports.
+    pub fn tracing(tape: &'t Tape) -> Self {
+        Self { trace: Some(Trace::default()), ..Self::new(tape, Mode::Eval, 0, 0) }
     }
 
     /// The tape that records this pass.
@@ -158,6 +165,41 @@ impl<'t> Ctx<'t> {
     pub fn draw(&mut self) -> ChaCha8Rng {
         self.draws += 1;
         self.draw.rng(self.draws - 1)
+    }
+
+    /// The value of a signal. Layers take it through the context rather than from the signal, so
+    /// that a trace knows where codes became values.
+    pub fn value(&mut self, x: Signal<'t>) -> Var<'t> {
+        let value = x.value();
+        if value.index() != x.codes().index() {
+            self.report("value", None, &[x.codes()], value, || Op::Value { scale: x.factor() });
+        }
+        value
+    }
+
+    /// Reports to whoever listens that `output` is `op` of `inputs`; without a listener nothing
+    /// happens, and `op` is not called. `param` is a parameter of the layer, if it has one: its
+    /// path will name the layer.
+    ///
+    /// Layers made of this workspace's layers need not report anything themselves.
+    pub fn report(
+        &mut self,
+        layer: &'static str,
+        param: Option<&Param>,
+        inputs: &[Var<'t>],
+        output: Var<'t>,
+        op: impl FnOnce() -> Op,
+    ) {
+        if let Some(trace) = &mut self.trace {
+            let param = param.map(Param::id);
+            trace.steps.push(Step { layer, param, inputs: inputs.to_vec(), output, op: op() });
+        }
+    }
+
+    /// Ends the pass with what the layers reported; nothing unless the pass was
+    /// [listened to](Ctx::tracing).
+    pub fn into_trace(self) -> Trace<'t> {
+        self.trace.unwrap_or_default()
     }
 
     /// Ends the pass.

@@ -1,8 +1,8 @@
 use qnn_quant::Pair;
 use qnn_tensor::ops::matmul_factored;
 
-use crate::operands::{Operands, Weights, check_positive, new_bias, new_kernel};
-use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, Param, Signal, module};
+use crate::operands::{Weights, check_positive, new_bias, new_kernel};
+use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, Op, Param, Signal, module};
 
 const LAYER: &str = "dense";
 
@@ -105,7 +105,10 @@ impl Layer for Dense {
             let expected = format!("[.., {}]", self.config.in_features);
             return Err(Error::Shape { layer: LAYER, expected, got });
         }
-        let Operands { x, kernel, bias, factors } = self.weights().operands(cx, x)?;
-        Ok(matmul_factored(x, kernel, bias, &factors).into())
+        let operands = self.weights().operands(cx, x)?;
+        let y = matmul_factored(operands.x, operands.kernel, operands.bias, &operands.factors);
+        let op = || Op::Dense { product: operands.product() };
+        cx.report(LAYER, Some(&self.kernel), &[operands.x], y, op);
+        Ok(y.into())
     }
 }

@@ -1,4 +1,4 @@
-use crate::{Ctx, Error, Layer, Signal, module};
+use crate::{Ctx, Error, Layer, Op, Signal, module};
 
 /// `[n, ..]` becomes `[n, product of the rest]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -7,12 +7,16 @@ pub struct Flatten;
 module!(Flatten {});
 
 impl Layer for Flatten {
-    fn forward<'t>(&self, _: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let got = x.shape();
         match got.len() {
             0 => Err(Error::Shape { layer: "flatten", expected: "[n, ..]".to_owned(), got }),
             2 => Ok(x),
-            _ => Ok(x.map_codes(|codes| codes.flatten())),
+            _ => {
+                let y = x.map_codes(|codes| codes.flatten());
+                cx.report("flatten", None, &[x.codes()], y.codes(), || Op::Flatten);
+                Ok(y)
+            }
         }
     }
 }

@@ -69,6 +69,7 @@ mod residual;
 mod sequential;
 mod signal;
 mod state;
+mod trace;
 
 pub use activation::{HardSigmoid, HardTanh, LeakyRelu, Relu, Sigmoid, Tanh};
 pub use batch_norm::{BatchNorm, BatchNormConfig};
@@ -92,3 +93,4 @@ pub use residual::{Residual, normalize_and_activate, sum_and_activate};
 pub use sequential::Sequential;
 pub use signal::Signal;
 pub use state::{LoadError, StateDict, WrongShape, load_state_dict, state_dict};
+pub use trace::{Op, Product, Step, Trace};

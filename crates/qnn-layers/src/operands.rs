@@ -1,9 +1,9 @@
-use qnn_quant::{Groups, Pair};
+use qnn_quant::{Alphabet, Groups, Pair};
 use qnn_tensor::ops::Factors;
 use qnn_tensor::{Tensor, Var};
 
 use crate::quantize::{Quantized, quantize_signal, quantize_value};
-use crate::{Constraint, Ctx, Error, Init, Initializer, Param, Role, Signal};
+use crate::{Constraint, Ctx, Error, Init, Initializer, Param, Product, Role, Signal};
 
 /// What a layer that multiplies by a kernel holds, whatever its product.
 #[derive(Clone, Copy)]
@@ -21,6 +21,15 @@ pub(crate) struct Operands<'t> {
     pub(crate) kernel: Var<'t>,
     pub(crate) bias: Option<Var<'t>>,
     pub(crate) factors: Factors,
+    pub(crate) alphabet: Option<Alphabet>,
+}
+
+/// The kernel in training form.
+struct Kernel<'t> {
+    codes: Var<'t>,
+    /// One factor, or one per output channel.
+    factors: Vec<f32>,
+    alphabet: Option<Alphabet>,
 }
 
 impl Weights<'_> {
@@ -29,16 +38,15 @@ impl Weights<'_> {
             None => x,
             Some(pair) => quantize_signal(self.layer, pair, cx, x)?,
         };
-        let (kernel, w) = self.kernel(cx)?;
+        let Kernel { codes: kernel, factors: w, alphabet } = self.kernel(cx)?;
         let bias = self.bias.map(|bias| cx.param(bias));
-        Ok(Operands { x: x.codes(), kernel, bias, factors: Factors { x: x.scale(), w } })
+        Ok(Operands { x: x.codes(), kernel, bias, factors: Factors { x: x.scale(), w }, alphabet })
     }
 
-    /// The kernel's codes with one factor, or one per output channel.
-    fn kernel<'t>(&self, cx: &mut Ctx<'t>) -> Result<(Var<'t>, Vec<f32>), Error> {
+    fn kernel<'t>(&self, cx: &mut Ctx<'t>) -> Result<Kernel<'t>, Error> {
         let kernel = cx.param(self.kernel);
         let Some(pair) = self.kernel_quantizer else {
-            return Ok((kernel, vec![1.0]));
+            return Ok(Kernel { codes: kernel, factors: vec![1.0], alphabet: None });
         };
         let Quantized { codes, grid } = quantize_value(self.layer, "kernel", pair, cx, kernel)?;
         let shape = self.kernel.value().shape();
@@ -51,8 +59,16 @@ impl Weights<'_> {
                 scales: grid.scales().len(),
                 expected: "a kernel needs one scale, or one per output channel (the last axis)",
             }),
-            _ => Ok((codes, grid.scales().to_vec())),
+            _ => Ok(Kernel { codes, factors: grid.scales().to_vec(), alphabet: grid.alphabet() }),
         }
+    }
+}
+
+impl Operands<'_> {
+    /// The operands beside the input, for a trace.
+    pub(crate) fn product(&self) -> Product {
+        let (kernel, bias) = (self.kernel.value(), self.bias.map(Var::value));
+        Product { kernel, alphabet: self.alphabet, factors: self.factors.clone(), bias }
     }
 }
 

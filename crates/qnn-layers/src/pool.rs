@@ -1,6 +1,6 @@
 use qnn_tensor::ops::PoolOptions;
 
-use crate::{Ctx, Error, Layer, PaddingRule, Signal, module};
+use crate::{Ctx, Error, Layer, Op, PaddingRule, Signal, module};
 
 /// The largest element of each window of each channel; padding never wins.
 ///
@@ -75,29 +75,35 @@ module!(AveragePool2d {});
 module!(GlobalAveragePool {});
 
 impl Layer for MaxPool2d {
-    fn forward<'t>(&self, _: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let options = self.window.options("max pool", &x.shape())?;
-        if x.scale() > 0.0 {
-            return Ok(x.map_codes(|codes| codes.max_pool2d(&options)));
-        }
-        Ok(x.value().max_pool2d(&options).into())
+        let x = if x.scale() > 0.0 { x } else { cx.value(x).into() };
+        let y = x.map_codes(|codes| codes.max_pool2d(&options));
+        cx.report("max pool", None, &[x.codes()], y.codes(), || Op::MaxPool(options));
+        Ok(y)
     }
 }
 
 impl Layer for AveragePool2d {
-    fn forward<'t>(&self, _: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let options = self.window.options("average pool", &x.shape())?;
-        Ok(x.value().average_pool2d(&options).into())
+        let x = cx.value(x);
+        let y = x.average_pool2d(&options);
+        cx.report("average pool", None, &[x], y, || Op::AveragePool(options));
+        Ok(y.into())
     }
 }
 
 impl Layer for GlobalAveragePool {
-    fn forward<'t>(&self, _: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let shape = x.shape();
         if shape.len() != 4 || shape[1] * shape[2] == 0 {
             return Err(shape_error("global average pool", "[n, h ≥ 1, w ≥ 1, c]".to_owned(), &shape));
         }
-        Ok(x.value().global_average_pool().into())
+        let x = cx.value(x);
+        let y = x.global_average_pool();
+        cx.report("global average pool", None, &[x], y, || Op::GlobalAveragePool);
+        Ok(y.into())
     }
 }
 

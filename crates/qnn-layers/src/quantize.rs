@@ -5,7 +5,7 @@ use ndarray::{ArrayViewMutD, IxDyn};
 use qnn_quant::{Estimator, Grid, Groups, Identity, Pair, Quantizer, StraightThrough};
 use qnn_tensor::{Tensor, Var};
 
-use crate::{Ctx, Error, Layer, Leaf, LeafMut, Module, Path, Signal};
+use crate::{Ctx, Error, Layer, Leaf, LeafMut, Module, Op, Path, Signal};
 
 /// Quantization as layers see it: a value on the tape becomes codes on the tape.
 ///
@@ -81,9 +81,14 @@ pub(crate) fn quantize_signal<'t>(
     if is_identity(pair) {
         return Ok(x);
     }
-    let quantized = quantize_value(layer, "input", pair, cx, x.value())?;
-    match quantized.grid.groups() {
-        Groups::Tensor => Ok(Signal::factored(quantized.codes, quantized.grid.scale(0))),
+    let value = cx.value(x);
+    let Quantized { codes, grid } = quantize_value(layer, "input", pair, cx, value)?;
+    match grid.groups() {
+        Groups::Tensor => {
+            let op = || Op::Quantize { map: Arc::clone(&pair.map), grid: Arc::clone(&grid) };
+            cx.report("quantize", None, &[value], codes, op);
+            Ok(Signal::factored(codes, grid.scale(0)))
+        }
         Groups::Axis { len: scales, .. } => Err(Error::Scales {
             layer,
             operand: "input",

@@ -1,4 +1,4 @@
-use crate::{BatchNorm, Ctx, Error, Layer, Sequential, Signal, Within, module};
+use crate::{BatchNorm, Ctx, Error, Layer, Op, Sequential, Signal, Within, module};
 
 /// `activation(body(x) + shortcut(x))`; an absent shortcut or activation is the identity.
 #[derive(Debug)]
@@ -41,11 +41,11 @@ pub fn sum_and_activate<'t>(
         let expected = format!("a shortcut of the body's shape {expected:?}");
         return Err(Error::Shape { layer: "residual sum", expected, got });
     }
-    let (body, shortcut) = (body.value(), shortcut.value());
-    if activation.is_relu() {
-        return Ok(body.add_relu(shortcut).into());
-    }
-    activation.forward(cx, (body + shortcut).into())
+    let (body, shortcut) = (cx.value(body), cx.value(shortcut));
+    let relu = activation.is_relu();
+    let sum = if relu { body.add_relu(shortcut) } else { body + shortcut };
+    cx.report("residual sum", None, &[body, shortcut], sum, || Op::Add { relu });
+    if relu { Ok(sum.into()) } else { activation.forward(cx, sum.into()) }
 }
 
 /// `activation(norm(x))`. A ReLU joins the normalisation's pass over memory, with the same bits.

@@ -35,6 +35,11 @@ impl<'t> Signal<'t> {
         self.scale.factor()
     }
 
+    /// The factor between codes and value, exactly.
+    pub fn factor(self) -> Scale {
+        self.scale
+    }
+
     /// The sizes of the axes.
     pub fn shape(self) -> Vec<usize> {
         self.codes.shape()

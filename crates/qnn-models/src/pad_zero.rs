@@ -1,4 +1,4 @@
-use qnn_layers::{Ctx, Error, Layer, Signal, module};
+use qnn_layers::{Ctx, Error, Layer, Op, Signal, module};
 use qnn_tensor::parallel::{for_each_chunk_of, whole_rows};
 use qnn_tensor::{Scalar, Tensor, Var};
 
@@ -20,11 +20,15 @@ pub struct PadZero {
 module!(PadZero {});
 
 impl Layer for PadZero {
-    fn forward<'t>(&self, _: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let got = x.shape();
         match got[..] {
             [_, _, _, channels] if channels <= self.channels && self.stride > 0 => {
-                Ok(x.map_codes(|codes| pad_zero(codes, *self)))
+                let y = x.map_codes(|codes| pad_zero(codes, *self));
+                let Self { stride, channels } = *self;
+                let op = || Op::PadZero { stride, channels };
+                cx.report("zero-padded shortcut", None, &[x.codes()], y.codes(), op);
+                Ok(y)
             }
             _ => {
                 let expected = format!("[n, h, w, c ≤ {}] and a stride of at least 1", self.channels);

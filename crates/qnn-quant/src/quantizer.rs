@@ -62,6 +62,12 @@ pub trait Quantizer: Debug + Send + Sync {
     /// was fitted to another shape or by another map.
     fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()>;
 
+    /// Whether [`fit`](Quantizer::fit) gives the same grid for every tensor, so that each element has its code by itself
+    /// and a deployed network need not measure its activations. False unless a map says otherwise.
+    fn is_fixed(&self) -> bool {
+        false
+    }
+
     /// The gradient that the map was published with.
     fn published(&self) -> Arc<dyn Estimator>;
 
@@ -95,6 +101,10 @@ impl<Q: Quantizer + ?Sized> Quantizer for Arc<Q> {
 
     fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
         (**self).codes_into(x, grid, codes)
+    }
+
+    fn is_fixed(&self) -> bool {
+        (**self).is_fixed()
     }
 
     fn published(&self) -> Arc<dyn Estimator> {

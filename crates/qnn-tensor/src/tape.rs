@@ -255,6 +255,11 @@ impl<'t, T: Scalar> Var<'t, T> {
         self.tape
     }
 
+    /// The value's position on the tape, which identifies it among the tape's values.
+    pub fn index(self) -> usize {
+        self.id
+    }
+
     /// Whether the value depends on a leaf.
     ///
     /// # Panics

@@ -41,6 +41,10 @@ impl Quantizer for BinaryUnit {
         unit_codes_into(x, 1, codes)
     }
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedUnit)
     }

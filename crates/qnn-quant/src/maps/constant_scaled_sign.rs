@@ -65,6 +65,10 @@ impl Quantizer for ConstantScaledSign {
         signs_into(x, codes)
     }
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity::default())
     }

@@ -60,6 +60,10 @@ impl Quantizer for DorefaActivations {
         unit_codes_into(x, (1 << self.bits) - 1, codes)
     }
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedUnit)
     }

@@ -36,6 +36,10 @@ impl Quantizer for Identity {
         elementwise::map_into(x, Groups::Tensor, &[()], codes, |x, ()| x)
     }
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(StraightThrough)
     }

@@ -40,6 +40,10 @@ impl Quantizer for Sign {
         signs_into(x, codes)
     }
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity::default())
     }

@@ -77,7 +77,9 @@ impl<'t, T: Scalar> Var<'t, T> {
     }
 }
 
-struct Relu;
+/// The function of [`Var::relu`].
+#[derive(Clone, Copy, Debug)]
+pub struct Relu;
 
 impl<T: Scalar> Pointwise<T> for Relu {
     const NAME: &'static str = "relu";
@@ -105,8 +107,11 @@ pub(super) fn relu_slope<T: Scalar>(x: T) -> T {
     if x <= T::zero() { T::zero() } else { T::one() }
 }
 
-struct LeakyRelu<T> {
-    slope: T,
+/// The function of [`Var::leaky_relu`].
+#[derive(Clone, Copy, Debug)]
+pub struct LeakyRelu<T> {
+    /// The factor of negative numbers.
+    pub slope: T,
 }
 
 impl<T: Scalar> Pointwise<T> for LeakyRelu<T> {
@@ -123,7 +128,9 @@ impl<T: Scalar> Pointwise<T> for LeakyRelu<T> {
     }
 }
 
-struct HardTanh;
+/// The function of [`Var::hardtanh`].
+#[derive(Clone, Copy, Debug)]
+pub struct HardTanh;
 
 impl<T: Scalar> Pointwise<T> for HardTanh {
     const NAME: &'static str = "hardtanh";
@@ -139,7 +146,9 @@ impl<T: Scalar> Pointwise<T> for HardTanh {
     }
 }
 
-struct HardSigmoid;
+/// The function of [`Var::hard_sigmoid`].
+#[derive(Clone, Copy, Debug)]
+pub struct HardSigmoid;
 
 impl<T: Scalar> Pointwise<T> for HardSigmoid {
     const NAME: &'static str = "hard_sigmoid";
@@ -155,7 +164,9 @@ impl<T: Scalar> Pointwise<T> for HardSigmoid {
     }
 }
 
-struct Sigmoid;
+/// The function of [`Var::sigmoid`].
+#[derive(Clone, Copy, Debug)]
+pub struct Sigmoid;
 
 impl<T: Scalar> Pointwise<T> for Sigmoid {
     const NAME: &'static str = "sigmoid";
@@ -171,7 +182,9 @@ impl<T: Scalar> Pointwise<T> for Sigmoid {
     }
 }
 
-struct Tanh;
+/// The function of [`Var::tanh`].
+#[derive(Clone, Copy, Debug)]
+pub struct Tanh;
 
 impl<T: Scalar> Pointwise<T> for Tanh {
     const NAME: &'static str = "tanh";

@@ -273,8 +273,10 @@ impl<T: Scalar> Map<T> {
     }
 }
 
+/// The map of each element in batch normalisation, `(x − mean) · s + beta` with three roundings: what
+/// [`affine`] and [`batch_norm_eval`] do with the parameters of the element's channel.
 #[inline(always)]
-fn normalized<T: Scalar>(x: T, mean: T, s: T, beta: T) -> T {
+pub fn normalized<T: Scalar>(x: T, mean: T, s: T, beta: T) -> T {
     (x - mean) * s + beta
 }
 

@@ -70,25 +70,41 @@ pub(super) fn chunk_sums<T: Scalar, const N: usize, const P: usize, const K: usi
     f: impl Fn([T; N], [T; P]) -> [T; K],
 ) -> [Vec<f64>; K] {
     let mut total = array::from_fn(|_| vec![0.0; channels]);
-    let whole = channels - channels % LANES;
-    for first in (0..whole).step_by(LANES) {
-        add_lanes::<T, LANES, N, P, K>(channels, first, inputs, parameters, &f, &mut total);
-    }
-    for first in whole..channels {
-        add_lanes::<T, 1, N, P, K>(channels, first, inputs, parameters, &f, &mut total);
-    }
+    chunk_sums_with(channels, inputs, parameters, f, |k, first, sums| {
+        total[k][first..first + sums.len()].copy_from_slice(sums);
+    });
     total
 }
 
-/// Adds the terms of the `L` channels from `first` on to their totals.
-fn add_lanes<T: Scalar, const L: usize, const N: usize, const P: usize, const K: usize>(
+/// [`chunk_sums`] without vectors: `emit(k, first, sums)` receives the sums of term `k` in the
+/// channels from `first` on.
+pub(super) fn chunk_sums_with<T: Scalar, const N: usize, const P: usize, const K: usize>(
+    channels: usize,
+    inputs: [&[T]; N],
+    parameters: [&[T]; P],
+    f: impl Fn([T; N], [T; P]) -> [T; K],
+    mut emit: impl FnMut(usize, usize, &[f64]),
+) {
+    let whole = channels - channels % LANES;
+    for first in (0..whole).step_by(LANES) {
+        let sums = lane_sums::<T, LANES, N, P, K>(channels, first, inputs, parameters, &f);
+        (0..K).for_each(|k| emit(k, first, &sums[k]));
+    }
+    for first in whole..channels {
+        let sums = lane_sums::<T, 1, N, P, K>(channels, first, inputs, parameters, &f);
+        (0..K).for_each(|k| emit(k, first, &sums[k]));
+    }
+}
+
+/// The sums of the terms of the `L` channels from `first` on.
+fn lane_sums<T: Scalar, const L: usize, const N: usize, const P: usize, const K: usize>(
     channels: usize,
     first: usize,
     inputs: [&[T]; N],
     parameters: [&[T]; P],
     f: &impl Fn([T; N], [T; P]) -> [T; K],
-    total: &mut [Vec<f64>; K],
-) {
+) -> [[f64; L]; K] {
+    let mut total = [[0.0; L]; K];
     let rows = inputs[0].len() / channels;
     let parameters = parameters.map(|values| load::<T, L>(values, first));
     for start in (0..rows).step_by(BLOCK) {
@@ -101,10 +117,10 @@ fn add_lanes<T: Scalar, const L: usize, const N: usize, const P: usize, const K:
             }
         }
         for (total, sums) in total.iter_mut().zip(sums) {
-            let total = &mut total[first..first + L];
             total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum.as_f64());
         }
     }
+    total
 }
 
 #[inline(always)]

@@ -17,10 +17,18 @@ mod pointwise;
 mod pool;
 mod reduction;
 mod shape;
+pub mod slices;
 mod softmax;
 
+/// Functions of one element, as the tape's operations compute them: `functions::Relu.f(x)` has the
+/// bits of [`Var::relu`](crate::Var::relu).
+pub mod functions {
+    pub use super::activation::{HardSigmoid, HardTanh, LeakyRelu, Relu, Sigmoid, Tanh};
+    pub use super::pointwise::Pointwise;
+}
+
 pub use batch_norm::{
-    Moments, affine, batch_norm_eval, batch_norm_relu_train, batch_norm_scale, batch_norm_train,
+    Moments, affine, batch_norm_eval, batch_norm_relu_train, batch_norm_scale, batch_norm_train, normalized,
 };
 pub use conv::{Conv2dOptions, conv2d_factored};
 pub use embedding::embedding;

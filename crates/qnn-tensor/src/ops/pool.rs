@@ -3,7 +3,7 @@ use std::ops::Range;
 use qnn_kernels::Padding;
 use rayon::prelude::*;
 
-use super::channels::chunk_sums;
+use super::slices::global_mean;
 use crate::parallel::for_each_chunk_of;
 use crate::{Scalar, Tensor, Var};
 
@@ -109,8 +109,7 @@ impl<'t, T: Scalar> Var<'t, T> {
         let y = Tensor::build(&[batch, channels], |y| {
             for_each_chunk_of(channels.max(1), y, |at, y| {
                 let image = &images[at * pixels..at * pixels + image];
-                let [sums] = chunk_sums(channels, [image], [], |[x], []| [x]);
-                y.iter_mut().zip(sums).for_each(|(y, sum)| *y = T::of(sum / pixels as f64));
+                global_mean(image, y);
             });
         });
         let shape = [batch, height, width, channels];
@@ -133,7 +132,7 @@ fn spread<T: Scalar>(dy: &[T], pixels: usize, channels: usize, dx: &mut [T]) {
 
 /// The windows of one pooling operation.
 #[derive(Clone, Copy)]
-struct Windows {
+pub(super) struct Windows {
     input: [usize; 4],
     out: [usize; 2],
     options: PoolOptions,
@@ -151,17 +150,20 @@ struct Window {
 
 impl Windows {
     #[track_caller]
-    fn new(op: &str, x: &[usize], options: &PoolOptions) -> Self {
+    pub(super) fn new(op: &str, x: &[usize], options: &PoolOptions) -> Self {
         let &[batch, height, width, channels] = x else {
             panic!("{op}: expected images [n, height, width, channels], got {x:?}");
         };
-        let Padding { top, bottom, left, right } = options.padding;
-        let out = [(height, 0, top, bottom), (width, 1, left, right)].map(|(input, axis, before, after)| {
-            let (size, stride) = (options.size[axis], options.stride[axis]);
-            out_size(input, size, stride, [before, after], options.ceil)
-                .unwrap_or_else(|| panic!("{op}: {options:?} does not fit images of shape {x:?}"))
-        });
+        let out = Self::out([height, width], options)
+            .unwrap_or_else(|| panic!("{op}: {options:?} does not fit images of shape {x:?}"));
         Self { input: [batch, height, width, channels], out, options: *options }
+    }
+
+    /// Height and width of the output.
+    pub(super) fn out([height, width]: [usize; 2], options: &PoolOptions) -> Option<[usize; 2]> {
+        let PoolOptions { size, stride, padding, ceil } = *options;
+        let rows = out_size(height, size[0], stride[0], [padding.top, padding.bottom], ceil)?;
+        Some([rows, out_size(width, size[1], stride[1], [padding.left, padding.right], ceil)?])
     }
 
     /// Runs `f(image, image's output)` on all images, in parallel.
@@ -190,7 +192,7 @@ impl Windows {
         })
     }
 
-    fn maxima<T: Scalar>(&self, x: &[T], y: &mut [T]) {
+    pub(super) fn maxima<T: Scalar>(&self, x: &[T], y: &mut [T]) {
         for window in self.iter() {
             let y = &mut y[window.y.clone()];
             for (i, (_, at)) in self.positions(&window).enumerate() {
@@ -254,7 +256,7 @@ impl Windows {
         })
     }
 
-    fn means<T: Scalar>(&self, x: &[T], y: &mut [T]) {
+    pub(super) fn means<T: Scalar>(&self, x: &[T], y: &mut [T]) {
         for window in self.iter() {
             let y = &mut y[window.y.clone()];
             y.fill(T::zero());
@@ -318,7 +320,7 @@ impl Windows {
         [self.input[0], self.out[0], self.out[1], self.input[3]]
     }
 
-    fn out_len(&self) -> usize {
+    pub(super) fn out_len(&self) -> usize {
         self.out_shape()[1..].iter().product()
     }
 }
