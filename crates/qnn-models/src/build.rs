@@ -1,6 +1,5 @@
 use qnn_layers::{
-    BatchNorm, BatchNormConfig, Constraint, Conv2d, Conv2dConfig, Dense, DenseConfig, Init, Initializer,
-    Layer, Within,
+    Constraint, Conv2d, Conv2dConfig, Dense, DenseConfig, Init, Initializer, Layer, Normalization, Within,
 };
 use qnn_quant::Pair;
 
@@ -46,8 +45,8 @@ impl<'a> Builder<'a> {
         Ok(Dense::new(&config, self.init).within(path)?)
     }
 
-    pub(crate) fn norm(&self, channels: usize) -> Result<BatchNorm> {
-        Ok(BatchNorm::new(&BatchNormConfig::new(channels))?)
+    pub(crate) fn norm(&self, channels: usize) -> Result<Box<dyn Normalization>> {
+        self.scheme.norm.layer(channels)
     }
 
     pub(crate) fn activation(&self) -> Box<dyn Layer> {

@@ -33,6 +33,6 @@ pub use mlp::{Mlp, MlpConfig};
 pub use pad_zero::PadZero;
 pub use preset::Preset;
 pub use resnet::{ResNet, ResNetConfig, Shortcut};
-pub use scheme::{Activation, Scheme};
+pub use scheme::{Activation, Norm, Scheme};
 
 pub use vgg7::{Vgg7, Vgg7Config};

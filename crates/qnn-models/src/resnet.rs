@@ -1,6 +1,6 @@
 use qnn_layers::{
-    BatchNorm, Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, GlobalAveragePool, Init, Initializer, Layer,
-    PaddingRule, Signal, Within, module, normalize_and_activate, sum_and_activate,
+    Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, GlobalAveragePool, Init, Initializer, Layer,
+    Normalization, PaddingRule, Signal, Within, module, normalize_and_activate, sum_and_activate,
 };
 
 use crate::build::Builder;
@@ -82,7 +82,7 @@ pub struct ResNet {
 #[derive(Debug)]
 struct Stem {
     conv: Conv2d,
-    norm: BatchNorm,
+    norm: Box<dyn Normalization>,
     activation: Box<dyn Layer>,
 }
 
@@ -90,12 +90,12 @@ struct Stem {
 #[derive(Debug)]
 struct Block {
     conv1: Conv2d,
-    norm1: BatchNorm,
+    norm1: Box<dyn Normalization>,
     activation1: Box<dyn Layer>,
     conv2: Conv2d,
-    norm2: BatchNorm,
+    norm2: Box<dyn Normalization>,
     shortcut: Option<Conv2d>,
-    shortcut_norm: Option<BatchNorm>,
+    shortcut_norm: Option<Box<dyn Normalization>>,
     pad_zero: Option<PadZero>,
     /// False if there is no way around.
     adds_shortcut: bool,

@@ -1,5 +1,10 @@
-use qnn_layers::{Constraint, Diagnostic, HardTanh, Layer, LeakyRelu, Quantize, Relu, diagnose_kernel};
+use qnn_layers::{
+    BatchNorm, BatchNormConfig, Constraint, Diagnostic, HardTanh, Layer, LeakyRelu, Normalization, Quantize,
+    Relu, ShiftBatchNorm, ShiftBatchNormConfig, diagnose_kernel,
+};
 use qnn_quant::Pair;
+
+use crate::Result;
 
 /// How a network is quantized: data that any model of this crate takes.
 ///
@@ -29,6 +34,8 @@ pub struct Scheme {
     pub input: Option<Pair>,
     /// The activation function.
     pub activation: Activation,
+    /// How sums are normalised.
+    pub norm: Norm,
     /// What must hold of quantized kernels after each update.
     pub constraint: Option<Constraint>,
     /// Whether the first layer stays in full precision; `None` leaves it to the model.
@@ -61,6 +68,20 @@ pub enum Activation {
     HardTanh,
     /// A quantizer in place of a function: a sign after a ReLU would be +1 everywhere.
     Quantized(Pair),
+}
+
+/// The kind of batch normalisation in all places of a network that have one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Norm {
+    /// [`BatchNorm`].
+    #[default]
+    Batch,
+    /// [`ShiftBatchNorm`].
+    ShiftBatch {
+        /// Whether the factor of the variance is rounded to a power of two.
+        round_variance: bool,
+    },
 }
 
 /// Where in a network a weight layer stands.
@@ -105,6 +126,18 @@ impl Activation {
             Self::HardTanh => Box::new(HardTanh),
             Self::Quantized(pair) => Box::new(Quantize::new(pair.clone())),
         }
+    }
+}
+
+impl Norm {
+    pub(crate) fn layer(self, channels: usize) -> Result<Box<dyn Normalization>> {
+        Ok(match self {
+            Self::Batch => Box::new(BatchNorm::new(&BatchNormConfig::new(channels))?),
+            Self::ShiftBatch { round_variance } => {
+                let config = ShiftBatchNormConfig { round_variance, ..ShiftBatchNormConfig::new(channels) };
+                Box::new(ShiftBatchNorm::new(&config)?)
+            }
+        })
     }
 }
 

@@ -1,5 +1,5 @@
 use qnn_layers::{
-    BatchNorm, Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, Layer, MaxPool2d, Signal, Within,
+    Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, Layer, MaxPool2d, Normalization, Signal, Within,
     module, normalize_and_activate,
 };
 
@@ -13,7 +13,7 @@ use crate::scheme::Place;
 pub(crate) struct ConvUnit {
     conv: Conv2d,
     pool: Option<MaxPool2d>,
-    norm: BatchNorm,
+    norm: Box<dyn Normalization>,
     activation: Box<dyn Layer>,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct ConvUnit {
 #[derive(Debug)]
 pub(crate) struct DenseUnit {
     dense: Dense,
-    norm: Option<BatchNorm>,
+    norm: Option<Box<dyn Normalization>>,
     activation: Box<dyn Layer>,
 }
 

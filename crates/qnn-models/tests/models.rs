@@ -5,7 +5,8 @@ use qnn_layers::{
     parameter_count, state_dict,
 };
 use qnn_models::{
-    Error, LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet, ResNetConfig, Scheme, Shortcut, Vgg7, Vgg7Config,
+    Error, LeNet5, LeNet5Config, Mlp, MlpConfig, Norm, ResNet, ResNetConfig, Scheme, Shortcut, Vgg7,
+    Vgg7Config,
 };
 use qnn_quant::{DorefaActivations, Pair, Sign};
 use qnn_tensor::{Tape, Tensor};
@@ -137,6 +138,18 @@ fn every_model_trains_and_reloads_under_every_preset() {
             let bits = |y: Tensor| y.as_slice().iter().map(|y| y.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(logits(&*model, &images)), bits(logits(&*again, &images)), "{what}");
             assert_eq!(state_dict(&*model).keys().count(), state_dict(&*other).keys().count(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn every_model_trains_with_shift_based_batch_norm() {
+    for round_variance in [true, false] {
+        let scheme = Scheme { norm: Norm::ShiftBatch { round_variance }, ..Scheme::preset("bnn").unwrap() };
+        for (i, (mut model, images)) in small_models(&scheme).into_iter().enumerate() {
+            train_once(&mut *model, &images, &format!("model {i}"));
+            let plain = small_models(&Scheme::default()).swap_remove(i).0;
+            assert_eq!(state_dict(&*model).keys().count(), state_dict(&*plain).keys().count());
         }
     }
 }
