@@ -28,6 +28,28 @@ impl Alphabet {
     /// Codes are held in f32 during training, which counts exactly up to here.
     const LIMIT: i64 = 1 << 24;
 
+    /// The integers from `−limit` to `limit`.
+    ///
+    /// # Panics
+    ///
+    /// If `limit` is 0 or above 2^23.
+    #[track_caller]
+    pub const fn symmetric(limit: u32) -> Alphabet {
+        assert!(1 <= limit && limit <= 1 << 23, "a symmetric alphabet ends at 1 to 2^23");
+        Alphabet { first: -(limit as i32), step: 1, count: 2 * limit + 1 }
+    }
+
+    /// `{−2^(bits−1), .., 2^(bits−1) − 1}`: two's complement.
+    ///
+    /// # Panics
+    ///
+    /// If `bits` is 0 or above 24.
+    #[track_caller]
+    pub const fn signed(bits: u32) -> Alphabet {
+        assert!(1 <= bits && bits <= 24, "an alphabet has 1 to 24 bits");
+        Alphabet { first: -(1 << (bits - 1)), step: 1, count: 1 << bits }
+    }
+
     /// `{0, 1, .., 2^bits − 1}`.
     ///
     /// # Panics
@@ -70,6 +92,11 @@ impl Alphabet {
     pub const fn contains(&self, code: i32) -> bool {
         let distance = code as i64 - self.first as i64;
         distance >= 0 && distance % self.step as i64 == 0 && distance / (self.step as i64) < self.count as i64
+    }
+
+    /// Where in the alphabet a code stands, counted from 0.
+    pub(crate) const fn position(&self, code: i32) -> usize {
+        ((code - self.first) / self.step) as usize
     }
 
     /// Fields are public, so whoever stores an alphabet checks it once.

@@ -9,8 +9,10 @@ use std::borrow::Cow;
 use ndarray::{ArrayViewD, ArrayViewMutD, Axis, Zip};
 use rayon::prelude::*;
 
+use crate::grid::Spacing;
 use crate::groups::Partition;
-use crate::{Error, Groups, Result};
+use crate::levels::level;
+use crate::{Error, Grid, Groups, Result};
 
 /// Elements in one piece of work: large enough to pay for its scheduling, small enough to stay in a core's cache.
 const PIECE: usize = 1 << 14;
@@ -95,6 +97,50 @@ pub fn zip_into<P: Sync>(
         });
     });
     Ok(())
+}
+
+/// What a map is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Codes,
+    Values,
+}
+
+/// Codes, or in the same pass their values on the grid: the tensor is read once and the result written once.
+pub(crate) fn quantize_into<P: Sync>(
+    x: ArrayViewD<'_, f32>,
+    grid: &Grid,
+    parameters: &[P],
+    form: Form,
+    out: ArrayViewMutD<'_, f32>,
+    code: impl Fn(f32, &P) -> f32 + Sync,
+) -> Result<()> {
+    let groups = grid.groups();
+    let denominator = grid.scale_denominator();
+    match grid.spacing() {
+        Spacing::Unit => map_into(x, groups, parameters, out, code),
+        _ if form == Form::Codes => map_into(x, groups, parameters, out, code),
+        Spacing::Product => {
+            let paired = pair_up(parameters, grid.scales());
+            map_into(x, groups, &paired, out, |x, (p, scale)| code(x, p) * *scale)
+        }
+        Spacing::Quotient => {
+            let denominator = denominator as f32;
+            map_into(x, groups, parameters, out, |x, p| code(x, p) / denominator)
+        }
+        Spacing::Both => {
+            let paired = pair_up(parameters, grid.numerators());
+            map_into(x, groups, &paired, out, |x, (p, scale)| level(code(x, p).into(), **scale, denominator))
+        }
+        Spacing::Table(rows) => {
+            let paired = pair_up(parameters, &rows);
+            map_into(x, groups, &paired, out, |x, (p, row)| row.value(code(x, p)))
+        }
+    }
+}
+
+fn pair_up<'a, P, S>(parameters: &'a [P], scales: &'a [S]) -> Vec<(&'a P, &'a S)> {
+    parameters.iter().zip(scales).collect()
 }
 
 /// `x = f(x, parameters[group of x])`, in place.

@@ -1,7 +1,9 @@
+use std::sync::Arc;
+
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 
-use crate::elementwise;
-use crate::{Alphabet, Error, Groups, Result};
+use crate::levels::level;
+use crate::{Alphabet, Error, Groups, Levels, Result, Scale, elementwise};
 
 /// The levels of one quantized tensor: what [`Quantizer::fit`](crate::Quantizer::fit) found.
 ///
@@ -29,13 +31,28 @@ use crate::{Alphabet, Error, Groups, Result};
 /// assert_eq!(grid.bits(), 1);
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
+///
+/// # Levels that are not evenly spaced
+///
+/// Three parts cover the maps whose levels are not `scale · {first, first + step, ..}`:
+///
+/// - [`with_members`](Grid::with_members) names the codes that occur, for powers of two written as integers; everything
+///   above stays true.
+/// - [`with_table`](Grid::with_table) gives each code a value of its own, for levels without a common factor. Such a grid
+///   is not [factored](Grid::is_factored): its scales are 1, codes are positions, and a network computes with values.
+/// - [`with_zero_points`](Grid::with_zero_points) shifts the alphabet of each group, for affine quantization: the code is
+///   `q − Z`, so that 0 is real zero, and the *stored* integer is `q = code + Z`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grid {
     alphabet: Option<Alphabet>,
+    members: Option<Arc<[i32]>>,
+    zero_points: Vec<i32>,
     groups: Groups,
     numerators: Vec<f32>,
     denominator: u32,
     scales: Vec<f32>,
+    table: Option<Arc<[f32]>>,
+    thresholds: Option<Arc<[f32]>>,
     statistics: Vec<f64>,
 }
 
@@ -56,14 +73,22 @@ impl Grid {
                 expected: "at least 0 and finite".to_owned(),
             });
         }
-        Ok(Grid {
-            alphabet: Some(alphabet.checked()?),
-            groups,
-            numerators: scales.clone(),
+        Ok(Grid { groups, numerators: scales.clone(), scales, ..Grid::of(Some(alphabet.checked()?)) })
+    }
+
+    fn of(alphabet: Option<Alphabet>) -> Self {
+        Grid {
+            alphabet,
+            members: None,
+            zero_points: Vec::new(),
+            groups: Groups::Tensor,
+            numerators: vec![1.0],
             denominator: 1,
-            scales,
+            scales: vec![1.0],
+            table: None,
+            thresholds: None,
             statistics: Vec::new(),
-        })
+        }
     }
 
     /// Levels that *are* the codes: one group with scale 1.
@@ -77,14 +102,7 @@ impl Grid {
 
     /// The grid of a tensor that is not quantized: 32 bits, no alphabet, "codes" are the values themselves.
     pub fn unquantized() -> Self {
-        Grid {
-            alphabet: None,
-            groups: Groups::Tensor,
-            numerators: vec![1.0],
-            denominator: 1,
-            scales: vec![1.0],
-            statistics: Vec::new(),
-        }
+        Grid::of(None)
     }
 
     /// The same grid with all levels divided by an integer, exactly.
@@ -115,14 +133,145 @@ impl Grid {
         Ok(self)
     }
 
-    /// The integer codes, or `None` for a tensor that is not quantized.
-    pub fn alphabet(&self) -> Option<Alphabet> {
-        self.alphabet
+    /// The same grid, of whose alphabet only these codes occur: powers of two, written as integers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Grid`] unless the members increase and lie in the alphabet.
+    pub fn with_members(mut self, members: Vec<i32>) -> Result<Self> {
+        let inside = |code: &i32| self.alphabet.is_some_and(|alphabet| alphabet.contains(*code));
+        if members.is_empty() || !members.is_sorted_by(|a, b| a < b) || !members.iter().all(inside) {
+            let value = format!("{members:?}");
+            let expected = format!("increasing codes of {:?}", self.alphabet);
+            return Err(Error::Grid { what: "the members", value, expected });
+        }
+        self.members = Some(members.into());
+        Ok(self)
     }
 
-    /// Bits per element: those of the alphabet, 32 without one.
+    /// The same grid with a value for each code: `table[group · count + position of the code]`, in increasing order within a
+    /// group (or NaN, of a tensor that diverged).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Grid`] if there is not one value per code and group, or if a group's values decrease.
+    pub fn with_table(mut self, table: Vec<f32>) -> Result<Self> {
+        let count = self.alphabet.map_or(0, |alphabet| alphabet.count as usize);
+        let expected =
+            || format!("{count} values in increasing order for each of {} groups", self.groups.count());
+        let what = "the table";
+        if count == 0 || table.len() != count * self.groups.count() {
+            return Err(Error::Grid { what, value: format!("{} values", table.len()), expected: expected() });
+        }
+        if let Some(row) = table.chunks_exact(count).find(|row| row.windows(2).any(|pair| pair[0] > pair[1]))
+        {
+            return Err(Error::Grid { what, value: format!("{row:?}"), expected: expected() });
+        }
+        self.table = Some(table.into());
+        Ok(self)
+    }
+
+    /// The same grid for affine quantization: the alphabet is that of the *stored* integers `q`, and a group's codes are
+    /// `q − Z` with a zero point `Z` of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Grid`] unless there is one zero point per group and all lie in the alphabet.
+    pub fn with_zero_points(mut self, zero_points: Vec<i32>) -> Result<Self> {
+        one_per_group("the number of zero points", zero_points.len(), self.groups)?;
+        let inside = |zero: &i32| self.alphabet.is_some_and(|alphabet| alphabet.contains(*zero));
+        if let Some(zero) = zero_points.iter().find(|zero| !inside(zero)) {
+            let (value, expected) = (zero.to_string(), format!("one of {:?}", self.alphabet));
+            return Err(Error::Grid { what: "a zero point", value, expected });
+        }
+        self.zero_points = zero_points;
+        Ok(self)
+    }
+
+    /// The same grid with the inputs at which the code changes, per group, where these are not the midpoints between
+    /// neighbouring values.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Grid`] if there is not one threshold between each two neighbouring codes of each group.
+    pub fn with_thresholds(mut self, thresholds: Vec<f32>) -> Result<Self> {
+        let each = self.count().saturating_sub(1);
+        if each == 0 || thresholds.len() != each * self.groups.count() {
+            let (value, groups) = (thresholds.len().to_string(), self.groups.count());
+            let expected = format!("{each} for each of {groups} groups");
+            return Err(Error::Grid { what: "the number of thresholds", value, expected });
+        }
+        self.thresholds = Some(thresholds.into());
+        Ok(self)
+    }
+
+    /// The integer codes, or `None` for a tensor that is not quantized. With zero points, all codes that any group has.
+    pub fn alphabet(&self) -> Option<Alphabet> {
+        let stored = self.alphabet?;
+        let least = self.zero_points.iter().max().copied().unwrap_or(0);
+        let most = self.zero_points.iter().min().copied().unwrap_or(0);
+        let further = (least - most) as u32 / stored.step as u32;
+        Some(Alphabet { first: stored.first - least, count: stored.count + further, ..stored })
+    }
+
+    /// The codes of one group.
+    fn alphabet_of(&self, group: usize) -> Option<Alphabet> {
+        let stored = self.alphabet?;
+        let zero = self.zero_points.get(group).copied().unwrap_or(0);
+        Some(Alphabet { first: stored.first - zero, ..stored })
+    }
+
+    /// How many codes an element can take; 0 without an alphabet.
+    pub fn count(&self) -> usize {
+        let evenly = self.alphabet.map_or(0, |alphabet| alphabet.count as usize);
+        self.members.as_ref().map_or(evenly, |members| members.len())
+    }
+
+    /// Bits per stored element: `⌈log2 count⌉`, at least 1; 32 without an alphabet.
     pub fn bits(&self) -> u32 {
-        self.alphabet.map_or(32, |alphabet| alphabet.bits())
+        match self.count() {
+            0 => 32,
+            count => count.next_power_of_two().trailing_zeros().max(1),
+        }
+    }
+
+    /// All codes of a group in increasing order; empty for a tensor that is not quantized.
+    pub fn codes(&self, group: usize) -> Vec<i32> {
+        match &self.members {
+            Some(members) => members.to_vec(),
+            None => self.alphabet_of(group).into_iter().flat_map(Alphabet::codes).collect(),
+        }
+    }
+
+    /// What is added to a group's codes where integers are stored; empty except in affine quantization.
+    pub fn zero_points(&self) -> &[i32] {
+        &self.zero_points
+    }
+
+    /// Whether values are `scale · code`: false where a table gives each code its value.
+    pub fn is_factored(&self) -> bool {
+        self.table.is_none()
+    }
+
+    /// The inputs of a group at which the code changes, in increasing order: one less than there are codes.
+    ///
+    /// The midpoints between neighbouring values, unless the map has [named](Grid::with_thresholds) others.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such group.
+    pub fn thresholds(&self, group: usize) -> Vec<f32> {
+        if let Some(thresholds) = &self.thresholds {
+            let each = self.count() - 1;
+            return thresholds[group * each..(group + 1) * each].to_vec();
+        }
+        let values: Vec<f64> = self.values(group).map(f64::from).collect();
+        values.windows(2).map(|pair| (0.5 * (pair[0] + pair[1])) as f32).collect()
+    }
+
+    /// Whether the values are evenly spaced with thresholds midway.
+    pub(crate) fn is_even(&self) -> bool {
+        self.members.is_none() && self.table.is_none() && self.thresholds.is_none()
     }
 
     /// How the elements are divided into groups.
@@ -145,6 +294,14 @@ impl Grid {
         Scale { numerator: self.numerators[group], denominator: self.denominator }
     }
 
+    pub(crate) fn numerators(&self) -> &[f32] {
+        &self.numerators
+    }
+
+    pub(crate) fn scale_denominator(&self) -> u32 {
+        self.denominator
+    }
+
     /// What the map measured per group and its codes depend on; empty for most maps.
     pub fn statistics(&self) -> &[f64] {
         &self.statistics
@@ -159,10 +316,13 @@ impl Grid {
     ///
     /// # Panics
     ///
-    /// If there is no such group.
+    /// If there is no such group, or if the grid has a table and the code is not in its alphabet.
     #[track_caller]
     pub fn value(&self, group: usize, code: i32) -> f32 {
-        level(code.into(), self.numerators[group], self.denominator)
+        match (&self.table, self.alphabet) {
+            (Some(table), Some(alphabet)) => table[group * alphabet.count as usize + alphabet.position(code)],
+            _ => level(code.into(), self.numerators[group], self.denominator),
+        }
     }
 
     /// All values of a group in increasing order; empty for a tensor that is not quantized.
@@ -171,7 +331,7 @@ impl Grid {
     ///
     /// If there is no such group.
     pub fn values(&self, group: usize) -> impl Iterator<Item = f32> {
-        self.alphabet.into_iter().flat_map(Alphabet::codes).map(move |code| self.value(group, code))
+        self.codes(group).into_iter().map(move |code| self.value(group, code))
     }
 
     /// What a [`Slope`](crate::Slope) may know about one group.
@@ -182,12 +342,12 @@ impl Grid {
     #[track_caller]
     pub fn levels(&self, group: usize, len: usize) -> Levels {
         let end = |code: fn(&Alphabet) -> i32, none: f32| {
-            self.alphabet.map_or(none, |a| self.value(group, code(&a)))
+            self.alphabet_of(group).map_or(none, |alphabet| self.value(group, code(&alphabet)))
         };
         Levels {
             lowest: end(|alphabet| alphabet.first, f32::NEG_INFINITY),
             highest: end(Alphabet::last, f32::INFINITY),
-            count: self.alphabet.map_or(0, |alphabet| alphabet.count),
+            count: self.count() as u32,
             len,
         }
     }
@@ -209,14 +369,25 @@ impl Grid {
     ///
     /// [`Error::NotInAlphabet`], [`Error::GroupsDoNotFit`], and [`Error::Unquantized`] if there is no alphabet.
     pub fn dequantize(&self, codes: ArrayViewD<'_, i32>) -> Result<ArrayD<f32>> {
-        let alphabet = self.alphabet.ok_or(Error::Unquantized { map: "this grid" })?;
-        if let Some((index, &code)) = codes.iter().enumerate().find(|&(_, &code)| !alphabet.contains(code)) {
-            let Alphabet { first, step, .. } = alphabet;
-            return Err(Error::NotInAlphabet { index, code, first, step, last: alphabet.last() });
-        }
+        self.check(&codes)?;
         let mut values = codes.mapv(|code| code as f32);
         self.dequantize_mut(values.view_mut())?;
         Ok(values)
+    }
+
+    /// Whether all integers are codes of their groups.
+    fn check(&self, codes: &ArrayViewD<'_, i32>) -> Result<()> {
+        let stored = self.alphabet.ok_or(Error::Unquantized { map: "this grid" })?;
+        let partition = self.groups.partition(codes.shape())?;
+        let foreign = |&(index, &code): &(usize, &i32)| {
+            let zero = self.zero_points.get(index / partition.inner % partition.count).copied().unwrap_or(0);
+            let member = self.members.as_ref().is_none_or(|members| members.binary_search(&code).is_ok());
+            !member || !Alphabet { first: stored.first - zero, ..stored }.contains(code)
+        };
+        let Some((index, &code)) = codes.iter().enumerate().find(foreign) else { return Ok(()) };
+        let alphabet = self.alphabet_of(index / partition.inner % partition.count).unwrap_or(stored);
+        let Alphabet { first, step, .. } = alphabet;
+        Err(Error::NotInAlphabet { index, code, first, step, last: alphabet.last() })
     }
 
     /// Replaces codes, held as f32, by their values. NaN stays NaN.
@@ -224,72 +395,70 @@ impl Grid {
     /// # Errors
     ///
     /// [`Error::GroupsDoNotFit`].
+    ///
+    /// # Panics
+    ///
+    /// If the grid has a table and a number is no code.
     pub fn dequantize_mut(&self, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
         let (groups, denominator) = (self.groups, self.denominator as f32);
-        if self.denominator == 1 {
-            // One rounding of an exact product, in f32 as in f64.
-            elementwise::update(codes, groups, &self.numerators, |code, &scale| code * scale)
-        } else if self.numerators.iter().all(|&scale| scale == 1.0) {
-            // f64 has more than twice the digits of f32, so a quotient of f32 rounded to both ends in the same f32.
-            elementwise::update(codes, groups, &self.numerators, |code, _| code / denominator)
-        } else {
-            elementwise::update(codes, groups, &self.numerators, |code, &scale| {
+        match self.spacing() {
+            Spacing::Unit => Ok(()),
+            Spacing::Table(rows) => elementwise::update(codes, groups, &rows, |code, row| row.value(code)),
+            Spacing::Product => {
+                elementwise::update(codes, groups, &self.numerators, |code, &scale| code * scale)
+            }
+            Spacing::Quotient => {
+                elementwise::update(codes, groups, &self.numerators, |code, _| code / denominator)
+            }
+            Spacing::Both => elementwise::update(codes, groups, &self.numerators, |code, &scale| {
                 level(code.into(), scale, self.denominator)
-            })
+            }),
+        }
+    }
+
+    /// The cheapest computation of values that rounds as [`value`](Grid::value) does.
+    pub(crate) fn spacing(&self) -> Spacing<'_> {
+        let unit = self.numerators.iter().all(|&scale| scale == 1.0);
+        match (&self.table, self.alphabet, self.denominator) {
+            (Some(table), Some(alphabet), _) => {
+                let row = |values| Row { alphabet, values };
+                Spacing::Table(table.chunks_exact(alphabet.count as usize).map(row).collect())
+            }
+            (_, _, 1) if unit => Spacing::Unit,
+            // One rounding of an exact product, in f32 as in f64.
+            (_, _, 1) => Spacing::Product,
+            // f64 has more than twice the digits of f32, so a quotient of f32 rounded to both ends in the same f32.
+            _ if unit => Spacing::Quotient,
+            _ => Spacing::Both,
         }
     }
 }
 
-/// One group's levels, as a [`Slope`](crate::Slope) sees them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Levels {
-    /// The value of the least code; −∞ without quantization.
-    pub lowest: f32,
-    /// The value of the greatest code; +∞ without quantization.
-    pub highest: f32,
-    /// How many levels there are; 0 without quantization.
-    pub count: u32,
-    /// How many elements the group has.
-    pub len: usize,
+/// How codes become values.
+pub(crate) enum Spacing<'a> {
+    /// They are the values.
+    Unit,
+    /// `code · scale`.
+    Product,
+    /// `code / denominator`.
+    Quotient,
+    /// `code · scale / denominator`, in f64.
+    Both,
+    /// By position, one row per group.
+    Table(Vec<Row<'a>>),
 }
 
-/// How codes become values in one group, without the grid around it.
-///
-/// ```text
-/// value = f32(code · numerator / denominator)      computed in f64, rounded once
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scale {
-    /// The group's statistic or constant.
-    pub numerator: f32,
-    /// A whole number from 1 to 2²⁴.
-    pub denominator: u32,
+/// The values of one group's codes.
+pub(crate) struct Row<'a> {
+    alphabet: Alphabet,
+    values: &'a [f32],
 }
 
-impl Scale {
-    /// Codes are the values.
-    pub const ONE: Self = Self { numerator: 1.0, denominator: 1 };
-
-    /// The quotient rounded to f32: what multiplies a sum of codes.
-    pub fn factor(self) -> f32 {
-        (f64::from(self.numerator) / f64::from(self.denominator)) as f32
-    }
-
-    /// The value of a code that is stored in f32.
+impl Row<'_> {
     #[inline]
-    pub fn value(self, code: f32) -> f32 {
-        level(code.into(), self.numerator, self.denominator)
+    pub(crate) fn value(&self, code: f32) -> f32 {
+        if code.is_nan() { code } else { self.values[self.alphabet.position(code as i32)] }
     }
-}
-
-impl From<f32> for Scale {
-    fn from(numerator: f32) -> Self {
-        Self { numerator, denominator: 1 }
-    }
-}
-
-fn level(code: f64, numerator: f32, denominator: u32) -> f32 {
-    (code * f64::from(numerator) / f64::from(denominator)) as f32
 }
 
 fn one_per_group(what: &'static str, found: usize, groups: Groups) -> Result<()> {

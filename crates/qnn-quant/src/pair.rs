@@ -38,8 +38,9 @@ impl Pair {
     ///
     /// Those of [`Quantizer::fit`].
     pub fn value(&self, x: ArrayViewD<'_, f32>) -> Result<(ArrayD<f32>, Grid)> {
-        let (mut values, grid) = self.codes(x)?;
-        grid.dequantize_mut(values.view_mut())?;
+        let grid = self.map.fit(x.view())?;
+        let mut values = ArrayD::zeros(x.raw_dim());
+        self.map.values_into(x, &grid, values.view_mut())?;
         Ok((values, grid))
     }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use ndarray::{Array, ArrayD, ArrayViewD, ArrayViewMutD, AsArray, Dimension};
 
-use crate::{Error, Estimator, Grid, Result};
+use crate::{Dependence, Error, Estimator, Grid, Moment, Result, Trained};
 
 /// A forward map: statistics in, levels and codes out.
 ///
@@ -71,6 +71,48 @@ pub trait Quantizer: Debug + Send + Sync {
     /// The gradient that the map was published with.
     fn published(&self) -> Arc<dyn Estimator>;
 
+    /// Writes the quantized values: the grid's values of the codes.
+    ///
+    /// The maps of this crate do it in one pass over the memory; the default writes codes and replaces them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`codes_into`](Quantizer::codes_into).
+    fn values_into(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        mut values: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        self.codes_into(x, grid, values.view_mut())?;
+        grid.dequantize_mut(values)
+    }
+
+    /// What codes depend on besides the tensor: nothing for most maps.
+    fn dependence(&self) -> Dependence {
+        Dependence::Nothing
+    }
+
+    /// [`codes_into`](Quantizer::codes_into) at a moment of training, for maps with chance or memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`codes_into`](Quantizer::codes_into), and [`Error::Shape`] if the previous codes have another shape.
+    fn codes_at_into(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        _: &Moment<'_>,
+        codes: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        self.codes_into(x, grid, codes)
+    }
+
+    /// The map with its trained parameters, if it has any.
+    fn trained(&self) -> Option<&dyn Trained> {
+        None
+    }
+
     /// The codes as integers, for packing and export.
     ///
     /// # Errors
@@ -111,6 +153,28 @@ impl<Q: Quantizer + ?Sized> Quantizer for Arc<Q> {
         (**self).published()
     }
 
+    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        (**self).values_into(x, grid, values)
+    }
+
+    fn dependence(&self) -> Dependence {
+        (**self).dependence()
+    }
+
+    fn codes_at_into(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        moment: &Moment<'_>,
+        codes: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        (**self).codes_at_into(x, grid, moment, codes)
+    }
+
+    fn trained(&self) -> Option<&dyn Trained> {
+        (**self).trained()
+    }
+
     fn codes(&self, x: ArrayViewD<'_, f32>, grid: &Grid) -> Result<ArrayD<i32>> {
         (**self).codes(x, grid)
     }
@@ -135,7 +199,6 @@ pub fn quantize<'a, D: Dimension>(map: &dyn Quantizer, x: impl AsArray<'a, f32, 
     let mut values = Array::zeros(x.raw_dim());
     let x = x.into_dyn();
     let grid = map.fit(x.view())?;
-    map.codes_into(x, &grid, values.view_mut().into_dyn())?;
-    grid.dequantize_mut(values.view_mut().into_dyn())?;
+    map.values_into(x, &grid, values.view_mut().into_dyn())?;
     Ok(values)
 }

@@ -82,6 +82,27 @@ pub fn dot(x: ArrayViewD<'_, f32>, y: ArrayViewD<'_, f32>, groups: Groups) -> Re
     fold(&products.view(), groups, |_, chunk| sum_of(chunk, f64::from), |a, b| a + b)
 }
 
+/// Sums of `N` terms of each pair of elements, in f64.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if `y` has another shape.
+pub(crate) fn sum_of_pairs<const N: usize>(
+    x: ArrayViewD<'_, f32>,
+    y: ArrayViewD<'_, f32>,
+    terms: impl Fn(f32, f32) -> [f64; N] + Sync,
+) -> Result<[f64; N]> {
+    crate::elementwise::same_shape("the second input", x.shape(), y.shape())?;
+    let (x, y) = (row_major(&x), row_major(&y));
+    let add = |a: [f64; N], b: [f64; N]| std::array::from_fn(|i| a[i] + b[i]);
+    let part = |index: usize| {
+        let range = index * CHUNK..x.len().min((index + 1) * CHUNK);
+        x[range.clone()].iter().zip(&y[range]).fold([0.0; N], |sums, (&x, &y)| add(sums, terms(x, y)))
+    };
+    let parts = in_parallel(x.len().div_ceil(CHUNK), x.len(), part);
+    Ok(parts.into_iter().fold([0.0; N], add))
+}
+
 /// Elements that are reduced together. A constant of the format of results: with another one the last bits change.
 const CHUNK: usize = 1024;
 /// Independent accumulators within a chunk, so that additions need not wait for each other.

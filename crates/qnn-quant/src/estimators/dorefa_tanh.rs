@@ -1,6 +1,7 @@
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::maps::greatest_tanh;
+use crate::math::sech2;
 use crate::{Estimator, Grid, Result, elementwise};
 
 /// The derivative of DoReFa-Net's squashing of weights, `tanh(w) / max |tanh w|`, with the maximum held constant.
@@ -46,8 +47,7 @@ impl Estimator for DorefaTanh {
 
 #[inline]
 fn slope(x: f32, max: f64) -> f32 {
-    let tanh = f64::from(x).tanh();
-    let slope = ((1.0 - tanh * tanh) / max) as f32;
+    let slope = (sech2(x.into()) / max) as f32;
     // Not `min`, which would hide a NaN.
     if slope > f32::MAX { f32::MAX } else { slope }
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use super::dorefa_activations::unit_codes_into;
+use crate::elementwise::Form;
 use crate::{Alphabet, ClippedUnit, Estimator, Grid, Quantizer, Result};
 
 /// Activations of one bit with values in {0, 1}: DoReFa-Net's activations for k = 1.
@@ -37,8 +38,12 @@ impl Quantizer for BinaryUnit {
         Grid::unit(Alphabet::UNIT)
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, _: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        unit_codes_into(x, 1, codes)
+    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        unit_codes_into(x, 1, grid, Form::Codes, codes)
+    }
+
+    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        unit_codes_into(x, 1, grid, Form::Values, values)
     }
 
     fn is_fixed(&self) -> bool {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use super::sign::signs_into;
+use crate::elementwise::Form;
 use crate::{Alphabet, ClippedIdentity, Error, Estimator, Grid, Groups, Quantizer, Result};
 
 /// The sign times a constant, which keeps deep residual networks with binary weights from collapsing.
@@ -61,8 +62,12 @@ impl Quantizer for ConstantScaledSign {
         Grid::new(Alphabet::BINARY, Groups::Tensor, vec![self.scale])
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, _: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        signs_into(x, codes)
+    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        signs_into(x, grid, Form::Codes, codes)
+    }
+
+    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        signs_into(x, grid, Form::Values, values)
     }
 
     fn is_fixed(&self) -> bool {

@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
+use crate::elementwise::{Form, quantize_into};
 use crate::rounding::round_half_even;
-use crate::{Alphabet, ClippedUnit, Estimator, Grid, Groups, Quantizer, Result, elementwise};
+use crate::{Alphabet, ClippedUnit, Estimator, Grid, Quantizer, Result};
 
 /// DoReFa-Net's activations of 1 to 8 bits: clipped to [0, 1], rounded to `2^k` levels.
 ///
@@ -56,8 +57,12 @@ impl Quantizer for DorefaActivations {
         Grid::unit(Alphabet::unsigned(self.bits))?.divided_by((1 << self.bits) - 1)
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, _: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        unit_codes_into(x, (1 << self.bits) - 1, codes)
+    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        unit_codes_into(x, (1 << self.bits) - 1, grid, Form::Codes, codes)
+    }
+
+    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        unit_codes_into(x, (1 << self.bits) - 1, grid, Form::Values, values)
     }
 
     fn is_fixed(&self) -> bool {
@@ -70,9 +75,13 @@ impl Quantizer for DorefaActivations {
 }
 
 /// `round(n · clip(x, 0, 1))`.
-pub(crate) fn unit_codes_into(x: ArrayViewD<'_, f32>, n: u32, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+pub(crate) fn unit_codes_into(
+    x: ArrayViewD<'_, f32>,
+    n: u32,
+    grid: &Grid,
+    form: Form,
+    out: ArrayViewMutD<'_, f32>,
+) -> Result<()> {
     let n = f64::from(n);
-    elementwise::map_into(x, Groups::Tensor, &[()], codes, |x, ()| {
-        round_half_even(n * f64::from(x.clamp(0.0, 1.0))) as f32
-    })
+    quantize_into(x, grid, &[()], form, out, |x, ()| round_half_even(n * f64::from(x.clamp(0.0, 1.0))) as f32)
 }

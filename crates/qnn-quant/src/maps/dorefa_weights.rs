@@ -3,10 +3,12 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use super::sign::signs_into;
+use crate::elementwise::{Form, quantize_into};
+use crate::math::tanh;
 use crate::rounding::round_half_even;
 use crate::{
     Alphabet, DorefaTanh, Estimator, Granularity, Grid, Quantizer, Result, ScaledSign, StraightThrough,
-    elementwise, statistics,
+    statistics,
 };
 
 /// DoReFa-Net's weights of 1 to 8 bits: squashed by tanh, stretched to [−1, 1], rounded to `2^k` levels.
@@ -65,6 +67,24 @@ impl DorefaWeights {
     fn denominator(&self) -> u32 {
         (1 << self.bits) - 1
     }
+
+    fn write(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        form: Form,
+        out: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        if self.bits == 1 {
+            return signs_into(x, grid, form, out);
+        }
+        let maxima = super::own_statistics(self.name(), grid)?;
+        let n = f64::from(self.denominator());
+        quantize_into(x, grid, maxima, form, out, |x, &max| {
+            let unit = (tanh(x.into()) / (2.0 * max) + 0.5).clamp(0.0, 1.0);
+            (2.0 * round_half_even(n * unit) - n) as f32
+        })
+    }
 }
 
 impl Quantizer for DorefaWeights {
@@ -83,15 +103,11 @@ impl Quantizer for DorefaWeights {
     }
 
     fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        if self.bits == 1 {
-            return signs_into(x, codes);
-        }
-        let maxima = super::own_statistics(self.name(), grid)?;
-        let n = f64::from(self.denominator());
-        elementwise::map_into(x, grid.groups(), maxima, codes, |x, &max| {
-            let unit = (f64::from(x).tanh() / (2.0 * max) + 0.5).clamp(0.0, 1.0);
-            (2.0 * round_half_even(n * unit) - n) as f32
-        })
+        self.write(x, grid, Form::Codes, codes)
+    }
+
+    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        self.write(x, grid, Form::Values, values)
     }
 
     fn published(&self) -> Arc<dyn Estimator> {
@@ -102,5 +118,5 @@ impl Quantizer for DorefaWeights {
 /// `max |tanh x|` per group, with 1 in place of 0. As tanh is increasing, it is the tanh of the greatest magnitude.
 pub(crate) fn greatest_tanh(x: ArrayViewD<'_, f32>, groups: crate::Groups) -> Result<Vec<f64>> {
     let maxima = statistics::max_abs(x, groups)?;
-    Ok(maxima.into_iter().map(|max| if max == 0.0 { 1.0 } else { max.tanh() }).collect())
+    Ok(maxima.into_iter().map(|max| if max == 0.0 { 1.0 } else { tanh(max) }).collect())
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use super::sign::signs_into;
+use crate::elementwise::Form;
 use crate::{
     Alphabet, Estimator, Granularity, Grid, Quantizer, Result, StraightThrough, XnorNetGradient, statistics,
 };
@@ -66,8 +67,12 @@ impl Quantizer for ScaledSign {
         Grid::new(Alphabet::BINARY, groups, scales)
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, _: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        signs_into(x, codes)
+    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        signs_into(x, grid, Form::Codes, codes)
+    }
+
+    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        signs_into(x, grid, Form::Values, values)
     }
 
     fn published(&self) -> Arc<dyn Estimator> {

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
-use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Groups, Quantizer, Result, elementwise};
+use crate::elementwise::{self, Form};
+use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Groups, Quantizer, Result};
 
 /// The sign, with values in {−1, +1}: BinaryConnect's weights, weights and activations of binarized neural networks.
 ///
@@ -36,8 +37,12 @@ impl Quantizer for Sign {
         Grid::unit(Alphabet::BINARY)
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, _: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        signs_into(x, codes)
+    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        signs_into(x, grid, Form::Codes, codes)
+    }
+
+    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        signs_into(x, grid, Form::Values, values)
     }
 
     fn is_fixed(&self) -> bool {
@@ -49,8 +54,20 @@ impl Quantizer for Sign {
     }
 }
 
-pub(crate) fn signs_into(x: ArrayViewD<'_, f32>, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-    elementwise::map_into(x, Groups::Tensor, &[()], codes, |x, ()| sign(x))
+pub(crate) fn signs_into(
+    x: ArrayViewD<'_, f32>,
+    grid: &Grid,
+    form: Form,
+    out: ArrayViewMutD<'_, f32>,
+) -> Result<()> {
+    if form == Form::Codes {
+        return elementwise::map_into(x, Groups::Tensor, &[()], out, |x, ()| sign(x));
+    }
+    // The value ±scale is the scale with the sign put on: as many instructions as the code.
+    elementwise::map_into(x, grid.groups(), grid.scales(), out, |x, &scale| {
+        let value = if x < 0.0 { -scale } else { scale };
+        if x.is_nan() { x } else { value }
+    })
 }
 
 /// +1 for `x ≥ 0`, −1 for `x < 0`, NaN for NaN.

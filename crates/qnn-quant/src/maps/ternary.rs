@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
+use crate::elementwise::{Form, quantize_into};
 use crate::rounding::floor_to_f32;
 use crate::{
-    Alphabet, Error, Estimator, Granularity, Grid, Groups, Quantizer, Result, StraightThrough, elementwise,
-    statistics,
+    Alphabet, Error, Estimator, Granularity, Grid, Groups, Quantizer, Result, StraightThrough, statistics,
 };
 
 /// Ternary weights: small ones become 0, the others ±α.
@@ -81,6 +81,18 @@ impl Ternary {
         Err(Error::Parameter { owner: "ternary", parameter: "threshold", value, expected })
     }
 
+    fn write(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        form: Form,
+        out: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        let thresholds = super::own_statistics(self.name(), grid)?;
+        let thresholds: Vec<f32> = thresholds.iter().map(|&threshold| threshold as f32).collect();
+        quantize_into(x, grid, &thresholds, form, out, |x, &threshold| ternary(x, threshold))
+    }
+
     fn scales(&self, x: ArrayViewD<'_, f32>, groups: Groups, thresholds: &[f32]) -> Result<Vec<f32>> {
         if !self.scaled {
             return Ok(vec![1.0; thresholds.len()]);
@@ -116,9 +128,11 @@ impl Quantizer for Ternary {
     }
 
     fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        let thresholds = super::own_statistics(self.name(), grid)?;
-        let thresholds: Vec<f32> = thresholds.iter().map(|&threshold| threshold as f32).collect();
-        elementwise::map_into(x, grid.groups(), &thresholds, codes, |x, &threshold| ternary(x, threshold))
+        self.write(x, grid, Form::Codes, codes)
+    }
+
+    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        self.write(x, grid, Form::Values, values)
     }
 
     fn published(&self) -> Arc<dyn Estimator> {
@@ -128,7 +142,7 @@ impl Quantizer for Ternary {
 
 /// A NaN threshold belongs to a group that holds a NaN, none of whose elements has a meaningful code.
 #[inline]
-fn ternary(x: f32, threshold: f32) -> f32 {
+pub(crate) fn ternary(x: f32, threshold: f32) -> f32 {
     let code = if x > threshold { 1.0 } else { 0.0 };
     let code = if x < -threshold { -1.0 } else { code };
     let sum = x + threshold;

@@ -1,0 +1,179 @@
+use std::sync::Arc;
+
+use ndarray::{ArrayViewD, ArrayViewMutD};
+
+use crate::elementwise::{Form, quantize_into};
+use crate::rounding::round_half_even;
+use crate::trained::{LEAST, in_range, positive};
+use crate::{Alphabet, Error, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, Trained, statistics};
+
+/// Evenly spaced levels whose distance, the step size, is trained.
+///
+/// ```text
+/// q(x) = s · round( clip(x / s, −Qn, Qp) )                          halves to even
+/// signed (weights):       Qn = 2^(k−1), Qp = 2^(k−1) − 1
+/// unsigned (activations): Qn = 0,       Qp = 2^k − 1
+/// ```
+///
+/// Published with [`LsqGradient`], `dx = dy · 1[−Qn < x/s < Qp]`; the gradient of the step is
+///
+/// ```text
+/// ds = g · Σ dy · { round(x/s) − x/s  if −Qn < x/s < Qp,   −Qn below,   Qp above }
+/// g  = 1 / √(N Qp)        N: the number of weights, or of features of one example
+/// ```
+///
+/// The first axis of activations is the batch. Training starts at `s = 2 E|x| / √Qp`. Signed maps have at least 2 bits:
+/// with one, Qp is 0 and g infinite.
+///
+/// Codes: −Qn to Qp, k bits, scale s.
+///
+/// ```
+/// # use qnn_quant::{Lsq, Trained, quantize};
+/// # use ndarray::array;
+/// let map = Lsq::for_weights(3, 0.5)?;                              // Qn = 4, Qp = 3
+/// let w = array![-9.0, 0.75, 0.6, 1.4].into_dyn();
+/// assert_eq!(quantize(&map, &w)?, array![-2.0, 1.0, 0.5, 1.5].into_dyn());
+/// let dy = array![1.0, 0.0, 0.0, 0.0].into_dyn();
+/// assert_eq!(map.parameter_gradients(w.view(), dy.view())?, [-4.0 / 12_f64.sqrt()]);
+/// # Ok::<(), qnn_quant::Error>(())
+/// ```
+///
+/// Source: Esser et al. 2020, *Learned Step Size Quantization*, arXiv:1902.08153, eq. (1) to (5), sections 2.1 and 2.2.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lsq {
+    bits: u32,
+    signed: bool,
+    step: f32,
+}
+
+impl Lsq {
+    /// Signed levels of 2 to 8 bits with this step.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bits`], and [`Error::Parameter`] unless the step is positive and finite.
+    pub fn for_weights(bits: u32, step: f32) -> Result<Self> {
+        if bits == 1 {
+            return Err(Error::Bits { map: "lsq", bits, min: 2, max: 8 });
+        }
+        Lsq::new(bits, true, step)
+    }
+
+    /// Levels from 0 up, of 1 to 8 bits, with this step. The first axis is the batch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bits`], and [`Error::Parameter`] unless the step is positive and finite.
+    pub fn for_activations(bits: u32, step: f32) -> Result<Self> {
+        Lsq::new(bits, false, step)
+    }
+
+    fn new(bits: u32, signed: bool, step: f32) -> Result<Self> {
+        Ok(Lsq { bits: super::checked_bits("lsq", bits)?, signed, step: positive("lsq", "s", step)? })
+    }
+
+    /// k.
+    pub fn bits(&self) -> u32 {
+        self.bits
+    }
+
+    /// s.
+    pub fn step(&self) -> f32 {
+        self.step
+    }
+
+    /// Whether there are levels below 0.
+    pub fn is_signed(&self) -> bool {
+        self.signed
+    }
+
+    /// `g = 1 / √(N Qp)` of a tensor of this shape; 0 for an empty one.
+    pub fn gradient_scale(&self, shape: &[usize]) -> f64 {
+        let elements: usize = shape.iter().product();
+        let batch = if self.signed { 1 } else { shape.first().copied().unwrap_or(1) };
+        match elements.checked_div(batch) {
+            Some(count) if count > 0 => 1.0 / (count as f64 * f64::from(self.alphabet().last())).sqrt(),
+            _ => 0.0,
+        }
+    }
+
+    fn alphabet(&self) -> Alphabet {
+        if self.signed { Alphabet::signed(self.bits) } else { Alphabet::unsigned(self.bits) }
+    }
+
+    fn write(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        form: Form,
+        out: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        let (step, alphabet) = (f64::from(self.step), self.alphabet());
+        let (low, high) = (f64::from(alphabet.first), f64::from(alphabet.last()));
+        quantize_into(x, grid, &[()], form, out, |x, ()| {
+            round_half_even((f64::from(x) / step).clamp(low, high)) as f32
+        })
+    }
+}
+
+impl Quantizer for Lsq {
+    fn name(&self) -> &'static str {
+        "lsq"
+    }
+
+    fn fit(&self, _: ArrayViewD<'_, f32>) -> Result<Grid> {
+        Grid::new(self.alphabet(), Groups::Tensor, vec![self.step])
+    }
+
+    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        self.write(x, grid, Form::Codes, codes)
+    }
+
+    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        self.write(x, grid, Form::Values, values)
+    }
+
+    fn published(&self) -> Arc<dyn Estimator> {
+        Arc::new(LsqGradient)
+    }
+
+    fn trained(&self) -> Option<&dyn Trained> {
+        Some(self)
+    }
+}
+
+impl Trained for Lsq {
+    fn parameter_names(&self) -> &'static [&'static str] {
+        &["s"]
+    }
+
+    fn parameters(&self) -> Vec<f32> {
+        vec![self.step]
+    }
+
+    fn with_parameters(&self, parameters: &[f32]) -> Result<Arc<dyn Quantizer>> {
+        let [step] = in_range("lsq", parameters)?;
+        Ok(Arc::new(Lsq { step, ..*self }))
+    }
+
+    /// `2 E|x| / √Qp`; of a zero tensor, [`LEAST`].
+    fn initial(&self, x: ArrayViewD<'_, f32>) -> Result<Vec<f32>> {
+        let mean = statistics::mean_abs(x, Groups::Tensor)?[0];
+        let step = (2.0 * mean / f64::from(self.alphabet().last()).sqrt()) as f32;
+        Ok(vec![if step < LEAST { LEAST } else { step }])
+    }
+
+    fn parameter_gradients(&self, x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>) -> Result<Vec<f64>> {
+        let (step, alphabet) = (f64::from(self.step), self.alphabet());
+        let (low, high) = (f64::from(alphabet.first), f64::from(alphabet.last()));
+        let scale = self.gradient_scale(x.shape());
+        let [sum] = statistics::sum_of_pairs(x, dy, |x, dy| {
+            let ratio = f64::from(x) / step;
+            let clipped = ratio.clamp(low, high);
+            // At the ends and beyond the slope is the level itself; between them round(x/s) − x/s.
+            let residue = if clipped == ratio && low < ratio && ratio < high { ratio } else { 0.0 };
+            [f64::from(dy) * (round_half_even(clipped) - residue)]
+        })?;
+        Ok(vec![scale * sum])
+    }
+}
