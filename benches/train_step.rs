@@ -51,7 +51,7 @@ fn bench_step(criterion: &mut Criterion, name: &str, mut model: impl Layer, shap
     let regularization = Regularization { weight_decay: 1e-4, ..Regularization::default() };
     let config = SgdConfig { momentum: 0.9, regularization, ..SgdConfig::default() };
     let mut optimizer = Sgd::new(config).expect("valid constants");
-    let mut settings = StepSettings { loss: Loss::default(), seed: 0, step: 0, rate: 0.01 };
+    let mut settings = StepSettings { loss: Loss::default(), seed: 0, step: 0, rate: 0.01, progress: 0.0 };
     let mut group = criterion.benchmark_group("train_step");
     // A step is long: as many in each sample, not one more from sample to sample.
     group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(labels.len() as u64));

@@ -57,7 +57,9 @@ mod diagnose;
 mod dropout;
 mod error;
 mod flatten;
+mod frozen;
 mod init;
+mod input_scale;
 mod layer;
 mod module;
 mod normalization;
@@ -70,6 +72,7 @@ mod residual;
 mod sequential;
 mod shift_batch_norm;
 mod signal;
+mod slot;
 mod state;
 mod trace;
 

@@ -15,6 +15,8 @@ pub enum Role {
     Gamma,
     /// The offset per channel of a normalisation.
     Beta,
+    /// What a quantizer learns: a step, a height, a scale.
+    Quantizer,
     /// Anything else.
     Other,
 }

@@ -21,6 +21,7 @@ pub(crate) struct Builder<'a> {
 struct Choice {
     kernel_quantizer: Option<Pair>,
     input_quantizer: Option<Pair>,
+    input_scaling: bool,
     constraint: Option<Constraint>,
 }
 
@@ -31,17 +32,37 @@ impl<'a> Builder<'a> {
 
     /// A convolution, with the scheme's choices for this path and place.
     pub(crate) fn conv(&mut self, path: &str, place: Place, config: Conv2dConfig) -> Result<Conv2d> {
-        let Choice { kernel_quantizer, input_quantizer, constraint } = self.choose(path, place);
+        let Choice { kernel_quantizer, input_quantizer, input_scaling, constraint } =
+            self.choose(path, place);
         let initializer = self.initializer;
-        let config = Conv2dConfig { initializer, kernel_quantizer, input_quantizer, constraint, ..config };
+        let quantizer_rate = self.scheme.quantizer_rate.unwrap_or(1.0);
+        let config = Conv2dConfig {
+            initializer,
+            kernel_quantizer,
+            input_quantizer,
+            quantizer_rate,
+            input_scaling,
+            constraint,
+            ..config
+        };
         Ok(Conv2d::new(&config, self.init).within(path)?)
     }
 
     /// A dense layer, with the scheme's choices for this path and place.
     pub(crate) fn dense(&mut self, path: &str, place: Place, config: DenseConfig) -> Result<Dense> {
-        let Choice { kernel_quantizer, input_quantizer, constraint } = self.choose(path, place);
+        let Choice { kernel_quantizer, input_quantizer, input_scaling, constraint } =
+            self.choose(path, place);
         let initializer = self.initializer;
-        let config = DenseConfig { initializer, kernel_quantizer, input_quantizer, constraint, ..config };
+        let quantizer_rate = self.scheme.quantizer_rate.unwrap_or(1.0);
+        let config = DenseConfig {
+            initializer,
+            kernel_quantizer,
+            input_quantizer,
+            quantizer_rate,
+            input_scaling,
+            constraint,
+            ..config
+        };
         Ok(Dense::new(&config, self.init).within(path)?)
     }
 
@@ -50,7 +71,7 @@ impl<'a> Builder<'a> {
     }
 
     pub(crate) fn activation(&self) -> Box<dyn Layer> {
-        self.scheme.activation.layer()
+        self.scheme.activation.layer(self.scheme.quantizer_rate.unwrap_or(1.0))
     }
 
     /// Ends the building: every path that was to stay in full precision must have been met, or a
@@ -73,6 +94,7 @@ impl<'a> Builder<'a> {
         Choice {
             kernel_quantizer: scheme.kernel.clone(),
             input_quantizer: scheme.input.clone().filter(|_| place != Place::First),
+            input_scaling: scheme.input_scaling && scheme.input.is_some() && place != Place::First,
             constraint: scheme.constraint.filter(|_| scheme.kernel.is_some()),
         }
     }

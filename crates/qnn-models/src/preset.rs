@@ -1,6 +1,7 @@
 use qnn_layers::Constraint;
 use qnn_quant::{
-    ConstantScaledSign, DorefaActivations, DorefaWeights, Pair, Quantizer, ScaledSign, Sign, Ternary,
+    ConstantScaledSign, DorefaActivations, DorefaWeights, HysteresisSign, Inq, Lsq, Pact, Pair, Quantizer,
+    ScaledSign, Sign, Ternary, TrainedTernary,
 };
 
 use crate::{Activation, Error, Result, Scheme};
@@ -16,7 +17,7 @@ pub struct Preset {
 
 type Make = fn() -> Result<Scheme>;
 
-const PRESETS: [(Preset, Make); 15] = [
+const PRESETS: [(Preset, Make); 23] = [
     (preset("fp", "full precision"), || Ok(Scheme::default())),
     (preset("bc", "BinaryConnect: weights ±1"), || Ok(clipped(Sign))),
     (preset("bc-1.1", "BinaryConnect with weights ±0.1"), || constant(0.1)),
@@ -43,6 +44,31 @@ const PRESETS: [(Preset, Make); 15] = [
     }),
     (preset("bwn", "binary weight network: weights ±mean|w| of the filter"), || {
         Ok(weights(ScaledSign::per_filter()))
+    }),
+    (preset("xnor", "XNOR-Net: weights ±mean|w| of the filter, activations ±1"), || {
+        Ok(weights(ScaledSign::per_filter()).activated(Sign))
+    }),
+    (preset("xnor-full", "XNOR-Net with its map K: products scaled by the mean |x| of their inputs"), || {
+        let activation = Activation::Identity;
+        Ok(Scheme { input_scaling: true, activation, ..weights(ScaledSign::per_filter()).with_inputs(Sign) })
+    }),
+    (preset("binary", "kernels, inputs and activations ±1, kernels clipped"), || {
+        Ok(clipped(Sign).with_inputs(Sign).activated(Sign))
+    }),
+    (preset("ttq", "trained ternary quantization: weights in {−Wn, 0, Wp}, trained"), || {
+        Ok(weights(TrainedTernary::new(1.0, 1.0)?))
+    }),
+    (preset("inq", "incremental network quantization: 5-bit powers of two, frozen in portions"), || {
+        Ok(weights(Inq::new(5)?))
+    }),
+    (preset("pact", "4-bit DoReFa weights, 4-bit activations of trained height"), || {
+        Ok(weights(DorefaWeights::new(4)?).activated(Pact::new(4, 10.0)?))
+    }),
+    (preset("lsq", "4-bit weights and activations with trained steps"), || {
+        Ok(weights(Lsq::for_weights(4, 0.1)?).activated(Lsq::for_activations(4, 0.1)?))
+    }),
+    (preset("w1a8", "1-bit weights with hysteresis 0.1, 8-bit activations"), || {
+        Ok(clipped(HysteresisSign::new(0.1)?).activated(DorefaActivations::new(8)?))
     }),
 ];
 
@@ -73,6 +99,10 @@ impl Scheme {
     /// All presets.
     pub fn presets() -> impl Iterator<Item = Preset> {
         PRESETS.iter().map(|(preset, _)| *preset)
+    }
+
+    fn with_inputs(self, map: impl Quantizer + 'static) -> Self {
+        Self { input: Some(Pair::published(map)), ..self }
     }
 
     fn activated(self, map: impl Quantizer + 'static) -> Self {

@@ -1,6 +1,6 @@
 use qnn_layers::{
     BatchNorm, BatchNormConfig, Constraint, Diagnostic, HardTanh, Layer, LeakyRelu, Normalization, Quantize,
-    Relu, ShiftBatchNorm, ShiftBatchNormConfig, diagnose_kernel,
+    Relu, Sequential, ShiftBatchNorm, ShiftBatchNormConfig, diagnose_kernel,
 };
 use qnn_quant::Pair;
 
@@ -32,6 +32,11 @@ pub struct Scheme {
     /// What the inputs of quantized layers go through, beside the activation function. Never
     /// applied to the network's own input.
     pub input: Option<Pair>,
+    /// Whether the products of layers with an input quantizer are scaled by the mean magnitude of
+    /// their inputs, as in XNOR-Net.
+    pub input_scaling: bool,
+    /// The learning rate factor of what quantizers learn, 1 if there is none.
+    pub quantizer_rate: Option<f32>,
     /// The activation function.
     pub activation: Activation,
     /// How sums are normalised.
@@ -54,6 +59,8 @@ pub struct Scheme {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Activation {
+    /// None: the input quantizers of the layers behind are the only nonlinearity.
+    Identity,
     /// `scale · max(x, 0)`.
     Relu {
         /// The factor of the output.
@@ -119,12 +126,15 @@ pub(crate) fn lies_below(path: &str, above: &str) -> bool {
 }
 
 impl Activation {
-    pub(crate) fn layer(&self) -> Box<dyn Layer> {
+    pub(crate) fn layer(&self, quantizer_rate: f32) -> Box<dyn Layer> {
         match self {
+            Self::Identity => Box::new(Sequential::new()),
             Self::Relu { scale } => Box::new(Relu { scale: *scale }),
             Self::LeakyRelu { slope } => Box::new(LeakyRelu { slope: *slope }),
             Self::HardTanh => Box::new(HardTanh),
-            Self::Quantized(pair) => Box::new(Quantize::new(pair.clone())),
+            Self::Quantized(pair) => {
+                Box::new(Quantize::with_learning_rate_factor(pair.clone(), quantizer_rate))
+            }
         }
     }
 }
