@@ -36,8 +36,8 @@ pub fn map_into<P: Sync>(
     same_shape("the output", x.shape(), out.shape())?;
     let partition = partition(&x, groups, parameters.len())?;
     let x = row_major(&x);
-    write_row_major(out, |out| {
-        run(out, partition, |start, out, span| {
+    write_row_major(out, &mut |out| {
+        run(out, partition, &|start, out, span| {
             let x = &x[start..start + out.len()];
             match span {
                 Span::Group(group) => {
@@ -77,8 +77,8 @@ pub fn zip_into<P: Sync>(
     same_shape("the output", x.shape(), out.shape())?;
     let partition = partition(&x, groups, parameters.len())?;
     let (x, y) = (row_major(&x), row_major(&y));
-    write_row_major(out, |out| {
-        run(out, partition, |start, out, span| {
+    write_row_major(out, &mut |out| {
+        run(out, partition, &|start, out, span| {
             let (x, y) = (&x[start..start + out.len()], &y[start..start + out.len()]);
             match span {
                 Span::Group(group) => {
@@ -117,6 +117,8 @@ pub(crate) fn quantize_into<P: Sync>(
 ) -> Result<()> {
     let groups = grid.groups();
     let denominator = grid.scale_denominator();
+    // An integer has no negative zero.
+    let code = |x: f32, p: &P| code(x, p) + 0.0;
     match grid.spacing() {
         Spacing::Unit => map_into(x, groups, parameters, out, code),
         _ if form == Form::Codes => map_into(x, groups, parameters, out, code),
@@ -160,7 +162,7 @@ pub fn update<P: Sync>(
 ) -> Result<()> {
     let partition = partition(&x.view(), groups, parameters.len())?;
     if let Some(slice) = x.as_slice_mut() {
-        run(slice, partition, |_, piece, span| match span {
+        run(slice, partition, &|_, piece, span| match span {
             Span::Group(group) => {
                 let parameter = &parameters[group];
                 piece.iter_mut().for_each(|x| *x = f(*x, parameter));
@@ -182,6 +184,11 @@ pub fn update<P: Sync>(
         }
     }
     Ok(())
+}
+
+/// Calls `fill(start, piece)` for pieces of constant size that together cover `out`, in row-major order, once.
+pub(crate) fn fill_pieces(out: ArrayViewMutD<'_, f32>, fill: impl Fn(usize, &mut [f32]) + Sync) {
+    write_row_major(out, &mut |out| pieces(out, PIECE, &fill));
 }
 
 /// The elements in row-major order, copied only if they do not lie that way.
@@ -213,7 +220,7 @@ fn partition(x: &ArrayViewD<'_, f32>, groups: Groups, parameters: usize) -> Resu
     groups.partition(x.shape())
 }
 
-fn write_row_major(mut out: ArrayViewMutD<'_, f32>, write: impl FnOnce(&mut [f32])) {
+fn write_row_major(mut out: ArrayViewMutD<'_, f32>, write: &mut dyn FnMut(&mut [f32])) {
     if let Some(slice) = out.as_slice_mut() {
         return write(slice);
     }
@@ -223,29 +230,32 @@ fn write_row_major(mut out: ArrayViewMutD<'_, f32>, write: impl FnOnce(&mut [f32
 }
 
 /// Calls `body(start, piece, span)` for pieces that together cover `out` once.
+///
+/// The body is a trait object so that scheduling is compiled once, not for each map: one call through a pointer for a
+/// piece of thousands of elements.
 fn run(
     out: &mut [f32],
     Partition { count, inner }: Partition,
-    body: impl Fn(usize, &mut [f32], Span) + Sync,
+    body: &(dyn Fn(usize, &mut [f32], Span) + Sync),
 ) {
     if out.is_empty() {
     } else if count == 1 {
-        pieces(out, PIECE, |start, piece| body(start, piece, Span::Group(0)));
+        pieces(out, PIECE, &|start, piece| body(start, piece, Span::Group(0)));
     } else if inner == 1 {
         let rows = (PIECE / count).max(1);
-        pieces(out, rows * count, |start, piece| body(start, piece, Span::Rows));
+        pieces(out, rows * count, &|start, piece| body(start, piece, Span::Rows));
     } else {
-        pieces(out, inner * (PIECE / inner).max(1), |start, piece| {
+        pieces(out, inner * (PIECE / inner).max(1), &|start, piece| {
             for (index, block) in piece.chunks_mut(inner).enumerate() {
                 let start = start + index * inner;
                 let group = start / inner % count;
-                pieces(block, PIECE, |offset, block| body(start + offset, block, Span::Group(group)));
+                pieces(block, PIECE, &|offset, block| body(start + offset, block, Span::Group(group)));
             }
         });
     }
 }
 
-fn pieces(out: &mut [f32], size: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
+fn pieces(out: &mut [f32], size: usize, body: &(dyn Fn(usize, &mut [f32]) + Sync)) {
     if out.len() <= size {
         return body(0, out);
     }

@@ -63,12 +63,15 @@
 //! - Slopes do not contain the scale: `dy` is the gradient of the value, an estimator replaces the derivative of the
 //!   whole map. The two gradients of scaled signs that follow their chain rule say so.
 
+mod activation_scaling;
 mod alphabet;
+mod chance;
 mod error;
 mod estimator;
 mod estimators;
 mod grid;
 mod groups;
+mod histogram;
 mod inq_partition;
 mod levels;
 mod maps;
@@ -76,6 +79,9 @@ mod math;
 mod moment;
 mod pair;
 mod quantizer;
+mod range;
+mod range_observer;
+mod requantize;
 mod rounding;
 mod trained;
 
@@ -83,6 +89,7 @@ pub mod elementwise;
 pub mod registry;
 pub mod statistics;
 
+pub use activation_scaling::ActivationScaling;
 pub use alphabet::Alphabet;
 pub use error::{Error, Result};
 pub use estimator::{Estimator, Slope};
@@ -96,4 +103,7 @@ pub use moment::{Dependence, Moment};
 pub use ndarray;
 pub use pair::Pair;
 pub use quantizer::{Quantizer, quantize};
+pub use range::Range;
+pub use range_observer::{RangeMethod, RangeObserver};
+pub use requantize::Multiplier;
 pub use trained::{LEAST, Trained};

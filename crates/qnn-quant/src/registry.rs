@@ -11,26 +11,65 @@
 //! # Ok::<(), qnn_quant::Error>(())
 //! ```
 
+mod entries;
+
 use std::sync::Arc;
 
+use self::entries::{ESTIMATORS, Entry, QUANTIZERS};
 use crate::*;
 
 /// What a command line can say about a map and its estimator. All are optional; what a map or estimator cannot use is
 /// an error rather than ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Parameters {
-    /// `--bits`: of the DoReFa maps.
+    /// `--bits`: of all maps with a choice of width.
     pub bits: Option<u32>,
-    /// `--scale`: of `constant-scaled-sign`.
+    /// `--levels`: of `alphabet`, in place of bits.
+    pub levels: Option<u32>,
+    /// `--scale`: of `constant-scaled-sign`; the step of `lsq`.
     pub scale: Option<f32>,
     /// `--axis`: over which elements statistics are taken. Whole tensor by default.
     pub axis: Option<Granularity>,
-    /// `--threshold`: of `ternary`, the factor before the mean magnitude.
+    /// `--threshold`: of `ternary`, the factor before the mean magnitude; of `trained-ternary`, before the greatest; of `hysteresis-sign`.
     pub threshold: Option<f64>,
     /// `--unscaled`: levels −1, 0, 1 of `ternary`.
     pub unscaled: bool,
-    /// `--clip`: where the estimator's slope ends.
+    /// `--exact`: the threshold of `ternary` with the least squared error.
+    pub exact: bool,
+    /// `--wp`: the positive level of `trained-ternary`.
+    pub wp: Option<f32>,
+    /// `--wn`: the magnitude of its negative level.
+    pub wn: Option<f32>,
+    /// `--seed`: of the maps with chance. 0 by default.
+    pub seed: Option<u64>,
+    /// `--low`: the lower end of `affine`'s range, in place of the tensor's own.
+    pub low: Option<f32>,
+    /// `--high`: its upper end.
+    pub high: Option<f32>,
+    /// `--symmetric`: of `affine`: zero point 0.
+    pub symmetric: bool,
+    /// `--asymmetric`: of `uniform`: all codes of two's complement.
+    pub asymmetric: bool,
+    /// `--unsigned`: of `lsq`: levels from 0 up; of `affine`: stored integers from 0 up.
+    pub unsigned: bool,
+    /// `--sign-bit`: of `quantized-relu`: one bit is spent on the sign.
+    pub sign_bit: bool,
+    /// `--lowest`: the lowest exponent of `log-ap2`.
+    pub lowest: Option<i32>,
+    /// `--highest`: its highest exponent.
+    pub highest: Option<i32>,
+    /// `--clip`: where the estimator's slope ends, and the range of `alphabet`, `uniform` and `pact`.
     pub clip: Option<f32>,
+    /// `--k`: the steepness of `modified-tanh`, the height of `error-decay`.
+    pub k: Option<f32>,
+    /// `--periodic`: of `modified-tanh`: steps outside of the levels as well.
+    pub periodic: bool,
+    /// `--beta`: of `swish-sign`.
+    pub beta: Option<f32>,
+    /// `--t`: the steepness of `error-decay`.
+    pub t: Option<f32>,
+    /// `--leak`: the slope of `leaky-clipped` outside.
+    pub leak: Option<f32>,
 }
 
 /// One line of the list of what there is.
@@ -46,13 +85,15 @@ pub struct Listing {
 
 /// The map of this name.
 ///
-/// Parameters of estimators are left to [`estimator`].
+/// Parameters that estimators take are left to [`estimator`], unless the map takes them as well.
 ///
 /// # Errors
 ///
 /// [`Error::UnknownName`], [`Error::MissingParameter`], [`Error::UnusedParameter`], and those of the constructors.
 pub fn quantizer(name: &str, parameters: &Parameters) -> Result<Arc<dyn Quantizer>> {
-    build("quantizer", QUANTIZERS, name, &parameters.of_map(), parameters)
+    let entry = find("quantizer", QUANTIZERS, name)?;
+    all_used(&parameters.of_map(), &[entry.listing])?;
+    (entry.build)(parameters)
 }
 
 /// The estimator of this name.
@@ -63,7 +104,9 @@ pub fn quantizer(name: &str, parameters: &Parameters) -> Result<Arc<dyn Quantize
 ///
 /// [`Error::UnknownName`], [`Error::UnusedParameter`], [`Error::Parameter`].
 pub fn estimator(name: &str, parameters: &Parameters) -> Result<Arc<dyn Estimator>> {
-    build("estimator", ESTIMATORS, name, &parameters.of_estimator(), parameters)
+    let entry = find("estimator", ESTIMATORS, name)?;
+    all_used(&parameters.of_estimator(), &[entry.listing])?;
+    (entry.build)(parameters)
 }
 
 /// The map of this name with the estimator of that name, or with the gradient it was published with.
@@ -79,12 +122,14 @@ pub fn estimator(name: &str, parameters: &Parameters) -> Result<Arc<dyn Estimato
 ///
 /// Those of [`quantizer`] and [`estimator`].
 pub fn pair(map: &str, gradient: Option<&str>, parameters: &Parameters) -> Result<Pair> {
+    let of_map = find("quantizer", QUANTIZERS, map)?.listing;
     let map = quantizer(map, parameters)?;
-    let gradient = match gradient {
-        Some(name) => estimator(name, parameters)?,
-        None if parameters.of_estimator().is_empty() => map.published(),
-        None => estimator(map.published().name(), parameters)?,
-    };
+    let published = map.published();
+    let entry = find("estimator", ESTIMATORS, gradient.unwrap_or(published.name()))?;
+    let given = parameters.of_estimator();
+    all_used(&given, &[entry.listing, of_map])?;
+    let changed = given.iter().any(|parameter| entry.listing.parameters.contains(parameter));
+    let gradient = if gradient.is_some() || changed { (entry.build)(parameters)? } else { published };
     Ok(Pair { map, gradient })
 }
 
@@ -102,118 +147,57 @@ impl Parameters {
     fn of_map(&self) -> Vec<&'static str> {
         let given = [
             ("bits", self.bits.is_some()),
+            ("levels", self.levels.is_some()),
             ("scale", self.scale.is_some()),
             ("axis", self.axis.is_some()),
             ("threshold", self.threshold.is_some()),
             ("unscaled", self.unscaled),
+            ("exact", self.exact),
+            ("wp", self.wp.is_some()),
+            ("wn", self.wn.is_some()),
+            ("seed", self.seed.is_some()),
+            ("low", self.low.is_some()),
+            ("high", self.high.is_some()),
+            ("symmetric", self.symmetric),
+            ("asymmetric", self.asymmetric),
+            ("unsigned", self.unsigned),
+            ("sign-bit", self.sign_bit),
+            ("lowest", self.lowest.is_some()),
+            ("highest", self.highest.is_some()),
         ];
         given.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
     }
 
     fn of_estimator(&self) -> Vec<&'static str> {
-        self.clip.map(|_| "clip").into_iter().collect()
-    }
-
-    fn bits(&self, owner: &'static str) -> Result<u32> {
-        self.bits.ok_or(Error::MissingParameter { owner, parameter: "bits" })
-    }
-
-    fn granularity(&self) -> Granularity {
-        self.axis.unwrap_or_default()
-    }
-
-    fn clip(&self, owner: &'static str) -> Result<f32> {
-        let clip = self.clip.unwrap_or(1.0);
-        if clip >= 0.0 {
-            return Ok(clip);
-        }
-        let (value, expected) = (clip.to_string(), "at least 0; `inf` clips nothing");
-        Err(Error::Parameter { owner, parameter: "clip", value, expected })
+        let given = [
+            ("clip", self.clip.is_some()),
+            ("k", self.k.is_some()),
+            ("periodic", self.periodic),
+            ("beta", self.beta.is_some()),
+            ("t", self.t.is_some()),
+            ("leak", self.leak.is_some()),
+        ];
+        given.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
     }
 }
 
-struct Entry<T: ?Sized> {
-    listing: Listing,
-    build: fn(&Parameters) -> Result<Arc<T>>,
-}
-
-const fn entry<T: ?Sized>(
-    name: &'static str,
-    parameters: &'static [&'static str],
-    formula: &'static str,
-    build: fn(&Parameters) -> Result<Arc<T>>,
-) -> Entry<T> {
-    Entry { listing: Listing { name, formula, parameters }, build }
-}
-
-const QUANTIZERS: &[Entry<dyn Quantizer>] = &[
-    entry("identity", &[], "x", |_| Ok(Arc::new(Identity))),
-    entry("sign", &[], "+1 if x >= 0, else -1", |_| Ok(Arc::new(Sign))),
-    entry("scaled-sign", &["axis"], "mean|x| * sign(x)", |p| {
-        Ok(Arc::new(ScaledSign { granularity: p.granularity() }))
-    }),
-    entry("constant-scaled-sign", &["scale"], "scale * sign(x)", |p| {
-        let missing = Error::MissingParameter { owner: "constant-scaled-sign", parameter: "scale" };
-        Ok(Arc::new(ConstantScaledSign::new(p.scale.ok_or(missing)?)?))
-    }),
-    entry("binary-unit", &[], "1 if x > 1/2, else 0", |_| Ok(Arc::new(BinaryUnit))),
-    entry(
-        "ternary",
-        &["axis", "threshold", "unscaled"],
-        "a * sign(x) if |x| > D, else 0; D = threshold * mean|x| (0.7), a = mean|x| over |x| > D, or 1 if unscaled",
-        |p| {
-            let map = Ternary::per_tensor().with_granularity(p.granularity());
-            let map = p.threshold.map_or(Ok(map), |threshold| map.with_threshold(threshold))?;
-            Ok(Arc::new(if p.unscaled { map.unscaled() } else { map }))
-        },
-    ),
-    entry(
-        "dorefa-weights",
-        &["bits", "axis"],
-        "2 * round(n * (tanh(x) / (2 max|tanh x|) + 1/2)) / n - 1, n = 2^bits - 1; 1 bit: mean|x| * sign(x)",
-        |p| Ok(Arc::new(DorefaWeights::new(p.bits("dorefa-weights")?)?.with_granularity(p.granularity()))),
-    ),
-    entry("dorefa-activations", &["bits"], "round(n * clip(x, 0, 1)) / n, n = 2^bits - 1", |p| {
-        Ok(Arc::new(DorefaActivations::new(p.bits("dorefa-activations")?)?))
-    }),
-];
-
-const ESTIMATORS: &[Entry<dyn Estimator>] = &[
-    entry("identity", &[], "dy", |_| Ok(Arc::new(StraightThrough))),
-    entry("clipped-identity", &["clip"], "dy if |x| <= clip (1), else 0", |p| {
-        Ok(Arc::new(ClippedIdentity { c: p.clip("clipped-identity")? }))
-    }),
-    entry("clipped-unit", &[], "dy if 0 <= x <= 1, else 0", |_| Ok(Arc::new(ClippedUnit))),
-    entry("approx-sign", &[], "dy * (2 - 2|x|) if |x| <= 1, else 0", |_| Ok(Arc::new(ApproxSign))),
-    entry("dorefa-tanh", &[], "dy * (1 - tanh(x)^2) / max|tanh x|", |_| Ok(Arc::new(DorefaTanh))),
-    entry(
-        "xnor-net",
-        &[],
-        "dy * (1/n + a) if |x| <= 1, else dy / n; a = greatest level, n = group size",
-        |_| Ok(Arc::new(XnorNetGradient)),
-    ),
-    entry(
-        "scaled-sign",
-        &["clip"],
-        "a * dy * [|x| <= clip (1)] + sign(x) * mean(dy sign(x)); a = greatest level, the exact chain rule",
-        |p| Ok(Arc::new(ScaledSignGradient { c: p.clip("scaled-sign")? })),
-    ),
-];
-
-fn build<T: ?Sized>(
+fn find<T: ?Sized>(
     kind: &'static str,
     entries: &'static [Entry<T>],
     name: &str,
-    given: &[&'static str],
-    parameters: &Parameters,
-) -> Result<Arc<T>> {
-    let Some(Entry { listing, build }) = entries.iter().find(|entry| entry.listing.name == name) else {
+) -> Result<&'static Entry<T>> {
+    entries.iter().find(|entry| entry.listing.name == name).ok_or_else(|| {
         let known = entries.iter().map(|entry| entry.listing.name).collect();
-        return Err(Error::UnknownName { kind, name: name.to_owned(), known });
-    };
-    match given.iter().find(|parameter| !listing.parameters.contains(parameter)) {
-        Some(parameter) => Err(Error::UnusedParameter { owner: listing.name, parameter }),
-        None => build(parameters),
+        Error::UnknownName { kind, name: name.to_owned(), known }
+    })
+}
+
+/// Whether one of the listed has a use for each parameter; the first of them is blamed if not.
+fn all_used(given: &[&'static str], listings: &[Listing]) -> Result<()> {
+    let unused = |parameter: &&&str| !listings.iter().any(|listing| listing.parameters.contains(parameter));
+    match given.iter().find(unused) {
+        Some(parameter) => Err(Error::UnusedParameter { owner: listings[0].name, parameter }),
+        None => Ok(()),
     }
 }
 
@@ -226,11 +210,29 @@ mod tests {
         let takes = |name| names.contains(&name);
         Parameters {
             bits: takes("bits").then_some(3),
+            levels: None,
             scale: takes("scale").then_some(0.125),
             axis: takes("axis").then_some(Granularity::Axis(0)),
             threshold: takes("threshold").then_some(0.5),
             unscaled: takes("unscaled"),
+            exact: takes("exact"),
+            wp: takes("wp").then_some(0.5),
+            wn: takes("wn").then_some(0.25),
+            seed: takes("seed").then_some(1),
+            low: takes("low").then_some(-1.0),
+            high: takes("high").then_some(2.0),
+            symmetric: takes("symmetric"),
+            asymmetric: takes("asymmetric"),
+            unsigned: takes("unsigned"),
+            sign_bit: takes("sign-bit"),
+            lowest: takes("lowest").then_some(-3),
+            highest: takes("highest").then_some(0),
             clip: takes("clip").then_some(2.0),
+            k: takes("k").then_some(4.0),
+            periodic: takes("periodic"),
+            beta: takes("beta").then_some(6.0),
+            t: takes("t").then_some(2.0),
+            leak: takes("leak").then_some(0.2),
         }
     }
 

@@ -48,6 +48,99 @@ pub fn max_abs(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
     Ok(maxima)
 }
 
+/// The least and the greatest element per group, in one pass; NaN and NaN where a NaN is among them.
+///
+/// # Errors
+///
+/// [`Error::Infinite`], [`Error::GroupsDoNotFit`].
+pub fn min_max(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<(f32, f32)>> {
+    let ends = |chunk: &[f32]| {
+        let start = Ends { least: i32::MAX, greatest: i32::MIN, any: !chunk.is_empty() };
+        chunk.iter().fold(start, |ends, &x| ends.with(ordered(x)))
+    };
+    let results = fold(&x, groups, |_, chunk| ends(chunk), Ends::merge)?;
+    let pairs: Vec<(f32, f32)> = results.into_iter().map(Ends::floats).collect();
+    let sums: Vec<f64> =
+        pairs.iter().map(|&(least, greatest)| f64::from(least) + f64::from(greatest)).collect();
+    finite("the range", &x, &sums)?;
+    Ok(pairs)
+}
+
+/// Integers in the order of the floats, `-0.0` below `0.0`, negative NaN at the bottom and positive NaN at the top. Their
+/// maxima vectorise, which those of floats do not.
+#[inline]
+fn ordered(x: f32) -> i32 {
+    let bits = x.to_bits() as i32;
+    bits ^ (((bits >> 31) as u32) >> 1) as i32
+}
+
+/// A range of [`ordered`] floats.
+#[derive(Clone, Copy, Default)]
+struct Ends {
+    least: i32,
+    greatest: i32,
+    any: bool,
+}
+
+impl Ends {
+    #[inline]
+    fn with(self, x: i32) -> Self {
+        Ends { least: self.least.min(x), greatest: self.greatest.max(x), any: self.any }
+    }
+
+    fn merge(self, other: Self) -> Self {
+        Ends { least: self.least.min(other.least), greatest: self.greatest.max(other.greatest), any: true }
+    }
+
+    fn floats(self) -> (f32, f32) {
+        if !self.any {
+            return (0.0, 0.0);
+        }
+        let float = |bits: i32| f32::from_bits((bits ^ (((bits >> 31) as u32) >> 1) as i32) as u32);
+        let (least, greatest) = (float(self.least), float(self.greatest));
+        if least.is_nan() || greatest.is_nan() { (f32::NAN, f32::NAN) } else { (least, greatest) }
+    }
+}
+
+/// The ternary threshold per group that leaves the least squared error: of all `D`, the one with the greatest
+///
+/// ```text
+/// ( Σ over |x| > D of |x| )² / ( how many |x| > D )
+/// ```
+///
+/// found by sorting the magnitudes. What is returned is the greatest magnitude that becomes 0, or 0; NaN where a NaN is among them.
+/// Of equally good thresholds it is the greatest.
+///
+/// # Errors
+///
+/// [`Error::Infinite`], [`Error::GroupsDoNotFit`].
+pub fn ternary_threshold(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f32>> {
+    finite("the best threshold", &x, &mean_abs(x.view(), groups)?)?;
+    let Partition { count, inner } = groups.partition(x.shape())?;
+    let (rows, len) = (row_major(&x), x.len());
+    Ok(in_parallel(count, len, |group| {
+        let blocks = rows.chunks_exact(inner.max(1)).skip(group).step_by(count);
+        let mut magnitudes: Vec<f32> = blocks.flatten().map(|x| x.abs()).collect();
+        magnitudes.sort_unstable_by(|a, b| b.total_cmp(a));
+        best_threshold(&magnitudes)
+    }))
+}
+
+/// Of magnitudes in decreasing order.
+fn best_threshold(magnitudes: &[f32]) -> f32 {
+    let (mut sum, mut best, mut threshold) = (0.0, 0.0, magnitudes.first().copied().unwrap_or(0.0));
+    for (index, &magnitude) in magnitudes.iter().enumerate() {
+        sum += f64::from(magnitude);
+        let next = magnitudes.get(index + 1).copied().unwrap_or(0.0);
+        let gain = sum * sum / (index + 1) as f64;
+        // Equal magnitudes become 0 together or not at all.
+        if next < magnitude && gain > best {
+            (best, threshold) = (gain, next);
+        }
+    }
+    threshold
+}
+
 /// The mean of |x| over the elements with `|x| > threshold`, per group; 0 where there are none.
 ///
 /// # Errors

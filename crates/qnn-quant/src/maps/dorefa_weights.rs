@@ -102,13 +102,7 @@ impl Quantizer for DorefaWeights {
         grid.divided_by(self.denominator())?.with_statistics(maxima)
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Codes, codes)
-    }
-
-    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Values, values)
-    }
+    one_pass!(write);
 
     fn published(&self) -> Arc<dyn Estimator> {
         if self.bits == 1 { Arc::new(StraightThrough) } else { Arc::new(DorefaTanh) }

@@ -45,10 +45,7 @@ impl Inq {
     ///
     /// [`Error::Bits`].
     pub fn new(bits: u32) -> Result<Self> {
-        if (2..=6).contains(&bits) {
-            return Ok(Inq { bits, top: None });
-        }
-        Err(Error::Bits { map: "inq", bits, min: 2, max: 6 })
+        Ok(Inq { bits: super::bits_in("inq", bits, 2, 6)?, top: None })
     }
 
     /// With a codebook that does not depend on the tensor: `n1` is `top`, as [`Inq::top_of`] measured it before. So the
@@ -115,7 +112,9 @@ impl Inq {
         // Of a zero tensor every element is below every level.
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         let greatest = f64::from(1_i32 << self.span());
-        quantize_into(x, grid, &[()], form, out, |x, ()| code(f64::from(x) * inverse, greatest))
+        quantize_into(x, grid, &[()], form, out, |x, ()| {
+            code(f64::from(x.clamp(f32::MIN, f32::MAX)) * inverse, greatest)
+        })
     }
 }
 
@@ -132,13 +131,7 @@ impl Quantizer for Inq {
         Grid::new(alphabet, Groups::Tensor, vec![self.scale(x)?])?.with_members(members)
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Codes, codes)
-    }
-
-    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Values, values)
-    }
+    one_pass!(write);
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(StraightThrough)

@@ -5,7 +5,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 use crate::elementwise::{Form, quantize_into};
 use crate::rounding::round_half_even;
 use crate::trained::{LEAST, in_range, positive};
-use crate::{Alphabet, Error, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, Trained, statistics};
+use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, Trained, statistics};
 
 /// Evenly spaced levels whose distance, the step size, is trained.
 ///
@@ -51,19 +51,16 @@ impl Lsq {
     ///
     /// # Errors
     ///
-    /// [`Error::Bits`], and [`Error::Parameter`] unless the step is positive and finite.
+    /// [`Error::Bits`](crate::Error::Bits), and [`Error::Parameter`](crate::Error::Parameter) unless the step is positive and finite.
     pub fn for_weights(bits: u32, step: f32) -> Result<Self> {
-        if bits == 1 {
-            return Err(Error::Bits { map: "lsq", bits, min: 2, max: 8 });
-        }
-        Lsq::new(bits, true, step)
+        Lsq::new(super::bits_in("lsq", bits, 2, 8)?, true, step)
     }
 
     /// Levels from 0 up, of 1 to 8 bits, with this step. The first axis is the batch.
     ///
     /// # Errors
     ///
-    /// [`Error::Bits`], and [`Error::Parameter`] unless the step is positive and finite.
+    /// [`Error::Bits`](crate::Error::Bits), and [`Error::Parameter`](crate::Error::Parameter) unless the step is positive and finite.
     pub fn for_activations(bits: u32, step: f32) -> Result<Self> {
         Lsq::new(bits, false, step)
     }
@@ -125,13 +122,7 @@ impl Quantizer for Lsq {
         Grid::new(self.alphabet(), Groups::Tensor, vec![self.step])
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Codes, codes)
-    }
-
-    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Values, values)
-    }
+    one_pass!(write);
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(LsqGradient)

@@ -72,7 +72,7 @@ impl Pact {
     ) -> Result<()> {
         let (n, height) = (f64::from((1_u32 << self.bits) - 1), f64::from(self.height));
         quantize_into(x, grid, &[()], form, out, |x, ()| {
-            round_half_even(n * f64::from(x.clamp(0.0, f32::MAX)).min(height) / height) as f32
+            round_half_even(n * f64::from(x).clamp(0.0, height) / height) as f32
         })
     }
 }
@@ -87,13 +87,7 @@ impl Quantizer for Pact {
         grid.divided_by((1 << self.bits) - 1)
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Codes, codes)
-    }
-
-    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Values, values)
-    }
+    one_pass!(write);
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(PactGradient)

@@ -16,7 +16,9 @@ use crate::{
 /// q(w) = +α_g if w > D_g,   −α_g if w < −D_g,   else 0
 /// ```
 ///
-/// A zero tensor has `α = 0`. `D` is an f64, and no element is rounded before it is compared.
+/// The threshold is the paper's approximation, under the assumption of a uniform or normal distribution, of the `D` with the least
+/// squared error; that one itself is found by [`exact`](Ternary::exact). A zero tensor has `α = 0`. `D` is compared as if it were
+/// not rounded.
 ///
 /// Published with [`StraightThrough`], `dx = dy`; [`ClippedIdentity`](crate::ClippedIdentity) is common as well.
 ///
@@ -33,19 +35,26 @@ use crate::{
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Li, Zhang, Liu 2016, *Ternary Weight Networks*, arXiv:1605.04711, eq. (3), (5), (6): the threshold is the paper's
-/// approximation of the best one.
+/// Source: Li, Zhang, Liu 2016, *Ternary Weight Networks*, arXiv:1605.04711, eq. (3) to (6).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ternary {
     granularity: Granularity,
-    threshold: f64,
+    threshold: Threshold,
     scaled: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Threshold {
+    /// This times the mean magnitude.
+    OfMean(f64),
+    /// The one with the least squared error.
+    Best,
 }
 
 impl Ternary {
     /// One threshold and one scale for the whole tensor.
     pub fn per_tensor() -> Self {
-        Ternary { granularity: Granularity::Tensor, threshold: 0.7, scaled: true }
+        Ternary { granularity: Granularity::Tensor, threshold: Threshold::OfMean(0.7), scaled: true }
     }
 
     /// One threshold and one scale per index of an axis.
@@ -68,6 +77,14 @@ impl Ternary {
         Ternary { scaled: false, ..self }
     }
 
+    /// The threshold that brings `q(w)` closest to `w` in the least-squares sense, in place of the approximation.
+    ///
+    /// It maximizes `(Σ over |w| > D of |w|)² / count` over all `D`, by sorting: see
+    /// [`ternary_threshold`](crate::statistics::ternary_threshold).
+    pub fn exact(self) -> Self {
+        Ternary { threshold: Threshold::Best, ..self }
+    }
+
     /// Another factor between the mean magnitude and the threshold than the paper's 0.7.
     ///
     /// # Errors
@@ -75,7 +92,7 @@ impl Ternary {
     /// [`Error::Parameter`] if the factor is negative or not finite.
     pub fn with_threshold(self, threshold: f64) -> Result<Self> {
         if threshold >= 0.0 && threshold.is_finite() {
-            return Ok(Ternary { threshold, ..self });
+            return Ok(Ternary { threshold: Threshold::OfMean(threshold), ..self });
         }
         let (value, expected) = (threshold.to_string(), "at least 0 and finite");
         Err(Error::Parameter { owner: "ternary", parameter: "threshold", value, expected })
@@ -91,6 +108,16 @@ impl Ternary {
         let thresholds = super::own_statistics(self.name(), grid)?;
         let thresholds: Vec<f32> = thresholds.iter().map(|&threshold| threshold as f32).collect();
         quantize_into(x, grid, &thresholds, form, out, |x, &threshold| ternary(x, threshold))
+    }
+
+    fn thresholds(&self, x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f32>> {
+        match self.threshold {
+            Threshold::Best => statistics::ternary_threshold(x, groups),
+            Threshold::OfMean(factor) => {
+                let means = statistics::mean_abs(x, groups)?;
+                Ok(means.iter().map(|mean| floor_to_f32(factor * mean)).collect())
+            }
+        }
     }
 
     fn scales(&self, x: ArrayViewD<'_, f32>, groups: Groups, thresholds: &[f32]) -> Result<Vec<f32>> {
@@ -120,20 +147,14 @@ impl Quantizer for Ternary {
 
     fn fit(&self, x: ArrayViewD<'_, f32>) -> Result<Grid> {
         let groups = self.granularity.groups(x.shape())?;
-        let means = statistics::mean_abs(x.view(), groups)?;
-        let thresholds: Vec<f32> = means.iter().map(|mean| floor_to_f32(self.threshold * mean)).collect();
+        let thresholds = self.thresholds(x.view(), groups)?;
         let scales = self.scales(x, groups, &thresholds)?;
-        let statistics = thresholds.into_iter().map(f64::from).collect();
-        Grid::new(Alphabet::TERNARY, groups, scales)?.with_statistics(statistics)
+        let statistics = thresholds.iter().copied().map(f64::from).collect();
+        let grid = Grid::new(Alphabet::TERNARY, groups, scales)?.with_statistics(statistics)?;
+        grid.with_thresholds(thresholds.into_iter().flat_map(|threshold| [-threshold, threshold]).collect())
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Codes, codes)
-    }
-
-    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Values, values)
-    }
+    one_pass!(write);
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(StraightThrough)

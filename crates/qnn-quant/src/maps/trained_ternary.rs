@@ -123,13 +123,7 @@ impl Quantizer for TrainedTernary {
         grid.with_thresholds(vec![-delta, delta])?.with_statistics(vec![delta.into()])
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Codes, codes)
-    }
-
-    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
-        self.write(x, grid, Form::Values, values)
-    }
+    one_pass!(write);
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(TrainedTernaryGradient)
@@ -157,12 +151,13 @@ impl Trained for TrainedTernary {
     /// The mean of |w| over `w > D`, and over `w < −D`; where there are none, [`LEAST`](crate::LEAST).
     fn initial(&self, x: ArrayViewD<'_, f32>) -> Result<Vec<f32>> {
         let delta = self.delta(x.view())?;
-        let [above, count_above, below, count_below] = statistics::sum_of_pairs(x.view(), x.view(), |x, _| {
-            let code = ternary(x, delta);
-            let part = |inside: bool| if inside { [f64::from(x.abs()), 1.0] } else { [0.0, 0.0] };
-            let (above, below) = (part(code > 0.0), part(code < 0.0));
-            [above[0], above[1], below[0], below[1]]
-        })?;
+        let [above, count_above, below, count_below] =
+            statistics::sum_of_pairs(x.view(), x.view(), |x, _| {
+                let code = ternary(x, delta);
+                let part = |inside: bool| if inside { [f64::from(x.abs()), 1.0] } else { [0.0, 0.0] };
+                let (above, below) = (part(code > 0.0), part(code < 0.0));
+                [above[0], above[1], below[0], below[1]]
+            })?;
         let mean = |sum: f64, count: f64| (sum / count.max(1.0)) as f32;
         let means = in_range::<2>(self.name(), &[mean(above, count_above), mean(below, count_below)])?;
         Ok(means.to_vec())

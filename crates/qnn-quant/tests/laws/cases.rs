@@ -1,104 +1,194 @@
-//! All maps, each with the plainest second implementation: f64, element by element, no sharing with the library.
+//! All maps, each beside its reference.
 
 use std::sync::Arc;
 
+use ndarray::ArrayD;
 use qnn_quant::*;
+
+use crate::reference::{Pairs, affine, binary, learned, multi_bit, powers, ternary};
 
 pub(crate) type Map = Arc<dyn Quantizer>;
 
 /// A map and what is known about it.
 #[derive(Clone)]
 pub(crate) struct Case {
-    /// With one group for the whole tensor.
+    /// With one group for the whole tensor, where there is a choice.
     pub(crate) map: Map,
-    /// With one group per index of an axis, where the map has statistics.
-    pub(crate) along: Option<fn(&Case, Granularity) -> Map>,
-    pub(crate) plain: Plain,
+    /// With one group per index of an axis, where there is a choice.
+    pub(crate) along: Option<Arc<dyn Fn(Granularity) -> Map>>,
+    pub(crate) plain: Arc<dyn Fn(&ArrayD<f32>) -> Pairs>,
     /// `q(q(x)) = q(x)`.
     pub(crate) idempotent: bool,
     /// An infinite element is an error.
     pub(crate) measures: bool,
+    /// A grid reads any other tensor, and there is no chance: codes increase with x.
+    pub(crate) increasing: bool,
+    /// The nearest of evenly spaced levels.
+    pub(crate) nearest: bool,
 }
 
-/// Codes and scale of a whole tensor.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Plain {
-    Sign,
-    MeanSign,
-    ConstantSign(f32),
-    Ternary { scaled: bool },
-    DorefaWeights(u32),
-    Unit(u32),
-}
+impl Case {
+    fn fixed(map: impl Quantizer + 'static, plain: impl Fn(&ArrayD<f32>) -> Pairs + 'static) -> Self {
+        let (map, plain) = (Arc::new(map), Arc::new(plain));
+        Case { map, along: None, plain, idempotent: true, measures: false, increasing: true, nearest: false }
+    }
 
-impl Plain {
-    /// Integer codes and the factor that makes them values.
-    pub(crate) fn quantize(self, x: &[f32]) -> (Vec<i32>, f64) {
-        let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
-        let mean = |x: &[f64]| if x.is_empty() { 0.0 } else { x.iter().sum::<f64>() / x.len() as f64 };
-        let magnitudes: Vec<f64> = wide.iter().map(|x| x.abs()).collect();
-        let signs = || wide.iter().map(|&x| if x >= 0.0 { 1 } else { -1 }).collect();
-        match self {
-            Plain::Sign => (signs(), 1.0),
-            Plain::MeanSign => (signs(), mean(&magnitudes)),
-            Plain::ConstantSign(scale) => (signs(), scale.into()),
-            Plain::Ternary { scaled } => {
-                let threshold = 0.7 * mean(&magnitudes);
-                let large: Vec<f64> = magnitudes.iter().copied().filter(|&x| x > threshold).collect();
-                let code = |&x: &f64| i32::from(x > threshold) - i32::from(x < -threshold);
-                (wide.iter().map(code).collect(), if scaled { mean(&large) } else { 1.0 })
-            }
-            Plain::DorefaWeights(bits) => {
-                let n = f64::from((1_u32 << bits) - 1);
-                let max = wide.iter().map(|x| x.tanh().abs()).fold(0.0, f64::max);
-                let squash = |x: f64| if max == 0.0 { 0.5 } else { x.tanh() / (2.0 * max) + 0.5 };
-                let code = |&x: &f64| (2.0 * (n * squash(x)).round_ties_even() - n) as i32;
-                (wide.iter().map(code).collect(), 1.0 / n)
-            }
-            Plain::Unit(bits) => {
-                let n = f64::from((1_u32 << bits) - 1);
-                (wide.iter().map(|x| (n * x.clamp(0.0, 1.0)).round_ties_even() as i32).collect(), 1.0 / n)
-            }
+    fn measuring<Q: Quantizer + 'static>(
+        along: impl Fn(Granularity) -> Q + 'static,
+        plain: impl Fn(&ArrayD<f32>) -> Pairs + 'static,
+    ) -> Self {
+        let case = Case::fixed(along(Granularity::Tensor), plain);
+        Case {
+            measures: true,
+            along: Some(Arc::new(move |granularity| Arc::new(along(granularity)))),
+            ..case
         }
+    }
+
+    fn nearest(self) -> Self {
+        Case { nearest: true, ..self }
+    }
+
+    fn not_idempotent(self) -> Self {
+        Case { idempotent: false, ..self }
+    }
+
+    fn measures(self) -> Self {
+        Case { measures: true, ..self }
+    }
+
+    fn not_increasing(self) -> Self {
+        Case { increasing: false, ..self }
     }
 }
 
 /// Every quantizing map of the crate, every number of bits.
 pub(crate) fn all() -> Vec<Case> {
-    let fixed = |map: Map, plain| Case { map, along: None, plain, idempotent: true, measures: false };
-    let measuring = |map: Map, plain, idempotent, along| Case {
-        map,
-        along: Some(along),
-        plain,
-        idempotent,
-        measures: true,
+    [binary_maps(), ternary_maps(), dorefa_maps(), even_maps(), affine_maps(), power_maps(), learned_maps()]
+        .concat()
+}
+
+fn binary_maps() -> Vec<Case> {
+    let constant = |scale: f32| {
+        Case::fixed(ConstantScaledSign::new(scale).unwrap(), move |x| binary::scaled(x, scale.into()))
     };
-    let scaled: fn(&Case, Granularity) -> Map = |_, granularity| Arc::new(ScaledSign { granularity });
-    let ternary: fn(&Case, Granularity) -> Map = |case, granularity| {
-        let map = Ternary::per_tensor().with_granularity(granularity);
-        Arc::new(if matches!(case.plain, Plain::Ternary { scaled: false }) { map.unscaled() } else { map })
-    };
-    let dorefa: fn(&Case, Granularity) -> Map = |case, granularity| {
-        let bits = case.map.fit(ndarray::aview0(&1.0).into_dyn()).unwrap().bits();
-        Arc::new(DorefaWeights::new(bits).unwrap().with_granularity(granularity))
-    };
-    let unscaled = Arc::new(Ternary::per_tensor().unscaled());
-    let mut cases = vec![
-        fixed(Arc::new(Sign), Plain::Sign),
-        fixed(Arc::new(ConstantScaledSign::new(0.125).unwrap()), Plain::ConstantSign(0.125)),
-        fixed(Arc::new(ConstantScaledSign::new(0.1).unwrap()), Plain::ConstantSign(0.1)),
-        fixed(Arc::new(BinaryUnit), Plain::Unit(1)),
-        measuring(Arc::new(ScaledSign::per_tensor()), Plain::MeanSign, true, scaled),
-        measuring(Arc::new(Ternary::per_tensor()), Plain::Ternary { scaled: true }, true, ternary),
-        measuring(unscaled, Plain::Ternary { scaled: false }, true, ternary),
-        measuring(Arc::new(DorefaWeights::new(1).unwrap()), Plain::MeanSign, true, dorefa),
-    ];
+    let hysteresis = |granularity| HysteresisSign::new(0.1).unwrap().with_granularity(granularity);
+    vec![
+        Case::fixed(Sign, |x| binary::scaled(x, 1.0)),
+        Case::fixed(StochasticSign::new(5), |x| binary::stochastic(x, 5)).not_increasing(),
+        constant(0.125),
+        constant(0.1),
+        Case::fixed(BinaryUnit, binary::unit).nearest(),
+        Case::fixed(Heaviside, binary::heaviside),
+        Case::measuring(|granularity| ScaledSign { granularity }, binary::mean_sign),
+        Case::measuring(hysteresis, binary::mean_sign),
+        Case::fixed(MagnitudeAwareSign, binary::magnitude_aware).measures().not_increasing(),
+    ]
+}
+
+fn ternary_maps() -> Vec<Case> {
+    let of = |granularity| Ternary::per_tensor().with_granularity(granularity);
+    let trained = TrainedTernary::new(0.7, 0.4).unwrap();
+    vec![
+        Case::measuring(of, |x| ternary::published(x, 0.7, true)),
+        Case::measuring(move |g| of(g).unscaled(), |x| ternary::published(x, 0.7, false)),
+        Case::measuring(move |g| of(g).exact(), ternary::exact),
+        Case::fixed(trained, |x| ternary::trained(x, 0.7, 0.4)).measures(),
+    ]
+}
+
+fn dorefa_maps() -> Vec<Case> {
+    let weights = |bits| move |g| DorefaWeights::new(bits).unwrap().with_granularity(g);
+    let mut cases = vec![Case::measuring(weights(1), binary::mean_sign)];
+    for bits in 2..=8 {
+        let plain = move |x: &ArrayD<f32>| multi_bit::dorefa_weights(x, bits);
+        cases.push(Case::measuring(weights(bits), plain).not_idempotent());
+    }
     for bits in 1..=8 {
-        cases.push(fixed(Arc::new(DorefaActivations::new(bits).unwrap()), Plain::Unit(bits)));
+        let activations = DorefaActivations::new(bits).unwrap();
+        cases.push(Case::fixed(activations, move |x| multi_bit::unit(x, bits)).nearest());
+        let gradients = DorefaGradients::new(bits, 9).unwrap();
+        let plain = move |x: &ArrayD<f32>| multi_bit::dorefa_gradients(x, bits, 9);
+        cases.push(Case::fixed(gradients, plain).measures().not_increasing().not_idempotent());
+    }
+    cases
+}
+
+fn even_maps() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for count in [3, 5, 100] {
+        let map = EvenLevels::new(count, 1.5).unwrap();
+        cases.push(Case::fixed(map, move |x| multi_bit::alphabet(x, count, 1.5)).nearest());
+    }
+    for bits in 1..=8 {
+        let map = EvenLevels::of_bits(bits, 0.75).unwrap();
+        cases.push(Case::fixed(map, move |x| multi_bit::alphabet(x, 1 << bits, 0.75)).nearest());
+        let map = Uniform::asymmetric(bits, 1.25).unwrap();
+        cases.push(Case::fixed(map, move |x| multi_bit::uniform_asymmetric(x, bits, 1.25)).nearest());
+        cases.push(
+            Case::fixed(FixedPoint::new(bits).unwrap(), move |x| multi_bit::fixed_point(x, bits)).nearest(),
+        );
+        let map = QuantizedHardTanh::new(bits).unwrap();
+        cases.push(Case::fixed(map, move |x| multi_bit::fixed_point(x, bits)).nearest());
+        let map = QuantizedRelu::new(bits).unwrap();
+        cases.push(Case::fixed(map, move |x| multi_bit::relu(x, bits as i32)).nearest());
     }
     for bits in 2..=8 {
-        let map = Arc::new(DorefaWeights::new(bits).unwrap());
-        cases.push(measuring(map, Plain::DorefaWeights(bits), false, dorefa));
+        let map = Uniform::symmetric(bits, 1.25).unwrap();
+        cases.push(Case::fixed(map, move |x| multi_bit::uniform_symmetric(x, bits, 1.25)).nearest());
+        let map = QuantizedRelu::with_sign_bit(bits).unwrap();
+        cases.push(Case::fixed(map, move |x| multi_bit::relu(x, bits as i32 - 1)).nearest());
+    }
+    cases
+}
+
+fn affine_maps() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for bits in [2, 3, 4, 8] {
+        let symmetric = move |g| Affine::symmetric(bits).unwrap().with_granularity(g);
+        cases
+            .push(Case::measuring(symmetric, move |x| affine::symmetric(x, bits)).not_idempotent().nearest());
+        let asymmetric = move |g| Affine::asymmetric(bits).unwrap().with_granularity(g);
+        cases.push(
+            Case::measuring(asymmetric, move |x| affine::asymmetric(x, bits)).not_idempotent().nearest(),
+        );
+        let unsigned = move |g| Affine::asymmetric(bits).unwrap().unsigned().with_granularity(g);
+        cases
+            .push(Case::measuring(unsigned, move |x| affine::asymmetric(x, bits)).not_idempotent().nearest());
+        let range = Range::new(-0.3, 1.1).unwrap();
+        let map = Affine::asymmetric(bits).unwrap().with_ranges(vec![range]).unwrap();
+        let plain = move |x: &ArrayD<f32>| affine::ranged(x, bits, range.low().into(), range.high().into());
+        cases.push(Case::fixed(map, plain).nearest());
+    }
+    cases
+}
+
+fn power_maps() -> Vec<Case> {
+    let mut cases = vec![
+        Case::fixed(Ap2, powers::ap2),
+        Case::fixed(LogAp2::new(-3, 1).unwrap(), |x| powers::log_ap2(x, -3.0, 1.0)),
+    ];
+    for bits in 2..=6 {
+        cases.push(Case::fixed(Inq::new(bits).unwrap(), move |x| powers::inq(x, bits)).measures());
+    }
+    cases
+}
+
+fn learned_maps() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for bits in 1..=8 {
+        cases.push(
+            Case::fixed(Pact::new(bits, 1.3).unwrap(), move |x| learned::pact(x, bits, 1.3_f32.into()))
+                .nearest(),
+        );
+        let high = 2_f64.powi(bits as i32) - 1.0;
+        let map = Lsq::for_activations(bits, 0.2).unwrap();
+        cases.push(Case::fixed(map, move |x| learned::lsq(x, 0.0, high, 0.2_f32.into())).nearest());
+    }
+    for bits in 2..=8 {
+        let half = 2_f64.powi(bits as i32 - 1);
+        let map = Lsq::for_weights(bits, 0.2).unwrap();
+        cases.push(Case::fixed(map, move |x| learned::lsq(x, -half, half - 1.0, 0.2_f32.into())).nearest());
     }
     cases
 }

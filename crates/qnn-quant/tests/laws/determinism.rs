@@ -18,7 +18,7 @@ fn random(shape: &[usize], seed: u64) -> ArrayD<f32> {
 
 fn maps() -> Vec<Map> {
     let along =
-        |case: &crate::cases::Case, axis| case.along.map(|along| along(case, Granularity::Axis(axis)));
+        |case: &crate::cases::Case, axis| case.along.as_ref().map(|along| along(Granularity::Axis(axis)));
     let cases = all();
     let per_axis = (0..2).flat_map(|axis| cases.iter().filter_map(move |case| along(case, axis)));
     cases.iter().map(|case| case.map.clone()).chain(per_axis).collect()

@@ -47,11 +47,6 @@ pub(crate) fn array() -> BoxedStrategy<ArrayD<f32>> {
         .boxed()
 }
 
-/// Row-major elements.
-pub(crate) fn elements(x: &ArrayD<f32>) -> Vec<f32> {
-    x.iter().copied().collect()
-}
-
 pub(crate) fn bits(x: &ArrayD<f32>) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }

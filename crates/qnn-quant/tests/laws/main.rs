@@ -7,4 +7,6 @@ mod edges;
 mod estimators;
 mod inputs;
 mod maps;
+mod reference;
 mod statistics;
+mod vectors;

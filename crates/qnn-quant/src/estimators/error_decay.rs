@@ -1,0 +1,68 @@
+use crate::math::{exp, sech2};
+use crate::{Error, Levels, Result, Slope};
+
+/// IR-Net's error decay estimator: at the start of training nearly the identity, at its end nearly the sign's own derivative.
+///
+/// ```text
+/// dx = dy · k t (1 − tanh²(t x))
+/// t  = 10^(2 progress − 1), from 0.1 to 10 over training,   k = max(1/t, 1)
+/// ```
+///
+/// It is the derivative of `k tanh(t x)`: first the gradients reach all weights, later they are exact near the threshold.
+///
+/// ```
+/// # use qnn_quant::{ErrorDecay, Pair, Sign};
+/// # use ndarray::array;
+/// let (start, end) = (ErrorDecay::at(0.0), ErrorDecay::at(1.0));
+/// let x = array![0.0, 0.5].into_dyn();
+/// let grid = Pair::published(Sign).map.fit(x.view())?;
+/// let slopes = |estimator| Pair::new(Sign, estimator).pullback(x.view(), &grid, x.mapv(|_| 1.0).view());
+/// assert!(slopes(start)?.iter().all(|slope| (slope - 1.0).abs() < 0.01));
+/// let end = slopes(end)?;
+/// assert!((end[0] - 10.0).abs() < 1e-5 && end[1] < 0.01);
+/// # Ok::<(), qnn_quant::Error>(())
+/// ```
+///
+/// Source: Qin et al. 2020, *Forward and Backward Information Retention for Accurate Binary Neural Networks* (IR-Net), arXiv:1909.10788,
+/// eq. (9) to (12).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ErrorDecay {
+    /// Steepness.
+    pub t: f32,
+    /// Height.
+    pub k: f32,
+}
+
+impl ErrorDecay {
+    /// Steepness t with the paper's height, `max(1/t, 1)`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`] unless t is positive and finite.
+    pub fn new(t: f32) -> Result<Self> {
+        if t > 0.0 && t.is_finite() {
+            return Ok(ErrorDecay { t, k: t.recip().clamp(1.0, f32::MAX) });
+        }
+        let (value, expected) = (t.to_string(), "positive and finite");
+        Err(Error::Parameter { owner: "error-decay", parameter: "t", value, expected })
+    }
+
+    /// The estimator after this part of training, 0 at the start and 1 at the end.
+    pub fn at(progress: f64) -> Self {
+        let progress = progress.clamp(0.0, 1.0);
+        let t = exp(std::f64::consts::LN_10 * (2.0 * progress - 1.0));
+        ErrorDecay { t: t as f32, k: t.recip().max(1.0) as f32 }
+    }
+}
+
+impl Slope for ErrorDecay {
+    fn label(&self) -> &'static str {
+        "error-decay"
+    }
+
+    #[inline]
+    fn slope(&self, x: f32, _: &Levels) -> f32 {
+        let (t, k) = (f64::from(self.t), f64::from(self.k));
+        (k * t * sech2(t * f64::from(x))) as f32
+    }
+}

@@ -1,0 +1,108 @@
+use std::sync::Arc;
+
+use ndarray::{ArrayViewD, ArrayViewMutD};
+
+use super::sign::signs_into;
+use crate::elementwise::{Form, quantize_into};
+use crate::rounding::round_half_even;
+use crate::trained::positive;
+use crate::{Alphabet, ClippedIdentity, Error, Estimator, Grid, Groups, Quantizer, Result};
+
+/// n evenly spaced levels from −a to a: the alphabets of quantized neural networks. On the command line, `alphabet`.
+///
+/// ```text
+/// q(x) = round( (clip(x, −a, a) + a) (n − 1) / 2a ) · 2a / (n − 1) − a        halves to even
+/// ```
+///
+/// With two levels it is `a · sign(x)`: rounding half to even would send 0 to −a. With `a = 1` and 2 bits the levels are −1,
+/// −1/3, 1/3, 1. (Formula (11) of the UCSD report prints `2a − 2` for `2a` and drops the `− a`; this is the meant form.)
+///
+/// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ a]`, the derivative of the hard tanh, and with
+/// [`ModifiedTanh`](crate::ModifiedTanh) as its rival.
+///
+/// Codes: `−(n−1), −(n−3), .., n−1`, ⌈log2 n⌉ bits, values `code · a / (n − 1)`.
+///
+/// ```
+/// # use qnn_quant::{EvenLevels, quantize};
+/// # use ndarray::array;
+/// let third = 1.0 / 3.0;
+/// assert_eq!(quantize(&EvenLevels::of_bits(2, 1.0)?, &[-5.0, -0.1, 0.1, 0.9])?, array![-1.0, -third, third, 1.0]);
+/// assert_eq!(quantize(&EvenLevels::new(3, 0.5)?, &[-0.5, 0.1, 0.3])?, array![-0.5, 0.0, 0.5]);
+/// # Ok::<(), qnn_quant::Error>(())
+/// ```
+///
+/// Sources: the UCSD report on quantized networks, formula (11); Hubara et al. 2016, *Quantized Neural Networks*, arXiv:1609.07061.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvenLevels {
+    count: u32,
+    end: f32,
+}
+
+impl EvenLevels {
+    /// `count` levels, 2 to 65536, from `−end` to `end`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`] for other counts, and unless the end is positive and finite.
+    pub fn new(count: u32, end: f32) -> Result<Self> {
+        if !(2..=1 << 16).contains(&count) {
+            let (value, expected) = (count.to_string(), "from 2 to 65536");
+            return Err(Error::Parameter { owner: "alphabet", parameter: "levels", value, expected });
+        }
+        Ok(EvenLevels { count, end: positive("alphabet", "clip", end)? })
+    }
+
+    /// `2^bits` levels, 1 to 8 bits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bits`], and [`Error::Parameter`] unless the end is positive and finite.
+    pub fn of_bits(bits: u32, end: f32) -> Result<Self> {
+        EvenLevels::new(1 << super::checked_bits("alphabet", bits)?, end)
+    }
+
+    /// n.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// a.
+    pub fn end(&self) -> f32 {
+        self.end
+    }
+
+    fn write(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        form: Form,
+        out: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        if self.count == 2 {
+            return signs_into(x, grid, form, out);
+        }
+        let (end, steps) = (f64::from(self.end), f64::from(self.count - 1));
+        let width = 2.0 * end;
+        quantize_into(x, grid, &[()], form, out, |x, ()| {
+            let index = round_half_even((f64::from(x).clamp(-end, end) + end) * steps / width);
+            (2.0 * index - steps) as f32
+        })
+    }
+}
+
+impl Quantizer for EvenLevels {
+    fn name(&self) -> &'static str {
+        "alphabet"
+    }
+
+    fn fit(&self, _: ArrayViewD<'_, f32>) -> Result<Grid> {
+        let alphabet = Alphabet { first: 1 - self.count as i32, step: 2, count: self.count };
+        Grid::new(alphabet, Groups::Tensor, vec![self.end])?.divided_by(self.count - 1)
+    }
+
+    one_pass!(write);
+
+    fn published(&self) -> Arc<dyn Estimator> {
+        Arc::new(ClippedIdentity { c: self.end })
+    }
+}

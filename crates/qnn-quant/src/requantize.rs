@@ -1,0 +1,126 @@
+use crate::{Error, Result};
+
+/// A positive real factor as integers: what takes an int32 sum of products to the next layer's codes without a float.
+///
+/// ```text
+/// scale   = multiplier · 2^(−31 − shift),   2³⁰ ≤ multiplier < 2³¹
+/// high    = ⌊(acc · multiplier + 2³⁰) / 2³¹⌋                        doubling high multiply, halves upwards
+/// result  = round(high / 2^shift)                                   rounding shift, halves away from zero
+/// ```
+///
+/// With a negative shift (a scale of 1 or more) the accumulator is shifted left before, saturating. The factor of a layer is
+/// `S_input · S_weight / S_output`. The two roundings are those of the authors' published code: the multiply is ARM's
+/// `SQRDMULH`, the shift is made symmetric. It is the one place that does not round half to even. All intermediate results fit in 64 bits, and
+/// the computation below is that expression and nothing else: a reference for faster ones.
+///
+/// ```
+/// # use qnn_quant::Multiplier;
+/// let quarter = Multiplier::new(0.25)?;
+/// assert_eq!([5, 6, -5, -6].map(|acc| quarter.apply(acc)), [1, 2, -1, -2]);
+/// assert_eq!(quarter.requantize(-6, 10, 0..=255), 8);
+/// # Ok::<(), qnn_quant::Error>(())
+/// ```
+///
+/// Source: Jacob et al. 2018, arXiv:1712.05877, section 2.2, eq. (5), (6), and appendix B.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Multiplier {
+    multiplier: i32,
+    shift: i32,
+}
+
+impl Multiplier {
+    /// The nearest multiplier of 31 bits. A scale of 2⁻³² or less makes every accumulator 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`] unless the scale is positive and less than 2³⁰.
+    pub fn new(scale: f64) -> Result<Self> {
+        if !(scale > 0.0 && scale < 2_f64.powi(30)) {
+            let (value, expected) = (scale.to_string(), "positive and less than 2^30");
+            return Err(Error::Parameter { owner: "requantization", parameter: "scale", value, expected });
+        }
+        if scale < 2_f64.powi(-62) {
+            return Ok(Multiplier { multiplier: 0, shift: 0 });
+        }
+        // scale = fraction · 2^exponent with a fraction in [1/2, 1).
+        let exponent = (scale.to_bits() >> 52) as i32 - 1022;
+        let multiplier = (scale * 2_f64.powi(31 - exponent)).round_ties_even() as i64;
+        Ok(match multiplier {
+            // Rounded up to 1: half of it, with twice the power.
+            0x8000_0000 => Multiplier { multiplier: 1 << 30, shift: -exponent - 1 },
+            _ => Multiplier { multiplier: multiplier as i32, shift: -exponent },
+        })
+    }
+
+    /// The factor times 2^(31 + shift): 2³⁰ to 2³¹ − 1, or 0.
+    pub fn multiplier(&self) -> i32 {
+        self.multiplier
+    }
+
+    /// How far to the right; to the left if negative.
+    pub fn shift(&self) -> i32 {
+        self.shift
+    }
+
+    /// The factor that is applied: the scale, rounded to 31 bits.
+    pub fn scale(&self) -> f64 {
+        f64::from(self.multiplier) * 2_f64.powi(-31 - self.shift)
+    }
+
+    /// The accumulator times the scale, rounded.
+    pub fn apply(&self, acc: i32) -> i32 {
+        let lifted = i64::from(acc) << (-self.shift).clamp(0, 31);
+        let lifted = lifted.clamp(i32::MIN.into(), i32::MAX.into());
+        let high = (lifted * i64::from(self.multiplier) + (1 << 30)) >> 31;
+        let shift = self.shift.clamp(0, 62);
+        let half = (1_i64 << shift) >> 1;
+        // Rounding the magnitude makes the shift symmetric.
+        (high.signum() * ((high.abs() + half) >> shift)) as i32
+    }
+
+    /// The stored integer: `clamp(zero_point + acc · scale)`.
+    pub fn requantize(&self, acc: i32, zero_point: i32, stored: std::ops::RangeInclusive<i32>) -> i32 {
+        self.apply(acc).saturating_add(zero_point).clamp(*stored.start(), *stored.end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_multiplier_is_the_nearest() {
+        for scale in [1e-9, 0.000_123, 0.1, 0.25, 0.5, 1.0 - 1e-12, 1.0, 1.7, 300.0, 1e9] {
+            let found = Multiplier::new(scale).unwrap();
+            assert!((1 << 30..=i32::MAX).contains(&found.multiplier()), "{scale}: {found:?}");
+            assert!((found.scale() / scale - 1.0).abs() <= 2_f64.powi(-31), "{scale}: {found:?}");
+        }
+        for scale in [0.0, -1.0, f64::NAN, f64::INFINITY, 2_f64.powi(30)] {
+            assert!(matches!(Multiplier::new(scale), Err(Error::Parameter { .. })), "{scale}");
+        }
+    }
+
+    #[test]
+    fn results_are_the_product_rounded_twice_at_most() {
+        for scale in [1e-12, 3.3e-5, 0.0078, 0.5, 0.99, 1.0, 2.5, 1e6] {
+            let multiplier = Multiplier::new(scale).unwrap();
+            for acc in [0, 1, -1, 2, 3, 1000, -1001, 65_537, i32::MAX, i32::MIN, 123_456_789] {
+                let exact = (f64::from(acc) * scale).clamp(i32::MIN.into(), i32::MAX.into());
+                let found = f64::from(multiplier.apply(acc));
+                let slack = 0.5 + 0.5_f64.max(exact.abs() * 2_f64.powi(-30));
+                assert!((found - exact).abs() <= slack, "{acc} * {scale}: {found}, exactly {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn halves_go_where_the_formula_says() {
+        // A scale of 1/2 needs no shift: the multiply alone rounds, halves upwards.
+        let half = Multiplier::new(0.5).unwrap();
+        assert_eq!([1, -1, 3, -3].map(|acc| half.apply(acc)), [1, 0, 2, -1]);
+        // One of 1/4 shifts by one: -6/4 is -3 after the multiply, and away from zero in the shift.
+        let quarter = Multiplier::new(0.25).unwrap();
+        assert_eq!([6, -6, 2, -2].map(|acc| quarter.apply(acc)), [2, -2, 1, -1]);
+        assert_eq!(Multiplier::new(2_f64.powi(-80)).unwrap().apply(i32::MIN), 0);
+    }
+}
