@@ -4,7 +4,10 @@ use qnn_tensor::ops::{Conv2dOptions, conv2d_factored};
 use crate::input_scale::{check_input_scaling, pixel_scales, scaled};
 use crate::operands::{Weights, check_positive, new_bias, new_kernel};
 use crate::slot::Slot;
-use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, Op, PaddingRule, Param, Signal, module};
+use crate::{
+    Constraint, Ctx, Error, Init, Initializer, Layer, Op, PaddingRule, Param, QuantizeGradient, Signal,
+    module,
+};
 
 const LAYER: &str = "conv2d";
 
@@ -38,6 +41,8 @@ pub struct Conv2dConfig {
     /// Whether outputs are multiplied by the mean magnitude of the inputs that they were made of, as
     /// in XNOR-Net; see [`Conv2d`]. It needs an input quantizer.
     pub input_scaling: bool,
+    /// Bits of the gradient that comes back to the output; see [`QuantizeGradient`](crate::QuantizeGradient).
+    pub gradient_bits: Option<u32>,
     /// What must hold of the kernel after each update.
     pub constraint: Option<Constraint>,
 }
@@ -80,6 +85,7 @@ pub struct Conv2d {
     bias: Option<Param>,
     kernel_quantizer: Option<Slot>,
     input_quantizer: Option<Slot>,
+    gradient_quantizer: Option<QuantizeGradient>,
 }
 
 impl Conv2dConfig {
@@ -99,6 +105,7 @@ impl Conv2dConfig {
             input_quantizer: None,
             quantizer_rate: 1.0,
             input_scaling: false,
+            gradient_bits: None,
             constraint: None,
         }
     }
@@ -147,7 +154,9 @@ impl Conv2d {
         let rate = config.quantizer_rate;
         let kernel_quantizer = quantizer.map(|pair| Slot::for_kernel(pair, &shape, rate));
         let input_quantizer = config.input_quantizer.as_ref().map(|pair| Slot::for_input(pair, rate));
-        Ok(Self { config: config.clone(), kernel, bias, kernel_quantizer, input_quantizer })
+        let gradient_quantizer = config.gradient_bits.map(QuantizeGradient::new).transpose()?;
+        let config = config.clone();
+        Ok(Self { config, kernel, bias, kernel_quantizer, input_quantizer, gradient_quantizer })
     }
 
     /// What the layer was made from.
@@ -165,7 +174,7 @@ impl Conv2d {
         self.bias.as_ref()
     }
 
-    fn options(&self, shape: &[usize]) -> Result<Conv2dOptions, Error> {
+    pub(crate) fn options(&self, shape: &[usize]) -> Result<Conv2dOptions, Error> {
         let Conv2dConfig { in_channels, kernel, stride, padding, .. } = self.config;
         let stride = [stride; 2];
         match *shape {
@@ -184,7 +193,7 @@ impl Conv2d {
         }
     }
 
-    fn weights(&self) -> Weights<'_> {
+    pub(crate) fn weights(&self) -> Weights<'_> {
         Weights {
             layer: LAYER,
             kernel: &self.kernel,
@@ -204,12 +213,12 @@ impl Layer for Conv2d {
             let scales = pixel_scales(cx, x, self.config.kernel, &options);
             let product = self.weights().operands(cx, x)?;
             let y = conv2d_factored(product.x, product.kernel, None, &product.factors, &options);
-            return Ok(scaled(y, scales, product.bias));
+            return self.gradient_quantizer.forward(cx, scaled(y, scales, product.bias));
         }
         let operands = self.weights().operands(cx, x)?;
         let y = conv2d_factored(operands.x, operands.kernel, operands.bias, &operands.factors, &options);
         let op = || Op::Conv2d { product: operands.product(), options };
         cx.report(LAYER, Some(&self.kernel), &[operands.x], y, op);
-        Ok(y.into())
+        self.gradient_quantizer.forward(cx, y.into())
     }
 }

@@ -4,7 +4,7 @@ use qnn_tensor::{Gradients, Tape, Tensor, Var};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::{Buffer, BufferId, LeafMut, Module, Op, Param, ParamId, Path, Signal, Step, Trace};
+use crate::{Buffer, BufferId, Calibration, LeafMut, Module, Op, Param, ParamId, Path, Signal, Step, Trace};
 
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,9 @@ pub enum Mode {
     Train,
     /// Running statistics, no chance, no gradients.
     Eval,
+    /// As [`Eval`](Mode::Eval), without quantizing activations whose ranges are being looked for; see
+    /// [`Calibration`].
+    Calibrate,
 }
 
 /// Randomness as a function of counters, with no state to save: the same seed, step and stream
@@ -52,6 +55,7 @@ pub struct Ctx<'t> {
     params: BTreeMap<ParamId, Var<'t>>,
     updates: Updates,
     trace: Option<Trace<'t>>,
+    calibration: Option<Calibration>,
 }
 
 /// What a finished forward pass leaves: the parameters it used, as leaves of the tape, and the
@@ -116,13 +120,32 @@ impl<'t> Ctx<'t> {
     pub fn new(tape: &'t Tape, mode: Mode, seed: u64, step: u64) -> Self {
         let (params, updates) = (BTreeMap::new(), Updates::default());
         let draw = Draw::new(seed, step);
-        Self { tape, mode, draw, draws: 0, progress: 0.0, params, updates, trace: None }
+        Self { tape, mode, draw, draws: 0, progress: 0.0, params, updates, trace: None, calibration: None }
     }
 
     /// A context for an evaluation that is listened to: every layer reports what it does, and
     /// [`into_trace`](Ctx::into_trace) returns the reports.
     pub fn tracing(tape: &'t Tape) -> Self {
         Self { trace: Some(Trace::default()), ..Self::new(tape, Mode::Eval, 0, 0) }
+    }
+
+    /// A context for an evaluation that shows the network's activations to a calibration.
+    pub fn calibrating(tape: &'t Tape, calibration: Calibration) -> Self {
+        Self { calibration: Some(calibration), ..Self::new(tape, Mode::Calibrate, 0, 0) }
+    }
+
+    /// Ends the pass with what the calibration has seen so far.
+    ///
+    /// # Panics
+    ///
+    /// If the pass was not [for one](Ctx::calibrating).
+    #[track_caller]
+    pub fn into_calibration(self) -> Calibration {
+        self.calibration.expect("the context was made for a calibration")
+    }
+
+    pub(crate) fn calibrate(&mut self, buffer: &Buffer, x: Var<'t>) -> qnn_quant::Result<()> {
+        self.calibration.as_mut().map_or(Ok(()), |calibration| calibration.observe(buffer, &x.value()))
     }
 
     /// The same context at a later time: `progress` of the training is done, from 0 to 1. What is
@@ -293,6 +316,10 @@ impl ParamGradients {
 }
 
 impl Updates {
+    pub(crate) fn of_buffers(buffers: BTreeMap<BufferId, Tensor>) -> Self {
+        Self { buffers, starts: BTreeMap::new() }
+    }
+
     /// The number of buffers and parameters that are to change.
     pub fn len(&self) -> usize {
         self.buffers.len() + self.starts.len()

@@ -4,7 +4,7 @@ use qnn_tensor::ops::matmul_factored;
 use crate::input_scale::{check_input_scaling, row_scales, scaled};
 use crate::operands::{Weights, check_positive, new_bias, new_kernel};
 use crate::slot::Slot;
-use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, Op, Param, Signal, module};
+use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, Op, Param, QuantizeGradient, Signal, module};
 
 const LAYER: &str = "dense";
 
@@ -28,6 +28,8 @@ pub struct DenseConfig {
     /// Whether outputs are multiplied by the mean magnitude of the inputs that they were made of, as
     /// in XNOR-Net; see [`Dense`]. It needs an input quantizer.
     pub input_scaling: bool,
+    /// Bits of the gradient that comes back to the output; see [`QuantizeGradient`](crate::QuantizeGradient).
+    pub gradient_bits: Option<u32>,
     /// What must hold of the kernel after each update.
     pub constraint: Option<Constraint>,
 }
@@ -50,6 +52,7 @@ pub struct Dense {
     bias: Option<Param>,
     kernel_quantizer: Option<Slot>,
     input_quantizer: Option<Slot>,
+    gradient_quantizer: Option<QuantizeGradient>,
 }
 
 impl DenseConfig {
@@ -64,6 +67,7 @@ impl DenseConfig {
             input_quantizer: None,
             quantizer_rate: 1.0,
             input_scaling: false,
+            gradient_bits: None,
             constraint: None,
         }
     }
@@ -85,7 +89,9 @@ impl Dense {
         let rate = config.quantizer_rate;
         let kernel_quantizer = quantizer.map(|pair| Slot::for_kernel(pair, &shape, rate));
         let input_quantizer = config.input_quantizer.as_ref().map(|pair| Slot::for_input(pair, rate));
-        Ok(Self { config: config.clone(), kernel, bias, kernel_quantizer, input_quantizer })
+        let gradient_quantizer = config.gradient_bits.map(QuantizeGradient::new).transpose()?;
+        let config = config.clone();
+        Ok(Self { config, kernel, bias, kernel_quantizer, input_quantizer, gradient_quantizer })
     }
 
     /// What the layer was made from.
@@ -127,12 +133,12 @@ impl Layer for Dense {
             let scales = row_scales(cx, x);
             let product = self.weights().operands(cx, x)?;
             let y = matmul_factored(product.x, product.kernel, None, &product.factors);
-            return Ok(scaled(y, scales, product.bias));
+            return self.gradient_quantizer.forward(cx, scaled(y, scales, product.bias));
         }
         let operands = self.weights().operands(cx, x)?;
         let y = matmul_factored(operands.x, operands.kernel, operands.bias, &operands.factors);
         let op = || Op::Dense { product: operands.product() };
         cx.report(LAYER, Some(&self.kernel), &[operands.x], y, op);
-        Ok(y.into())
+        self.gradient_quantizer.forward(cx, y.into())
     }
 }

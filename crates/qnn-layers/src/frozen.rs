@@ -35,7 +35,7 @@ impl Frozen {
             return None;
         }
         let bits = pair.map.fit(Tensor::zeros(&[1]).view()).ok()?.bits();
-        let zeros = |shape| Buffer::new(Tensor::zeros(shape));
+        let zeros = |shape: &[usize]| Buffer::new(Tensor::zeros(shape)).optional();
         Some(Self { map: Inq::new(bits).ok()?, mask: zeros(shape), levels: zeros(shape), top: zeros(&[2]) })
     }
 

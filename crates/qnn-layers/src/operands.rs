@@ -26,26 +26,35 @@ pub(crate) struct Operands<'t> {
 }
 
 /// The kernel in training form.
-struct Kernel<'t> {
-    codes: Var<'t>,
+pub(crate) struct Kernel<'t> {
+    pub(crate) codes: Var<'t>,
     /// One factor, or one per output channel.
-    factors: Vec<f32>,
-    alphabet: Option<Alphabet>,
+    pub(crate) factors: Vec<f32>,
+    pub(crate) alphabet: Option<Alphabet>,
 }
 
 impl Weights<'_> {
     pub(crate) fn operands<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Operands<'t>, Error> {
-        let x = match self.input_quantizer {
-            None => x,
-            Some(slot) => quantize_signal(self.layer, slot, cx, x)?,
-        };
+        let x = self.input(cx, x)?;
         let Kernel { codes: kernel, factors: w, alphabet } = self.kernel(cx)?;
         let bias = self.bias.map(|bias| cx.param(bias));
         Ok(Operands { x: x.codes(), kernel, bias, factors: Factors { x: x.scale(), w }, alphabet })
     }
 
+    pub(crate) fn input<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        match self.input_quantizer {
+            None => Ok(x),
+            Some(slot) => quantize_signal(self.layer, slot, cx, x),
+        }
+    }
+
     fn kernel<'t>(&self, cx: &mut Ctx<'t>) -> Result<Kernel<'t>, Error> {
         let kernel = cx.param(self.kernel);
+        self.quantized(cx, kernel)
+    }
+
+    /// A kernel of this shape, quantized as this one is.
+    pub(crate) fn quantized<'t>(&self, cx: &mut Ctx<'t>, kernel: Var<'t>) -> Result<Kernel<'t>, Error> {
         let Some(slot) = self.kernel_quantizer else {
             return Ok(Kernel { codes: kernel, factors: vec![1.0], alphabet: None });
         };

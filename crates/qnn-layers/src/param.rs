@@ -63,6 +63,7 @@ pub struct Param {
 pub struct Buffer {
     id: BufferId,
     value: Tensor,
+    is_optional: bool,
 }
 
 /// The bits of a value that no quantizer touches.
@@ -177,7 +178,17 @@ impl Param {
 impl Buffer {
     /// A buffer that starts with `value`.
     pub fn new(value: Tensor) -> Self {
-        Self { id: BufferId(next_id()), value }
+        Self { id: BufferId(next_id()), value, is_optional: false }
+    }
+
+    /// The same buffer, which a pretrained model may lack: the state of a quantizer.
+    pub fn optional(self) -> Self {
+        Self { is_optional: true, ..self }
+    }
+
+    /// Whether [`load_pretrained`](crate::load_pretrained) does without it.
+    pub fn is_optional(&self) -> bool {
+        self.is_optional
     }
 
     /// The identity.

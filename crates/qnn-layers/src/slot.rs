@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use qnn_quant::{Dependence, Grid, Moment, Pair, Quantizer, Sign, Trained};
+use qnn_quant::{Dependence, ErrorDecay, Estimator, Grid, Moment, Pair, Quantizer, Sign, Trained};
 use qnn_tensor::{Tensor, Var};
 use rand::Rng;
 
@@ -32,7 +32,7 @@ impl Slot {
     /// A place for kernels of a shape. Trained parameters have the learning rate factor `rate`.
     pub(crate) fn for_kernel(pair: &Pair, shape: &[usize], rate: f32) -> Self {
         let remembers = pair.map.dependence() == Dependence::Memory;
-        let codes = remembers.then(|| Buffer::new(Tensor::zeros(shape)));
+        let codes = remembers.then(|| Buffer::new(Tensor::zeros(shape)).optional());
         let slot = Self { codes, frozen: Frozen::of(pair, shape), ..Self::for_input(pair, rate) };
         let is_set = (remembers || !slot.parameters.is_empty()).then(not_set);
         Self { is_set, ..slot }
@@ -120,17 +120,25 @@ impl Slot {
         }
     }
 
+    /// The pseudo-gradient at this time of training: error decay goes by the training's progress.
+    fn gradient(&self, cx: &Ctx<'_>) -> Arc<dyn Estimator> {
+        if self.pair.gradient.name() == "error-decay" {
+            return Arc::new(ErrorDecay::at(cx.progress()));
+        }
+        Arc::clone(&self.pair.gradient)
+    }
+
     /// The codes as a node with the gradients of the input and of the parameters.
     fn record<'t>(
         &self,
         x: Var<'t>,
         parameters: &[Var<'t>],
         codes: Tensor,
-        map: Arc<dyn Quantizer>,
-        grid: Arc<Grid>,
+        gradient: Arc<dyn Estimator>,
+        (map, grid): (Arc<dyn Quantizer>, Arc<Grid>),
     ) -> Var<'t> {
         const CHECKED: &str = "the forward pass has checked shapes and grid";
-        let (value, gradient) = (x.value(), Arc::clone(&self.pair.gradient));
+        let value = x.value();
         let inputs: Vec<Var<'t>> = [x].into_iter().chain(parameters.iter().copied()).collect();
         x.tape().record_many("quantize", &inputs, codes, move |dy, wanted| {
             let (x, dy) = (value.view(), dy.view());
@@ -163,12 +171,13 @@ impl FakeQuantize for Slot {
         if !grid.is_factored() {
             let values = try_build(value.shape(), |values| map.values_into(value.view(), &grid, values))?;
             self.remember(cx, &values);
-            let codes = self.record(x, &parameters, values, Arc::clone(&map), grid);
+            let codes = self.record(x, &parameters, values, self.gradient(cx), (Arc::clone(&map), grid));
             return Ok(Quantized { codes, grid: Arc::new(Grid::unquantized()), map });
         }
         let codes = self.codes(cx, &*map, &value, &grid)?;
         self.remember(cx, &codes);
-        let codes = self.record(x, &parameters, codes, Arc::clone(&map), Arc::clone(&grid));
+        let codes =
+            self.record(x, &parameters, codes, self.gradient(cx), (Arc::clone(&map), Arc::clone(&grid)));
         Ok(Quantized { codes, grid, map })
     }
 }
@@ -196,5 +205,5 @@ impl Module for Slot {
 }
 
 fn not_set() -> Buffer {
-    Buffer::new(Tensor::scalar(0.0))
+    Buffer::new(Tensor::scalar(0.0)).optional()
 }

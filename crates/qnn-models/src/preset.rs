@@ -1,7 +1,8 @@
 use qnn_layers::Constraint;
 use qnn_quant::{
-    ConstantScaledSign, DorefaActivations, DorefaWeights, HysteresisSign, Inq, Lsq, Pact, Pair, Quantizer,
-    ScaledSign, Sign, Ternary, TrainedTernary,
+    Affine, ConstantScaledSign, DorefaActivations, DorefaWeights, ErrorDecay, FixedPoint, Granularity,
+    HysteresisSign, Inq, Lsq, Pact, Pair, QuantizedRelu, Quantizer, ScaledSign, Sign, Ternary,
+    TrainedTernary,
 };
 
 use crate::{Activation, Error, Result, Scheme};
@@ -17,7 +18,7 @@ pub struct Preset {
 
 type Make = fn() -> Result<Scheme>;
 
-const PRESETS: [(Preset, Make); 23] = [
+const PRESETS: [(Preset, Make); 27] = [
     (preset("fp", "full precision"), || Ok(Scheme::default())),
     (preset("bc", "BinaryConnect: weights ±1"), || Ok(clipped(Sign))),
     (preset("bc-1.1", "BinaryConnect with weights ±0.1"), || constant(0.1)),
@@ -54,6 +55,22 @@ const PRESETS: [(Preset, Make); 23] = [
     }),
     (preset("binary", "kernels, inputs and activations ±1, kernels clipped"), || {
         Ok(clipped(Sign).with_inputs(Sign).activated(Sign))
+    }),
+    (preset("int8", "8-bit weights per channel, 8-bit activations in observed ranges"), || {
+        let per_channel = Affine::symmetric(8)?.with_granularity(Granularity::LastAxis);
+        Ok(Scheme { activation: Activation::ReluInRange { bits: 8 }, ..weights(per_channel) })
+    }),
+    (preset("fixed8", "8-bit fixed-point weights and activations"), || {
+        Ok(clipped(FixedPoint::new(8)?).activated(QuantizedRelu::new(8)?))
+    }),
+    (preset("dorefa-124", "DoReFa-Net with 1-bit weights, 2-bit activations, 4-bit gradients"), || {
+        let scheme = dorefa_weights()?.activated(DorefaActivations::new(2)?);
+        Ok(Scheme { gradient_bits: Some(4), ..scheme })
+    }),
+    (preset("ir-net", "weights ±mean|w|, activations ±1, gradients that sharpen (error decay)"), || {
+        let decay = || ErrorDecay::at(0.0);
+        let activation = Activation::Quantized(Pair::new(Sign, decay()));
+        Ok(Scheme { kernel: Some(Pair::new(ScaledSign::per_filter(), decay())), activation, ..fp() })
     }),
     (preset("ttq", "trained ternary quantization: weights in {−Wn, 0, Wp}, trained"), || {
         Ok(weights(TrainedTernary::new(1.0, 1.0)?))

@@ -193,7 +193,7 @@ impl Stem {
         Ok(Self {
             conv: builder.conv("stem.conv", Place::First, conv)?,
             norm: builder.norm(config.width)?,
-            activation: builder.activation(),
+            activation: builder.activation()?,
         })
     }
 }
@@ -213,12 +213,12 @@ impl Block {
             conv2: conv("conv2", Place::Inner, conv2)?,
             shortcut: projects.then(|| conv("shortcut", Place::Projection, projection)).transpose()?,
             norm1: builder.norm(out_channels)?,
-            activation1: builder.activation(),
+            activation1: builder.activation()?,
             norm2: builder.norm(out_channels)?,
             shortcut_norm: shape(Shortcut::ProjectionNorm).then(|| builder.norm(out_channels)).transpose()?,
             pad_zero: shape(Shortcut::PadZero).then_some(PadZero { stride, channels: out_channels }),
             adds_shortcut: !shape(Shortcut::None),
-            activation2: builder.activation(),
+            activation2: builder.activation()?,
         })
     }
 

@@ -1,6 +1,7 @@
 use qnn_layers::{
     BatchNorm, BatchNormConfig, Constraint, Diagnostic, HardTanh, Layer, LeakyRelu, Normalization, Quantize,
-    Relu, Sequential, ShiftBatchNorm, ShiftBatchNormConfig, diagnose_kernel,
+    QuantizeRange, QuantizeRangeConfig, Relu, Sequential, ShiftBatchNorm, ShiftBatchNormConfig,
+    diagnose_kernel,
 };
 use qnn_quant::Pair;
 
@@ -37,6 +38,8 @@ pub struct Scheme {
     pub input_scaling: bool,
     /// The learning rate factor of what quantizers learn, 1 if there is none.
     pub quantizer_rate: Option<f32>,
+    /// Bits of the gradients that come back to the outputs of quantized layers, if these are quantized.
+    pub gradient_bits: Option<u32>,
     /// The activation function.
     pub activation: Activation,
     /// How sums are normalised.
@@ -73,6 +76,11 @@ pub enum Activation {
     },
     /// `clip(x, −1, 1)`.
     HardTanh,
+    /// `max(x, 0)`, quantized to the range that training or calibration observes.
+    ReluInRange {
+        /// Bits of the codes.
+        bits: u32,
+    },
     /// A quantizer in place of a function: a sign after a ReLU would be +1 everywhere.
     Quantized(Pair),
 }
@@ -126,16 +134,21 @@ pub(crate) fn lies_below(path: &str, above: &str) -> bool {
 }
 
 impl Activation {
-    pub(crate) fn layer(&self, quantizer_rate: f32) -> Box<dyn Layer> {
-        match self {
+    pub(crate) fn layer(&self, quantizer_rate: f32) -> Result<Box<dyn Layer>> {
+        Ok(match self {
             Self::Identity => Box::new(Sequential::new()),
+            Self::ReluInRange { bits } => {
+                let range =
+                    QuantizeRange::new(QuantizeRangeConfig { bits: *bits, ..QuantizeRangeConfig::new() })?;
+                Box::new(Sequential::new().then(Relu::default()).with("quantize", range))
+            }
             Self::Relu { scale } => Box::new(Relu { scale: *scale }),
             Self::LeakyRelu { slope } => Box::new(LeakyRelu { slope: *slope }),
             Self::HardTanh => Box::new(HardTanh),
             Self::Quantized(pair) => {
                 Box::new(Quantize::with_learning_rate_factor(pair.clone(), quantizer_rate))
             }
-        }
+        })
     }
 }
 

@@ -39,7 +39,7 @@ impl ConvUnit {
             conv: builder.conv(&format!("{path}.conv"), place, config)?,
             pool: pool.then(|| MaxPool2d::new(2)),
             norm: builder.norm(channels)?,
-            activation: builder.activation(),
+            activation: builder.activation()?,
         })
     }
 }
@@ -57,7 +57,7 @@ impl DenseUnit {
         Ok(Self {
             dense: builder.dense(&format!("{path}.dense"), place, config)?,
             norm: norm.then(|| builder.norm(features)).transpose()?,
-            activation: builder.activation(),
+            activation: builder.activation()?,
         })
     }
 }

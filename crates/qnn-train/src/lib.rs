@@ -40,6 +40,7 @@
 
 mod archive;
 mod atomic;
+mod calibrate;
 mod checkpoint;
 mod curves;
 mod data;
@@ -58,6 +59,7 @@ mod trainer;
 mod weights;
 
 pub use atomic::write as write_atomically;
+pub use calibrate::calibrate;
 pub use checkpoint::{Checkpoint, EpochSums, Progress};
 pub use curves::{curves_svg, write_curves};
 pub use data::{TrainingData, into_tensor, pooled};
