@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use qnn_quant::{RangeMethod, RangeObserver};
 use qnn_tensor::Tensor;
 
-use crate::observe_range::tensor_of;
+use crate::quantize_range::tensor_of;
 use crate::{Buffer, BufferId, Updates};
 
 /// What the activations of a network in full precision look like, to choose ranges by: observers of

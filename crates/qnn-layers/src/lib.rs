@@ -65,13 +65,13 @@ mod input_scale;
 mod layer;
 mod module;
 mod normalization;
-mod observe_range;
 mod operands;
 mod padding;
 mod param;
 mod pool;
 mod quantize;
 mod quantize_gradient;
+mod quantize_range;
 mod residual;
 mod sequential;
 mod shift_batch_norm;
@@ -97,12 +97,13 @@ pub use module::{
     Count, Leaf, LeafMut, Module, Path, for_each_param, for_each_param_mut, model_bits, parameter_count,
 };
 pub use normalization::Normalization;
-pub use observe_range::{QuantizeRange, QuantizeRangeConfig};
+
 pub use padding::PaddingRule;
 pub use param::{Buffer, BufferId, Constraint, Param, ParamId, Role};
 pub use pool::{AveragePool2d, GlobalAveragePool, MaxPool2d, Window};
 pub use quantize::{FakeQuantize, Quantize, Quantized};
 pub use quantize_gradient::QuantizeGradient;
+pub use quantize_range::{QuantizeRange, QuantizeRangeConfig};
 pub use residual::{Residual, normalize_and_activate, sum_and_activate};
 pub use sequential::Sequential;
 pub use shift_batch_norm::{ShiftBatchNorm, ShiftBatchNormConfig};

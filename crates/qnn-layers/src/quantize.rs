@@ -10,8 +10,9 @@ use crate::{Ctx, Error, Layer, Leaf, LeafMut, Module, Op, Path, Signal};
 
 /// Quantization as layers see it: a value on the tape becomes codes on the tape.
 ///
-/// A [`Pair`] of forward map and gradient estimator is one. Layers that are made with a pair whose map
-/// has trained parameters or memory hold these beside it, for the visitor to pass.
+/// A [`Pair`] of forward map and gradient estimator is one, with the parameters of its map as
+/// constants. Layers that are made with a pair whose map has trained parameters or memory hold these
+/// beside it, for the visitor to pass.
 pub trait FakeQuantize: Module + Debug + Send + Sync {
     /// The codes of `x` and the grid that reads them.
     ///
@@ -151,7 +152,7 @@ impl FakeQuantize for Pair {
             let (grid, map) = (Arc::new(Grid::unquantized()), Arc::clone(&self.map));
             return Ok(Quantized { codes: x, grid, map });
         }
-        Slot::for_input(self, 1.0).apply(cx, x)
+        Slot::nowhere(self).apply(cx, x)
     }
 }
 

@@ -48,6 +48,11 @@ impl Slot {
         Self { pair: pair.clone(), parameters, codes: None, frozen: None, is_set }
     }
 
+    /// No place at all: trained parameters are constants, and nothing is remembered.
+    pub(crate) fn nowhere(pair: &Pair) -> Self {
+        Self { pair: pair.clone(), parameters: Vec::new(), codes: None, frozen: None, is_set: None }
+    }
+
     pub(crate) fn pair(&self) -> &Pair {
         &self.pair
     }
@@ -63,7 +68,7 @@ impl Slot {
 
     /// The map with its present parameters, and these on the tape.
     fn map<'t>(&self, cx: &mut Ctx<'t>, x: &Tensor) -> qnn_quant::Result<(Arc<dyn Quantizer>, Vec<Var<'t>>)> {
-        let Some(trained) = self.pair.map.trained() else {
+        let Some(trained) = self.pair.map.trained().filter(|_| !self.parameters.is_empty()) else {
             // Tests of stochastically binarized networks are deterministic (Courbariaux et al. 2016, section 1.1).
             let is_stochastic_sign = !cx.is_training() && self.pair.map.name() == "stochastic-sign";
             let map = if is_stochastic_sign { Arc::new(Sign) } else { Arc::clone(&self.pair.map) };

@@ -149,7 +149,7 @@ fn gradients_of_a_layer_are_quantized_without_bias_and_values_are_not() {
     let mut plain = Dense::new(&plain, &mut Init::new(1)).unwrap();
     let x = numbers(&[5, 3], 1);
     let exact = pass(&mut plain, Mode::Train, (0, 0.0), &x);
-    let mut mean = vec![0.0; 15];
+    let mut mean = [0.0; 15];
     const DRAWS: u64 = 3000;
     for step in 0..DRAWS {
         let (y, dx) = pass(&mut quantized, Mode::Train, (step, 0.0), &x);

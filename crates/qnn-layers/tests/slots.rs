@@ -1,8 +1,8 @@
 //! What quantizers have in their places: trained parameters, memory, frozen weights, scales of inputs.
 
 use qnn_layers::{
-    Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, Init, Layer, LeafMut, Mode, Module, PaddingRule,
-    Path, Quantize, apply_updates, for_each_param, load_state_dict, state_dict,
+    Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, FakeQuantize, Init, Layer, LeafMut, Mode, Module,
+    PaddingRule, Path, Quantize, apply_updates, for_each_param, load_state_dict, state_dict,
 };
 use qnn_quant::{HysteresisSign, Inq, Lsq, Pact, Pair, ScaledSign, Sign, Trained, TrainedTernary};
 use qnn_tensor::{Tape, Tensor};
@@ -216,7 +216,7 @@ fn input_scaling_is_the_map_of_xnor_net() {
                 magnitude += f64::from(value.abs()) / 3.0;
             }
         }
-        let expected = f64::from(product) * alpha * magnitude / 9.0 + [0.25, -0.5][o];
+        let expected = product * alpha * magnitude / 9.0 + [0.25, -0.5][o];
         assert!((f64::from(got) - expected).abs() < 1e-5, "{index}: {got} for {expected}");
     }
     let (_, gradients) = train(&mut layer, &numbers(&[1, 5, 5, 3], 1));
@@ -243,4 +243,17 @@ fn input_scaling_needs_an_input_quantizer() {
     assert!(matches!(Conv2d::new(&conv, &mut Init::new(0)), Err(Error::Setting { .. })));
     let dense = DenseConfig { input_scaling: true, ..DenseConfig::new(3, 2) };
     assert!(matches!(Dense::new(&dense, &mut Init::new(0)), Err(Error::Setting { .. })));
+}
+
+#[test]
+fn a_pair_alone_takes_trained_parameters_for_constants() {
+    let pair = Pair::published(Lsq::for_weights(3, 0.25).unwrap());
+    let tape = Tape::new();
+    let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+    let x = tape.leaf(numbers(&[4, 4], 1));
+    let quantized = pair.apply(&mut cx, x).unwrap();
+    assert_eq!(quantized.grid.scales(), [0.25]);
+    let bindings = cx.finish();
+    assert_eq!(bindings.params().count(), 0);
+    assert!(bindings.into_updates().is_empty());
 }
