@@ -67,11 +67,14 @@ const PRESETS: [(Preset, Make); 27] = [
         let scheme = dorefa_weights()?.activated(DorefaActivations::new(2)?);
         Ok(Scheme { gradient_bits: Some(4), ..scheme })
     }),
-    (preset("ir-net", "weights ±mean|w|, activations ±1, gradients that sharpen (error decay)"), || {
-        let decay = || ErrorDecay::at(0.0);
-        let activation = Activation::Quantized(Pair::new(Sign, decay()));
-        Ok(Scheme { kernel: Some(Pair::new(ScaledSign::per_filter(), decay())), activation, ..fp() })
-    }),
+    (
+        preset("error-decay", "weights ±mean|w|, activations ±1, with gradients that sharpen as in IR-Net"),
+        || {
+            let decay = || ErrorDecay::at(0.0);
+            let activation = Activation::Quantized(Pair::new(Sign, decay()));
+            Ok(Scheme { kernel: Some(Pair::new(ScaledSign::per_filter(), decay())), activation, ..fp() })
+        },
+    ),
     (preset("ttq", "trained ternary quantization: weights in {−Wn, 0, Wp}, trained"), || {
         Ok(weights(TrainedTernary::new(1.0, 1.0)?))
     }),
