@@ -79,7 +79,8 @@ fn bench_step<M: Layer>(criterion: &mut Criterion, name: &str, model: impl Fn() 
         let regularization = Regularization { weight_decay: 1e-4, ..Regularization::default() };
         let config = SgdConfig { momentum: 0.9, regularization, ..SgdConfig::default() };
         let mut optimizer = Sgd::new(config).expect("valid constants");
-        let mut settings = StepSettings { loss: Loss::default(), seed: 0, step: 0, rate: 0.01 };
+        let mut settings =
+            StepSettings { loss: Loss::default(), seed: 0, step: 0, rate: 0.01, progress: 0.0 };
         bencher.iter(|| {
             settings.step += 1;
             // The clone shares the images' buffer.

@@ -100,7 +100,10 @@ enum ShortcutName {
 fn main() -> ExitCode {
     let args = Args::parse();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build();
-    match pool.map_err(Into::into).and_then(|pool| pool.install(|| run(&args)).map_err(|error| error.to_string().into())) {
+    match pool
+        .map_err(Into::into)
+        .and_then(|pool| pool.install(|| run(&args)).map_err(|error| error.to_string().into()))
+    {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -187,7 +190,8 @@ fn check(
     let report = verify(model, program, loader.epoch(0).map(|batch| batch.images))?;
     let logits = Session::new(program)?.run(dataset.test.as_bytes())?;
     let predictions = logits.chunks_exact(program.outputs()).map(largest);
-    let correct = predictions.zip(dataset.test.labels()).filter(|&(found, &label)| found == usize::from(label));
+    let correct =
+        predictions.zip(dataset.test.labels()).filter(|&(found, &label)| found == usize::from(label));
     println!("{report}");
     println!("test accuracy {:.2} %", 100.0 * correct.count() as f64 / dataset.test.len() as f64);
     Ok(report.is_exact())

@@ -21,7 +21,7 @@ pub(crate) fn catalog(name: DatasetName) -> Option<(&'static str, &'static [Remo
         DatasetName::FashionMnist => {
             Some(("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", &FASHION_MNIST))
         }
-        DatasetName::Digits => None,
+        DatasetName::Svhn | DatasetName::Digits => None,
     }
 }
 

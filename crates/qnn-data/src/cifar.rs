@@ -21,7 +21,7 @@ const FILES: [&str; 6] = [
     "test_batch.bin",
 ];
 const PLANE: usize = 32 * 32;
-const RECORD: usize = 1 + 3 * PLANE;
+pub(crate) const RECORD: usize = 1 + 3 * PLANE;
 /// Records in each official file.
 const RECORDS: usize = 10_000;
 /// The most the archive may hold after decompression; the official one has 184 MB.
@@ -50,8 +50,8 @@ fn read_files(path: &Path, records: usize) -> Result<Dataset> {
     others.into_iter().for_each(|records| train.append(records));
     Ok(Dataset {
         name: DatasetName::Cifar10.to_string(),
-        train: train.into_images("train")?,
-        test: test.into_images("test")?,
+        train: train.into_images(DatasetName::Cifar10, "train")?,
+        test: test.into_images(DatasetName::Cifar10, "test")?,
     })
 }
 
@@ -108,13 +108,13 @@ fn size(records: usize) -> u64 {
 
 /// Content of one or more files, pixels already NHWC.
 #[derive(Debug, Default, PartialEq)]
-struct Records {
+pub(crate) struct Records {
     labels: Vec<u16>,
     pixels: Vec<u8>,
 }
 
 impl Records {
-    fn parse(bytes: &[u8], file: &Path, records: usize) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8], file: &Path, records: usize) -> Result<Self> {
         if bytes.len() as u64 != size(records) {
             let (expected, found) = (format!("{} bytes in all", size(records)), bytes.len().to_string());
             return Err(Error::Format { file: file.into(), offset: bytes.len() as u64, expected, found });
@@ -143,8 +143,7 @@ impl Records {
         self.pixels.append(&mut other.pixels);
     }
 
-    fn into_images(self, part: &str) -> Result<Images> {
-        let name = DatasetName::Cifar10;
+    pub(crate) fn into_images(self, name: DatasetName, part: &str) -> Result<Images> {
         Images::new(format!("{name} {part}"), name.shape(), self.pixels, self.labels, name.class_names())
     }
 }

@@ -46,6 +46,8 @@ impl Dataset {
 pub enum DatasetName {
     /// Colour photographs of ten kinds of things, 32×32×3 (Krizhevsky 2009).
     Cifar10,
+    /// Digits of house numbers, 32×32×3 (Netzer et al. 2011); see [`read_svhn`](crate::read_svhn).
+    Svhn,
     /// Handwritten digits, 28×28×1 (LeCun, Cortes, Burges 1998).
     Mnist,
     /// Articles of clothing, 28×28×1 (Xiao et al. 2017, arXiv:1708.07747).
@@ -56,12 +58,13 @@ pub enum DatasetName {
 
 impl DatasetName {
     /// Every set.
-    pub const ALL: [Self; 4] = [Self::Cifar10, Self::Mnist, Self::FashionMnist, Self::Digits];
+    pub const ALL: [Self; 5] = [Self::Cifar10, Self::Svhn, Self::Mnist, Self::FashionMnist, Self::Digits];
 
     /// Name in lower case with hyphens, as in flags and folders.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cifar10 => "cifar10",
+            Self::Svhn => "svhn",
             Self::Mnist => "mnist",
             Self::FashionMnist => "fashion-mnist",
             Self::Digits => "digits",
@@ -71,7 +74,7 @@ impl DatasetName {
     /// Height, width and channels of its images.
     pub fn shape(self) -> [usize; 3] {
         match self {
-            Self::Cifar10 => [32, 32, 3],
+            Self::Cifar10 | Self::Svhn => [32, 32, 3],
             Self::Mnist | Self::FashionMnist => [28, 28, 1],
             Self::Digits => [8, 8, 1],
         }
@@ -81,7 +84,7 @@ impl DatasetName {
     pub fn class_names(self) -> Vec<String> {
         let names = match self {
             Self::Cifar10 => "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck",
-            Self::Mnist | Self::Digits => "0,1,2,3,4,5,6,7,8,9",
+            Self::Svhn | Self::Mnist | Self::Digits => "0,1,2,3,4,5,6,7,8,9",
             Self::FashionMnist => {
                 "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
             }
@@ -93,6 +96,12 @@ impl DatasetName {
     pub(crate) fn advice(self) -> String {
         let source = match self {
             Self::Cifar10 => "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            Self::Svhn => {
+                return format!(
+                    "put train.bin and test.bin, its cropped digits in records like CIFAR-10's, into the folder \
+                     `data/{self}` or `$QNN_DATA/{self}`"
+                );
+            }
             Self::Mnist => "https://ossci-datasets.s3.amazonaws.com/mnist/ (four IDX files)",
             Self::FashionMnist => {
                 "https://github.com/zalandoresearch/fashion-mnist (four IDX files) or Debian's package dataset-fashion-mnist"

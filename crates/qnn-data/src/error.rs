@@ -95,7 +95,7 @@ pub enum Error {
         expected: String,
     },
     /// The set has no files to fetch.
-    #[error("{name} is part of the program and needs no download; use `embedded` as the data source")]
+    #[error("{}", nothing_to_download(*.name))]
     NothingToDownload {
         /// The set.
         name: DatasetName,
@@ -159,6 +159,15 @@ impl Error {
         expected: impl Into<String>,
     ) -> Self {
         Self::Setting { setting, found: found.to_string(), expected: expected.into() }
+    }
+}
+
+fn nothing_to_download(name: DatasetName) -> String {
+    match name {
+        DatasetName::Digits => {
+            format!("{name} is part of the program and needs no download; use `embedded` as the data source")
+        }
+        _ => format!("{name} cannot be downloaded; {}", name.advice()),
     }
 }
 

@@ -6,7 +6,7 @@
 //! the program ────┘
 //! ```
 //!
-//! [`load`] finds CIFAR-10, MNIST and Fashion-MNIST on disk and has real handwritten digits inside the
+//! [`load`] finds CIFAR-10, SVHN, MNIST and Fashion-MNIST on disk and has real handwritten digits inside the
 //! program for everything else; [`download`] fetches the official files. A [`Loader`] turns [`Images`] into
 //! batches on another thread.
 //!
@@ -54,6 +54,7 @@ mod random;
 mod read;
 mod source;
 mod split;
+mod svhn;
 mod transform;
 
 pub use augment::Augment;
@@ -69,3 +70,4 @@ pub use loader::{Batch, Loader, LoaderConfig};
 pub use normalize::Normalize;
 pub use source::{Loaded, Source, load};
 pub use split::train_validation_split;
+pub use svhn::read_svhn;

@@ -12,13 +12,15 @@ pub(crate) enum Place {
     CifarFolder(PathBuf),
     /// The CIFAR-10 archive.
     CifarArchive(PathBuf),
+    /// A folder with SVHN's two files.
+    Svhn(PathBuf),
     /// A folder with four IDX files.
     Idx(PathBuf),
 }
 
 impl Place {
     pub(crate) fn path(&self) -> &Path {
-        let (Self::CifarFolder(path) | Self::CifarArchive(path) | Self::Idx(path)) = self;
+        let (Self::CifarFolder(path) | Self::CifarArchive(path) | Self::Svhn(path) | Self::Idx(path)) = self;
         path
     }
 
@@ -28,6 +30,7 @@ impl Place {
         match self {
             Self::CifarFolder(folder) => folder.join("data_batch_1.bin").is_file(),
             Self::CifarArchive(file) => file.is_file(),
+            Self::Svhn(folder) => folder.join("train.bin").is_file(),
             Self::Idx(folder) => Part::Train.images(folder).is_some(),
         }
     }
@@ -41,6 +44,7 @@ pub(crate) fn places(name: DatasetName, root: &Path) -> Vec<Place> {
     };
     match name {
         DatasetName::Cifar10 => cifar10(root),
+        DatasetName::Svhn => vec![Place::Svhn(root.join("svhn")), Place::Svhn(root.into())],
         DatasetName::Mnist => idx(["mnist", "MNIST/raw"]),
         DatasetName::FashionMnist => idx(["fashion-mnist", "FashionMNIST/raw"]),
         DatasetName::Digits => Vec::new(),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::error::listing;
 use crate::locate::{Place, places};
-use crate::{Dataset, DatasetName, Error, Result, embedded_digits, read_cifar10, read_mnist};
+use crate::{Dataset, DatasetName, Error, Result, embedded_digits, read_cifar10, read_mnist, read_svhn};
 
 /// Where to look for a set.
 ///
@@ -71,6 +71,7 @@ pub struct Loaded {
 /// cifar10        ROOT/cifar10/cifar-10-batches-bin/    ROOT/cifar-10-batches-bin/
 ///                ROOT/cifar10/cifar-10-binary.tar.gz   ROOT/cifar-10-binary.tar.gz
 ///                ROOT/cifar10/                         ROOT (folder or archive)
+/// svhn           ROOT/svhn/   ROOT
 /// mnist          ROOT/mnist/          ROOT/MNIST/raw/         ROOT
 /// fashion-mnist  ROOT/fashion-mnist/  ROOT/FashionMNIST/raw/  ROOT
 /// ```
@@ -135,6 +136,7 @@ fn first(name: DatasetName, places: &[Place]) -> Result<Option<Dataset>> {
     let Some(place) = places.iter().find(|place| place.exists()) else { return Ok(None) };
     let dataset = match name {
         DatasetName::Cifar10 => read_cifar10(place.path())?,
+        DatasetName::Svhn => read_svhn(place.path())?,
         _ => read_mnist(name, place.path())?,
     };
     Ok(Some(dataset))

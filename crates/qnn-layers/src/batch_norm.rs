@@ -52,16 +52,7 @@ impl BatchNorm {
     /// [`Error::Setting`] if there are no channels, epsilon is negative or momentum is not in [0, 1].
     pub fn new(config: &BatchNormConfig) -> Result<Self, Error> {
         let BatchNormConfig { channels, epsilon, momentum } = *config;
-        check_positive(LAYER, &[("channels", channels)])?;
-        let setting = |setting, value: String, expected: &str| {
-            Err(Error::Setting { layer: LAYER, setting, value, expected: expected.to_owned() })
-        };
-        if !(epsilon >= 0.0 && epsilon.is_finite()) {
-            return setting("epsilon", epsilon.to_string(), "finite and not negative");
-        }
-        if !(0.0..=1.0).contains(&momentum) {
-            return setting("momentum", momentum.to_string(), "from 0 to 1");
-        }
+        check_settings(LAYER, channels, epsilon, momentum)?;
         let (zeros, ones) = (|| Tensor::zeros(&[channels]), || Tensor::full(&[channels], 1.0));
         Ok(Self {
             config: *config,
@@ -109,12 +100,7 @@ impl BatchNorm {
 
     fn normalize<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>, relu: bool) -> Result<Signal<'t>, Error> {
         let BatchNormConfig { channels, epsilon, .. } = self.config;
-        let got = x.shape();
-        let empty = cx.is_training() && got.contains(&0);
-        if got.last() != Some(&channels) || empty {
-            let expected = format!("[.., {channels}]{}", if empty { " and at least one row" } else { "" });
-            return Err(Error::Shape { layer: LAYER, expected, got });
-        }
+        check_input(LAYER, cx, channels, x)?;
         let x = cx.value(x);
         if !cx.is_training() {
             return Ok(self.evaluate(cx, x, relu).into());
@@ -122,7 +108,7 @@ impl BatchNorm {
         let (gamma, beta) = (cx.param(&self.gamma), cx.param(&self.beta));
         let train = if relu { batch_norm_relu_train } else { batch_norm_train };
         let (y, moments) = train(x, gamma, beta, epsilon);
-        self.queue_statistics(cx, &moments);
+        queue_statistics(cx, [&self.running_mean, &self.running_var], self.config.momentum, &moments);
         Ok(y.into())
     }
 
@@ -137,18 +123,6 @@ impl BatchNorm {
         });
         if relu { relu_of(cx, y) } else { y }
     }
-
-    fn queue_statistics(&self, cx: &mut Ctx<'_>, batch: &Moments) {
-        let unbiased = batch.count as f32 / (batch.count.max(2) - 1) as f32;
-        let momentum = self.config.momentum;
-        let mix = |running: Tensor, batch: &Tensor, factor: f32| {
-            running.zip_map(batch, |r, b| (1.0 - momentum) * r + momentum * (factor * b))
-        };
-        let mean = mix(cx.buffer(&self.running_mean), &batch.mean, 1.0);
-        let variance = mix(cx.buffer(&self.running_var), &batch.variance, unbiased);
-        cx.update(&self.running_mean, mean);
-        cx.update(&self.running_var, variance);
-    }
 }
 
 module!(BatchNorm { gamma, beta, running_mean, running_var });
@@ -157,6 +131,54 @@ impl Layer for BatchNorm {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         self.normalize(cx, x, false)
     }
+}
+
+/// Refuses settings that make no normalisation.
+pub(crate) fn check_settings(
+    layer: &'static str,
+    channels: usize,
+    epsilon: f64,
+    momentum: f32,
+) -> Result<(), Error> {
+    check_positive(layer, &[("channels", channels)])?;
+    let setting = |setting, value: String, expected: &str| {
+        Err(Error::Setting { layer, setting, value, expected: expected.to_owned() })
+    };
+    if !(epsilon >= 0.0 && epsilon.is_finite()) {
+        return setting("epsilon", epsilon.to_string(), "finite and not negative");
+    }
+    if !(0.0..=1.0).contains(&momentum) {
+        return setting("momentum", momentum.to_string(), "from 0 to 1");
+    }
+    Ok(())
+}
+
+/// Refuses inputs of other channels, and in training those without a mean.
+pub(crate) fn check_input(
+    layer: &'static str,
+    cx: &Ctx<'_>,
+    channels: usize,
+    x: Signal<'_>,
+) -> Result<(), Error> {
+    let got = x.shape();
+    let empty = cx.is_training() && got.contains(&0);
+    if got.last() != Some(&channels) || empty {
+        let expected = format!("[.., {channels}]{}", if empty { " and at least one row" } else { "" });
+        return Err(Error::Shape { layer, expected, got });
+    }
+    Ok(())
+}
+
+/// Mixes a batch into the running statistics, with its unbiased variance.
+pub(crate) fn queue_statistics(cx: &mut Ctx<'_>, running: [&Buffer; 2], momentum: f32, batch: &Moments) {
+    let unbiased = batch.count as f32 / (batch.count.max(2) - 1) as f32;
+    let mix = |running: Tensor, batch: &Tensor, factor: f32| {
+        running.zip_map(batch, |r, b| (1.0 - momentum) * r + momentum * (factor * b))
+    };
+    let mean = mix(cx.buffer(running[0]), &batch.mean, 1.0);
+    let variance = mix(cx.buffer(running[1]), &batch.variance, unbiased);
+    cx.update(running[0], mean);
+    cx.update(running[1], variance);
 }
 
 #[cfg(test)]

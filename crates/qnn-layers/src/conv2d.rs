@@ -1,8 +1,13 @@
 use qnn_quant::Pair;
 use qnn_tensor::ops::{Conv2dOptions, conv2d_factored};
 
+use crate::input_scale::{check_input_scaling, pixel_scales, scaled};
 use crate::operands::{Weights, check_positive, new_bias, new_kernel};
-use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, Op, PaddingRule, Param, Signal, module};
+use crate::slot::Slot;
+use crate::{
+    Constraint, Ctx, Error, Init, Initializer, Layer, Op, PaddingRule, Param, QuantizeGradient, Signal,
+    module,
+};
 
 const LAYER: &str = "conv2d";
 
@@ -31,6 +36,13 @@ pub struct Conv2dConfig {
     pub kernel_quantizer: Option<Pair>,
     /// What the input goes through before the product.
     pub input_quantizer: Option<Pair>,
+    /// The learning rate factor of the quantizers' trained parameters.
+    pub quantizer_rate: f32,
+    /// Whether outputs are multiplied by the mean magnitude of the inputs that they were made of, as
+    /// in XNOR-Net; see [`Conv2d`]. It needs an input quantizer.
+    pub input_scaling: bool,
+    /// Bits of the gradient that comes back to the output; see [`QuantizeGradient`](crate::QuantizeGradient).
+    pub gradient_bits: Option<u32>,
     /// What must hold of the kernel after each update.
     pub constraint: Option<Constraint>,
 }
@@ -42,6 +54,10 @@ pub struct Conv2dConfig {
 /// ```
 ///
 /// x and w are codes where there are quantizers, with the scales s; otherwise values, with s = 1.
+/// With `input_scaling` the scale s_x is one for each pixel of the output, held constant by the gradient:
+/// the mean of |x| over the channels, averaged over the pixels that the kernel covers. That is the
+/// map K of Rastegari et al. 2016, arXiv:1603.05279, section 3.2, eq. (11).
+///
 /// Shapes: input `[n, h, w, in]`, kernel `[kh, kw, in / groups, out]`, output `[n, h', w', out]`.
 ///
 /// ```
@@ -67,6 +83,9 @@ pub struct Conv2d {
     config: Conv2dConfig,
     kernel: Param,
     bias: Option<Param>,
+    kernel_quantizer: Option<Slot>,
+    input_quantizer: Option<Slot>,
+    gradient_quantizer: Option<QuantizeGradient>,
 }
 
 impl Conv2dConfig {
@@ -84,6 +103,9 @@ impl Conv2dConfig {
             initializer: Initializer::HeNormal,
             kernel_quantizer: None,
             input_quantizer: None,
+            quantizer_rate: 1.0,
+            input_scaling: false,
+            gradient_bits: None,
             constraint: None,
         }
     }
@@ -107,6 +129,7 @@ impl Conv2dConfig {
             let expected = format!("a divisor of {in_channels} input and {out_channels} output channels");
             return setting("groups", groups.to_string(), expected);
         }
+        check_input_scaling(LAYER, self.input_scaling, self.input_quantizer.as_ref())?;
         if ![0.0, 1.0, -1.0].contains(&self.pad_value) {
             return setting("pad_value", self.pad_value.to_string(), "0, 1 or −1".to_owned());
         }
@@ -128,7 +151,12 @@ impl Conv2d {
         let quantizer = config.kernel_quantizer.as_ref();
         let kernel = new_kernel(LAYER, &shape, config.initializer, quantizer, config.constraint, init)?;
         let bias = config.bias.then(|| new_bias(config.out_channels));
-        Ok(Self { config: config.clone(), kernel, bias })
+        let rate = config.quantizer_rate;
+        let kernel_quantizer = quantizer.map(|pair| Slot::for_kernel(pair, &shape, rate));
+        let input_quantizer = config.input_quantizer.as_ref().map(|pair| Slot::for_input(pair, rate));
+        let gradient_quantizer = config.gradient_bits.map(QuantizeGradient::new).transpose()?;
+        let config = config.clone();
+        Ok(Self { config, kernel, bias, kernel_quantizer, input_quantizer, gradient_quantizer })
     }
 
     /// What the layer was made from.
@@ -146,7 +174,7 @@ impl Conv2d {
         self.bias.as_ref()
     }
 
-    fn options(&self, shape: &[usize]) -> Result<Conv2dOptions, Error> {
+    pub(crate) fn options(&self, shape: &[usize]) -> Result<Conv2dOptions, Error> {
         let Conv2dConfig { in_channels, kernel, stride, padding, .. } = self.config;
         let stride = [stride; 2];
         match *shape {
@@ -165,26 +193,32 @@ impl Conv2d {
         }
     }
 
-    fn weights(&self) -> Weights<'_> {
+    pub(crate) fn weights(&self) -> Weights<'_> {
         Weights {
             layer: LAYER,
             kernel: &self.kernel,
             bias: self.bias.as_ref(),
-            kernel_quantizer: self.config.kernel_quantizer.as_ref(),
-            input_quantizer: self.config.input_quantizer.as_ref(),
+            kernel_quantizer: self.kernel_quantizer.as_ref(),
+            input_quantizer: self.input_quantizer.as_ref(),
         }
     }
 }
 
-module!(Conv2d { kernel, bias });
+module!(Conv2d { kernel, bias, kernel_quantizer, input_quantizer });
 
 impl Layer for Conv2d {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let options = self.options(&x.shape())?;
+        if self.config.input_scaling {
+            let scales = pixel_scales(cx, x, self.config.kernel, &options);
+            let product = self.weights().operands(cx, x)?;
+            let y = conv2d_factored(product.x, product.kernel, None, &product.factors, &options);
+            return self.gradient_quantizer.forward(cx, scaled(y, scales, product.bias));
+        }
         let operands = self.weights().operands(cx, x)?;
         let y = conv2d_factored(operands.x, operands.kernel, operands.bias, &operands.factors, &options);
         let op = || Op::Conv2d { product: operands.product(), options };
         cx.report(LAYER, Some(&self.kernel), &[operands.x], y, op);
-        Ok(y.into())
+        self.gradient_quantizer.forward(cx, y.into())
     }
 }

@@ -4,7 +4,7 @@ use qnn_tensor::{Gradients, Tape, Tensor, Var};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::{Buffer, BufferId, LeafMut, Module, Op, Param, ParamId, Path, Signal, Step, Trace};
+use crate::{Buffer, BufferId, Calibration, LeafMut, Module, Op, Param, ParamId, Path, Signal, Step, Trace};
 
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,9 @@ pub enum Mode {
     Train,
     /// Running statistics, no chance, no gradients.
     Eval,
+    /// As [`Eval`](Mode::Eval), without quantizing activations whose ranges are being looked for; see
+    /// [`Calibration`].
+    Calibrate,
 }
 
 /// Randomness as a function of counters, with no state to save: the same seed, step and stream
@@ -48,9 +51,11 @@ pub struct Ctx<'t> {
     mode: Mode,
     draw: Draw,
     draws: u64,
+    progress: f64,
     params: BTreeMap<ParamId, Var<'t>>,
-    updates: BTreeMap<BufferId, Tensor>,
+    updates: Updates,
     trace: Option<Trace<'t>>,
+    calibration: Option<Calibration>,
 }
 
 /// What a finished forward pass leaves: the parameters it used, as leaves of the tape, and the
@@ -65,9 +70,12 @@ pub struct Bindings<'t> {
 #[derive(Debug, Default)]
 pub struct ParamGradients(BTreeMap<ParamId, Tensor>);
 
-/// Buffer values that wait for [`apply_updates`].
+/// Values of buffers, and first values of parameters, that wait for [`apply_updates`].
 #[derive(Debug, Default)]
-pub struct Updates(BTreeMap<BufferId, Tensor>);
+pub struct Updates {
+    buffers: BTreeMap<BufferId, Tensor>,
+    starts: BTreeMap<ParamId, Tensor>,
+}
 
 /// Writes queued values into the buffers of the model that queued them.
 ///
@@ -77,14 +85,15 @@ pub struct Updates(BTreeMap<BufferId, Tensor>);
 /// [`module!`](crate::module) does not list).
 #[track_caller]
 pub fn apply_updates(module: &mut dyn Module, mut updates: Updates) {
-    module.visit_mut(&mut Path::default(), &mut |_, leaf| {
-        if let LeafMut::Buffer(buffer) = leaf
-            && let Some(value) = updates.0.remove(&buffer.id())
-        {
-            buffer.set(value);
+    module.visit_mut(&mut Path::default(), &mut |_, leaf| match leaf {
+        LeafMut::Buffer(buffer) => {
+            updates.buffers.remove(&buffer.id()).into_iter().for_each(|value| buffer.set(value));
+        }
+        LeafMut::Param(param) => {
+            updates.starts.remove(&param.id()).into_iter().for_each(|value| *param.value_mut() = value);
         }
     });
-    let left = updates.0.len();
+    let left = updates.len();
     assert_eq!(left, 0, "{left} updates belong to no buffer that the model's visitor passes");
 }
 
@@ -109,14 +118,46 @@ impl Draw {
 impl<'t> Ctx<'t> {
     /// A context for one forward pass. `seed` is the run's, `step` counts its training steps.
     pub fn new(tape: &'t Tape, mode: Mode, seed: u64, step: u64) -> Self {
-        let (params, updates) = (BTreeMap::new(), BTreeMap::new());
-        Self { tape, mode, draw: Draw::new(seed, step), draws: 0, params, updates, trace: None }
+        let (params, updates) = (BTreeMap::new(), Updates::default());
+        let draw = Draw::new(seed, step);
+        Self { tape, mode, draw, draws: 0, progress: 0.0, params, updates, trace: None, calibration: None }
     }
 
     /// A context for an evaluation that is listened to: every layer reports what it does, and
     /// [`into_trace`](Ctx::into_trace) returns the reports.
     pub fn tracing(tape: &'t Tape) -> Self {
         Self { trace: Some(Trace::default()), ..Self::new(tape, Mode::Eval, 0, 0) }
+    }
+
+    /// A context for an evaluation that shows the network's activations to a calibration.
+    pub fn calibrating(tape: &'t Tape, calibration: Calibration) -> Self {
+        Self { calibration: Some(calibration), ..Self::new(tape, Mode::Calibrate, 0, 0) }
+    }
+
+    /// Ends the pass with what the calibration has seen so far.
+    ///
+    /// # Panics
+    ///
+    /// If the pass was not [for one](Ctx::calibrating).
+    #[track_caller]
+    pub fn into_calibration(self) -> Calibration {
+        self.calibration.expect("the context was made for a calibration")
+    }
+
+    pub(crate) fn calibrate(&mut self, buffer: &Buffer, x: Var<'t>) -> qnn_quant::Result<()> {
+        self.calibration.as_mut().map_or(Ok(()), |calibration| calibration.observe(buffer, &x.value()))
+    }
+
+    /// The same context at a later time: `progress` of the training is done, from 0 to 1. What is
+    /// scheduled inside of a model (portions that freeze, slopes that sharpen) goes by it.
+    #[must_use]
+    pub fn with_progress(self, progress: f64) -> Self {
+        Self { progress, ..self }
+    }
+
+    /// How much of the training is done, from 0 to 1.
+    pub fn progress(&self) -> f64 {
+        self.progress
     }
 
     /// The tape that records this pass.
@@ -138,15 +179,16 @@ impl<'t> Ctx<'t> {
     /// however often it is used.
     pub fn param(&mut self, param: &Param) -> Var<'t> {
         let (tape, training) = (self.tape, self.is_training());
+        let start = self.updates.starts.get(&param.id());
         *self.params.entry(param.id()).or_insert_with(|| {
-            let value = param.value().clone();
+            let value = start.unwrap_or(param.value()).clone();
             if training { tape.leaf(value) } else { tape.constant(value) }
         })
     }
 
     /// A buffer's value: the one queued in this pass, if there is one.
     pub fn buffer(&self, buffer: &Buffer) -> Tensor {
-        self.updates.get(&buffer.id()).unwrap_or(buffer.value()).clone()
+        self.updates.buffers.get(&buffer.id()).unwrap_or(buffer.value()).clone()
     }
 
     /// Queues a new value for a buffer.
@@ -158,7 +200,21 @@ impl<'t> Ctx<'t> {
     pub fn update(&mut self, buffer: &Buffer, value: Tensor) {
         assert!(self.is_training(), "an evaluation must not change buffers");
         assert_eq!(value.shape(), buffer.value().shape(), "a buffer keeps its shape");
-        self.updates.insert(buffer.id(), value);
+        self.updates.buffers.insert(buffer.id(), value);
+    }
+
+    /// Starts a parameter from a value that only this pass knows, such as a step size from the first
+    /// batch. The pass computes with it; the optimizer's update of this step is lost.
+    ///
+    /// # Panics
+    ///
+    /// In [`Mode::Eval`], if the shapes differ, and if this pass has used the parameter already.
+    #[track_caller]
+    pub fn start(&mut self, param: &Param, value: Tensor) {
+        assert!(self.is_training(), "an evaluation must not change parameters");
+        assert_eq!(value.shape(), param.value().shape(), "a parameter keeps its shape");
+        assert!(!self.params.contains_key(&param.id()), "the parameter is already on the tape");
+        self.updates.starts.insert(param.id(), value);
     }
 
     /// A generator for the next use of randomness in this pass.
@@ -204,7 +260,7 @@ impl<'t> Ctx<'t> {
 
     /// Ends the pass.
     pub fn finish(self) -> Bindings<'t> {
-        Bindings { params: self.params, updates: Updates(self.updates) }
+        Bindings { params: self.params, updates: self.updates }
     }
 }
 
@@ -260,14 +316,18 @@ impl ParamGradients {
 }
 
 impl Updates {
-    /// The number of buffers that are to change.
-    pub fn len(&self) -> usize {
-        self.0.len()
+    pub(crate) fn of_buffers(buffers: BTreeMap<BufferId, Tensor>) -> Self {
+        Self { buffers, starts: BTreeMap::new() }
     }
 
-    /// Whether no buffer is to change.
+    /// The number of buffers and parameters that are to change.
+    pub fn len(&self) -> usize {
+        self.buffers.len() + self.starts.len()
+    }
+
+    /// Whether nothing is to change.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 }
 

@@ -1,8 +1,10 @@
 use qnn_quant::Pair;
 use qnn_tensor::ops::matmul_factored;
 
+use crate::input_scale::{check_input_scaling, row_scales, scaled};
 use crate::operands::{Weights, check_positive, new_bias, new_kernel};
-use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, Op, Param, Signal, module};
+use crate::slot::Slot;
+use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, Op, Param, QuantizeGradient, Signal, module};
 
 const LAYER: &str = "dense";
 
@@ -21,6 +23,13 @@ pub struct DenseConfig {
     pub kernel_quantizer: Option<Pair>,
     /// What the input goes through before the product.
     pub input_quantizer: Option<Pair>,
+    /// The learning rate factor of the quantizers' trained parameters.
+    pub quantizer_rate: f32,
+    /// Whether outputs are multiplied by the mean magnitude of the inputs that they were made of, as
+    /// in XNOR-Net; see [`Dense`]. It needs an input quantizer.
+    pub input_scaling: bool,
+    /// Bits of the gradient that comes back to the output; see [`QuantizeGradient`](crate::QuantizeGradient).
+    pub gradient_bits: Option<u32>,
     /// What must hold of the kernel after each update.
     pub constraint: Option<Constraint>,
 }
@@ -32,12 +41,18 @@ pub struct DenseConfig {
 /// ```
 ///
 /// x and w are codes where there are quantizers, with the scales s; otherwise values, with s = 1.
+/// With `input_scaling` the scale s_x is one for each row, the mean of its |x|, held constant by the
+/// gradient: the map K of Rastegari et al. 2016, arXiv:1603.05279, section 3.2, for a single pixel.
+///
 /// Shapes: input `[.., in]`, kernel `[in, out]`, output `[.., out]`.
 #[derive(Debug)]
 pub struct Dense {
     config: DenseConfig,
     kernel: Param,
     bias: Option<Param>,
+    kernel_quantizer: Option<Slot>,
+    input_quantizer: Option<Slot>,
+    gradient_quantizer: Option<QuantizeGradient>,
 }
 
 impl DenseConfig {
@@ -50,6 +65,9 @@ impl DenseConfig {
             initializer: Initializer::HeNormal,
             kernel_quantizer: None,
             input_quantizer: None,
+            quantizer_rate: 1.0,
+            input_scaling: false,
+            gradient_bits: None,
             constraint: None,
         }
     }
@@ -64,10 +82,16 @@ impl Dense {
     pub fn new(config: &DenseConfig, init: &mut Init) -> Result<Self, Error> {
         let shape = [config.in_features, config.out_features];
         check_positive(LAYER, &[("in_features", shape[0]), ("out_features", shape[1])])?;
+        check_input_scaling(LAYER, config.input_scaling, config.input_quantizer.as_ref())?;
         let quantizer = config.kernel_quantizer.as_ref();
         let kernel = new_kernel(LAYER, &shape, config.initializer, quantizer, config.constraint, init)?;
         let bias = config.bias.then(|| new_bias(config.out_features));
-        Ok(Self { config: config.clone(), kernel, bias })
+        let rate = config.quantizer_rate;
+        let kernel_quantizer = quantizer.map(|pair| Slot::for_kernel(pair, &shape, rate));
+        let input_quantizer = config.input_quantizer.as_ref().map(|pair| Slot::for_input(pair, rate));
+        let gradient_quantizer = config.gradient_bits.map(QuantizeGradient::new).transpose()?;
+        let config = config.clone();
+        Ok(Self { config, kernel, bias, kernel_quantizer, input_quantizer, gradient_quantizer })
     }
 
     /// What the layer was made from.
@@ -90,13 +114,13 @@ impl Dense {
             layer: LAYER,
             kernel: &self.kernel,
             bias: self.bias.as_ref(),
-            kernel_quantizer: self.config.kernel_quantizer.as_ref(),
-            input_quantizer: self.config.input_quantizer.as_ref(),
+            kernel_quantizer: self.kernel_quantizer.as_ref(),
+            input_quantizer: self.input_quantizer.as_ref(),
         }
     }
 }
 
-module!(Dense { kernel, bias });
+module!(Dense { kernel, bias, kernel_quantizer, input_quantizer });
 
 impl Layer for Dense {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
@@ -105,10 +129,16 @@ impl Layer for Dense {
             let expected = format!("[.., {}]", self.config.in_features);
             return Err(Error::Shape { layer: LAYER, expected, got });
         }
+        if self.config.input_scaling {
+            let scales = row_scales(cx, x);
+            let product = self.weights().operands(cx, x)?;
+            let y = matmul_factored(product.x, product.kernel, None, &product.factors);
+            return self.gradient_quantizer.forward(cx, scaled(y, scales, product.bias));
+        }
         let operands = self.weights().operands(cx, x)?;
         let y = matmul_factored(operands.x, operands.kernel, operands.bias, &operands.factors);
         let op = || Op::Dense { product: operands.product() };
         cx.report(LAYER, Some(&self.kernel), &[operands.x], y, op);
-        Ok(y.into())
+        self.gradient_quantizer.forward(cx, y.into())
     }
 }

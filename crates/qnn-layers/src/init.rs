@@ -102,6 +102,17 @@ impl Init {
     }
 }
 
+/// √(1.5 / (fan_in + fan_out)): by what BinaryConnect's published code divides the learning rates of
+/// binary kernels (Courbariaux et al. 2015, arXiv:1511.00363, section 2.5).
+///
+/// ```
+/// assert_eq!(qnn_layers::glorot_coefficient(&[3, 3, 16, 8]), (1.5 / (144.0 + 72.0_f64)).sqrt());
+/// ```
+pub fn glorot_coefficient(shape: &[usize]) -> f64 {
+    let (fan_in, fan_out) = fans(shape);
+    (1.5 / (fan_in + fan_out)).sqrt()
+}
+
 /// `(fan_in, fan_out)`; an axis that the shape lacks counts as 1.
 fn fans(shape: &[usize]) -> (f64, f64) {
     let (outputs, rest) = shape.split_last().unwrap_or((&1, &[]));

@@ -50,6 +50,7 @@
 
 mod activation;
 mod batch_norm;
+mod calibration;
 mod conv2d;
 mod ctx;
 mod dense;
@@ -57,22 +58,31 @@ mod diagnose;
 mod dropout;
 mod error;
 mod flatten;
+mod folded_conv2d;
+mod frozen;
 mod init;
+mod input_scale;
 mod layer;
 mod module;
+mod normalization;
 mod operands;
 mod padding;
 mod param;
 mod pool;
 mod quantize;
+mod quantize_gradient;
+mod quantize_range;
 mod residual;
 mod sequential;
+mod shift_batch_norm;
 mod signal;
+mod slot;
 mod state;
 mod trace;
 
 pub use activation::{HardSigmoid, HardTanh, LeakyRelu, Relu, Sigmoid, Tanh};
 pub use batch_norm::{BatchNorm, BatchNormConfig};
+pub use calibration::Calibration;
 pub use conv2d::{Conv2d, Conv2dConfig};
 pub use ctx::{Bindings, Ctx, Draw, Mode, ParamGradients, Updates, apply_updates};
 pub use dense::{Dense, DenseConfig};
@@ -80,17 +90,23 @@ pub use diagnose::{Diagnostic, diagnose_kernel};
 pub use dropout::Dropout;
 pub use error::{Error, Within};
 pub use flatten::Flatten;
-pub use init::{Init, Initializer};
+pub use folded_conv2d::FoldedConv2d;
+pub use init::{Init, Initializer, glorot_coefficient};
 pub use layer::Layer;
 pub use module::{
     Count, Leaf, LeafMut, Module, Path, for_each_param, for_each_param_mut, model_bits, parameter_count,
 };
+pub use normalization::Normalization;
+
 pub use padding::PaddingRule;
 pub use param::{Buffer, BufferId, Constraint, Param, ParamId, Role};
 pub use pool::{AveragePool2d, GlobalAveragePool, MaxPool2d, Window};
 pub use quantize::{FakeQuantize, Quantize, Quantized};
+pub use quantize_gradient::QuantizeGradient;
+pub use quantize_range::{QuantizeRange, QuantizeRangeConfig};
 pub use residual::{Residual, normalize_and_activate, sum_and_activate};
 pub use sequential::Sequential;
+pub use shift_batch_norm::{ShiftBatchNorm, ShiftBatchNormConfig};
 pub use signal::Signal;
-pub use state::{LoadError, StateDict, WrongShape, load_state_dict, state_dict};
+pub use state::{LoadError, StateDict, WrongShape, load_pretrained, load_state_dict, state_dict};
 pub use trace::{Op, Product, Step, Trace};

@@ -3,6 +3,7 @@ use qnn_tensor::ops::Factors;
 use qnn_tensor::{Tensor, Var};
 
 use crate::quantize::{Quantized, quantize_signal, quantize_value};
+use crate::slot::Slot;
 use crate::{Constraint, Ctx, Error, Init, Initializer, Param, Product, Role, Signal};
 
 /// What a layer that multiplies by a kernel holds, whatever its product.
@@ -11,8 +12,8 @@ pub(crate) struct Weights<'a> {
     pub(crate) layer: &'static str,
     pub(crate) kernel: &'a Param,
     pub(crate) bias: Option<&'a Param>,
-    pub(crate) kernel_quantizer: Option<&'a Pair>,
-    pub(crate) input_quantizer: Option<&'a Pair>,
+    pub(crate) kernel_quantizer: Option<&'a Slot>,
+    pub(crate) input_quantizer: Option<&'a Slot>,
 }
 
 /// The operands of the product: codes, where there are quantizers, and the factors to their values.
@@ -25,36 +26,45 @@ pub(crate) struct Operands<'t> {
 }
 
 /// The kernel in training form.
-struct Kernel<'t> {
-    codes: Var<'t>,
+pub(crate) struct Kernel<'t> {
+    pub(crate) codes: Var<'t>,
     /// One factor, or one per output channel.
-    factors: Vec<f32>,
-    alphabet: Option<Alphabet>,
+    pub(crate) factors: Vec<f32>,
+    pub(crate) alphabet: Option<Alphabet>,
 }
 
 impl Weights<'_> {
     pub(crate) fn operands<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Operands<'t>, Error> {
-        let x = match self.input_quantizer {
-            None => x,
-            Some(pair) => quantize_signal(self.layer, pair, cx, x)?,
-        };
+        let x = self.input(cx, x)?;
         let Kernel { codes: kernel, factors: w, alphabet } = self.kernel(cx)?;
         let bias = self.bias.map(|bias| cx.param(bias));
         Ok(Operands { x: x.codes(), kernel, bias, factors: Factors { x: x.scale(), w }, alphabet })
     }
 
+    pub(crate) fn input<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        match self.input_quantizer {
+            None => Ok(x),
+            Some(slot) => quantize_signal(self.layer, slot, cx, x),
+        }
+    }
+
     fn kernel<'t>(&self, cx: &mut Ctx<'t>) -> Result<Kernel<'t>, Error> {
         let kernel = cx.param(self.kernel);
-        let Some(pair) = self.kernel_quantizer else {
+        self.quantized(cx, kernel)
+    }
+
+    /// A kernel of this shape, quantized as this one is.
+    pub(crate) fn quantized<'t>(&self, cx: &mut Ctx<'t>, kernel: Var<'t>) -> Result<Kernel<'t>, Error> {
+        let Some(slot) = self.kernel_quantizer else {
             return Ok(Kernel { codes: kernel, factors: vec![1.0], alphabet: None });
         };
-        let Quantized { codes, grid } = quantize_value(self.layer, "kernel", pair, cx, kernel)?;
+        let Quantized { codes, grid, map } = quantize_value(self.layer, "kernel", slot, cx, kernel)?;
         let shape = self.kernel.value().shape();
         match grid.groups() {
             Groups::Axis { axis, .. } if axis + 1 != shape.len() => Err(Error::Scales {
                 layer: self.layer,
                 operand: "kernel",
-                quantizer: format!("{} along axis {axis}", pair.map.name()),
+                quantizer: format!("{} along axis {axis}", map.name()),
                 shape: shape.to_vec(),
                 scales: grid.scales().len(),
                 expected: "a kernel needs one scale, or one per output channel (the last axis)",

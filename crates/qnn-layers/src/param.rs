@@ -15,6 +15,8 @@ pub enum Role {
     Gamma,
     /// The offset per channel of a normalisation.
     Beta,
+    /// What a quantizer learns: a step, a height, a scale.
+    Quantizer,
     /// Anything else.
     Other,
 }
@@ -61,6 +63,7 @@ pub struct Param {
 pub struct Buffer {
     id: BufferId,
     value: Tensor,
+    is_optional: bool,
 }
 
 /// The bits of a value that no quantizer touches.
@@ -143,6 +146,11 @@ impl Param {
         self.bits < FULL_PRECISION
     }
 
+    /// Whether this is the kernel of a layer that computes with its signs, at one bit per value.
+    pub fn is_binary_kernel(&self) -> bool {
+        self.role == Role::Kernel && self.bits == 1
+    }
+
     /// What must hold after every update.
     pub fn constraint(&self) -> Option<Constraint> {
         self.constraint
@@ -170,7 +178,17 @@ impl Param {
 impl Buffer {
     /// A buffer that starts with `value`.
     pub fn new(value: Tensor) -> Self {
-        Self { id: BufferId(next_id()), value }
+        Self { id: BufferId(next_id()), value, is_optional: false }
+    }
+
+    /// The same buffer, which a pretrained model may lack: the state of a quantizer.
+    pub fn optional(self) -> Self {
+        Self { is_optional: true, ..self }
+    }
+
+    /// Whether [`load_pretrained`](crate::load_pretrained) does without it.
+    pub fn is_optional(&self) -> bool {
+        self.is_optional
     }
 
     /// The identity.

@@ -5,12 +5,14 @@ use ndarray::{ArrayViewMutD, IxDyn};
 use qnn_quant::{Estimator, Grid, Groups, Identity, Pair, Quantizer, StraightThrough};
 use qnn_tensor::{Tensor, Var};
 
+use crate::slot::Slot;
 use crate::{Ctx, Error, Layer, Leaf, LeafMut, Module, Op, Path, Signal};
 
 /// Quantization as layers see it: a value on the tape becomes codes on the tape.
 ///
-/// A [`Pair`] of forward map and gradient estimator is one; so is a quantizer with trained
-/// parameters.
+/// A [`Pair`] of forward map and gradient estimator is one, with the parameters of its map as
+/// constants. Layers that are made with a pair whose map has trained parameters or memory hold these
+/// beside it, for the visitor to pass.
 pub trait FakeQuantize: Module + Debug + Send + Sync {
     /// The codes of `x` and the grid that reads them.
     ///
@@ -26,8 +28,11 @@ pub trait FakeQuantize: Module + Debug + Send + Sync {
 pub struct Quantized<'t> {
     /// Small integers. The gradient that reaches them is by convention that of the value.
     pub codes: Var<'t>,
-    /// From codes to values: `value = scale of the group · code`.
+    /// From codes to values: `value = scale of the group · code`. Codes that have no common scale are
+    /// the values themselves, on an unquantized grid.
     pub grid: Arc<Grid>,
+    /// The map with the parameters that it had in this pass.
+    pub map: Arc<dyn Quantizer>,
 }
 
 /// A quantizer in place of an activation function. The output is factored: codes and one scale.
@@ -46,46 +51,69 @@ pub struct Quantized<'t> {
 /// assert_eq!(tape.backward(y.sum()).of(x).unwrap().as_slice(), [1.0, 1.0, 0.0]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+///
+/// A map with trained parameters, such as [`Pact`](qnn_quant::Pact), has them here, as parameters under
+/// the map's names.
+#[derive(Debug)]
 pub struct Quantize {
-    pair: Pair,
+    quantizer: Slot,
 }
 
 impl Quantize {
     /// A layer that applies `pair`, whose map must give the whole tensor one scale.
     pub fn new(pair: Pair) -> Self {
-        Self { pair }
+        Self::with_learning_rate_factor(pair, 1.0)
+    }
+
+    /// The same with a learning rate factor for the map's trained parameters.
+    pub fn with_learning_rate_factor(pair: Pair, factor: f32) -> Self {
+        Self { quantizer: Slot::for_input(&pair, factor) }
     }
 
     /// The map and its gradient.
     pub fn pair(&self) -> &Pair {
-        &self.pair
+        self.quantizer.pair()
     }
 }
 
-crate::module!(Quantize {});
+/// The parameters are named as if they stood directly in the layer.
+impl Module for Quantize {
+    fn visit<'a>(&'a self, at: &mut Path, f: &mut dyn FnMut(&Path, Leaf<'a>)) {
+        self.quantizer.visit(at, f);
+    }
+
+    fn visit_mut(&mut self, at: &mut Path, f: &mut dyn FnMut(&Path, LeafMut<'_>)) {
+        self.quantizer.visit_mut(at, f);
+    }
+}
 
 impl Layer for Quantize {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
-        quantize_signal("quantize", &self.pair, cx, x)
+        quantize_signal("quantize", &self.quantizer, cx, x)
     }
 }
 
 /// A signal in factored form, which needs one scale for the whole tensor.
 pub(crate) fn quantize_signal<'t>(
     layer: &'static str,
-    pair: &Pair,
+    slot: &Slot,
     cx: &mut Ctx<'t>,
     x: Signal<'t>,
 ) -> Result<Signal<'t>, Error> {
+    let pair = slot.pair();
     if is_identity(pair) {
         return Ok(x);
     }
+    if slot.lacks_memory() {
+        let (setting, value) = ("input quantizer", pair.map.name().to_owned());
+        let expected = "a map without memory: the elements of an input are others in each pass".to_owned();
+        return Err(Error::Setting { layer, setting, value, expected });
+    }
     let value = cx.value(x);
-    let Quantized { codes, grid } = quantize_value(layer, "input", pair, cx, value)?;
+    let Quantized { codes, grid, map } = quantize_value(layer, "input", slot, cx, value)?;
     match grid.groups() {
         Groups::Tensor => {
-            let op = || Op::Quantize { map: Arc::clone(&pair.map), grid: Arc::clone(&grid) };
+            let op = || Op::Quantize { map: Arc::clone(&map), grid: Arc::clone(&grid) };
             cx.report("quantize", None, &[value], codes, op);
             Ok(Signal::factored(codes, grid.scale(0)))
         }
@@ -104,11 +132,11 @@ pub(crate) fn quantize_signal<'t>(
 pub(crate) fn quantize_value<'t>(
     layer: &'static str,
     operand: &'static str,
-    pair: &Pair,
+    quantizer: &dyn FakeQuantize,
     cx: &mut Ctx<'t>,
     x: Var<'t>,
 ) -> Result<Quantized<'t>, Error> {
-    pair.apply(cx, x).map_err(|source| Error::Quantizer { layer, operand, source })
+    quantizer.apply(cx, x).map_err(|source| Error::Quantizer { layer, operand, source })
 }
 
 /// No parameters.
@@ -119,31 +147,23 @@ impl Module for Pair {
 }
 
 impl FakeQuantize for Pair {
-    fn apply<'t>(&self, _: &mut Ctx<'t>, x: Var<'t>) -> qnn_quant::Result<Quantized<'t>> {
+    fn apply<'t>(&self, cx: &mut Ctx<'t>, x: Var<'t>) -> qnn_quant::Result<Quantized<'t>> {
         if is_identity(self) {
-            return Ok(Quantized { codes: x, grid: Arc::new(Grid::unquantized()) });
+            let (grid, map) = (Arc::new(Grid::unquantized()), Arc::clone(&self.map));
+            return Ok(Quantized { codes: x, grid, map });
         }
-        let value = x.value();
-        let grid = Arc::new(self.map.fit(value.view())?);
-        let codes = try_build(value.shape(), |out| self.map.codes_into(value.view(), &grid, out))?;
-        let (gradient, levels) = (Arc::clone(&self.gradient), Arc::clone(&grid));
-        let codes = x.tape().record("quantize", [x], codes, move |dy, _| {
-            let pullback =
-                |dx: ArrayViewMutD<'_, f32>| gradient.pullback_into(value.view(), &levels, dy.view(), dx);
-            [Some(try_build(dy.shape(), pullback).expect("the forward pass has checked shapes and grid"))]
-        });
-        Ok(Quantized { codes, grid })
+        Slot::nowhere(self).apply(cx, x)
     }
 }
 
 /// Whether neither values nor gradients change, so that there is nothing to record. Both names
 /// count: an identity map with a clipped gradient is a choice somebody made.
-fn is_identity(pair: &Pair) -> bool {
+pub(crate) fn is_identity(pair: &Pair) -> bool {
     pair.map.name() == Identity.name() && pair.gradient.name() == Estimator::name(&StraightThrough)
 }
 
 /// A tensor in a recycled buffer that a fallible function writes.
-fn try_build(
+pub(crate) fn try_build(
     shape: &[usize],
     fill: impl FnOnce(ArrayViewMutD<'_, f32>) -> qnn_quant::Result<()>,
 ) -> qnn_quant::Result<Tensor> {

@@ -1,4 +1,4 @@
-use crate::{BatchNorm, Ctx, Error, Layer, Op, Sequential, Signal, Within, module};
+use crate::{Ctx, Error, Layer, Normalization, Op, Sequential, Signal, Within, module};
 
 /// `activation(body(x) + shortcut(x))`; an absent shortcut or activation is the identity.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub fn sum_and_activate<'t>(
 pub fn normalize_and_activate<'t>(
     cx: &mut Ctx<'t>,
     x: Signal<'t>,
-    norm: &BatchNorm,
+    norm: &dyn Normalization,
     activation: &dyn Layer,
     path: [&str; 2],
 ) -> Result<Signal<'t>, Error> {

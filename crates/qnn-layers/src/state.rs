@@ -3,7 +3,7 @@ use std::fmt;
 
 use qnn_tensor::Tensor;
 
-use crate::{Leaf, LeafMut, Module, Path};
+use crate::{Leaf, LeafMut, Module, Path, Role};
 
 /// All tensors of a model under their paths, such as `blocks.0.conv1.kernel` or
 /// `stem.norm.running_mean`. The tensors share their buffers with the model.
@@ -56,6 +56,40 @@ pub fn load_state_dict(module: &mut dyn Module, state: &StateDict) -> Result<(),
         }
     });
     Ok(())
+}
+
+/// Like [`load_state_dict`], for a state that a network without its quantizers may have left, or one with
+/// others: what quantizers learn and remember keeps its first value where the state lacks it.
+///
+/// ```
+/// use qnn_layers::{Dense, DenseConfig, Init, load_pretrained, load_state_dict, state_dict};
+/// use qnn_quant::{Lsq, Pair};
+///
+/// let plain = Dense::new(&DenseConfig::new(4, 2), &mut Init::new(1))?;
+/// let kernel_quantizer = Some(Pair::published(Lsq::for_weights(4, 0.1).expect("4 bits")));
+/// let config = DenseConfig { kernel_quantizer, ..DenseConfig::new(4, 2) };
+/// let mut quantized = Dense::new(&config, &mut Init::new(2))?;
+/// assert!(load_state_dict(&mut quantized, &state_dict(&plain)).is_err());
+/// load_pretrained(&mut quantized, &state_dict(&plain)).expect("only the quantizer's step is missing");
+/// assert_eq!(quantized.kernel().value(), plain.kernel().value());
+/// # Ok::<(), qnn_layers::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// As [`load_state_dict`].
+pub fn load_pretrained(module: &mut dyn Module, state: &StateDict) -> Result<(), LoadError> {
+    let mut complete = state.clone();
+    module.visit(&mut Path::default(), &mut |at, leaf| {
+        let optional = match leaf {
+            Leaf::Param(param) => param.role() == Role::Quantizer,
+            Leaf::Buffer(buffer) => buffer.is_optional(),
+        };
+        if optional {
+            complete.entry(at.to_string()).or_insert_with(|| leaf.value().clone());
+        }
+    });
+    load_state_dict(module, &complete)
 }
 
 fn check(module: &dyn Module, state: &StateDict) -> Result<(), LoadError> {

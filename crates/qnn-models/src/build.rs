@@ -1,6 +1,5 @@
 use qnn_layers::{
-    BatchNorm, BatchNormConfig, Constraint, Conv2d, Conv2dConfig, Dense, DenseConfig, Init, Initializer,
-    Layer, Within,
+    Constraint, Conv2d, Conv2dConfig, Dense, DenseConfig, Init, Initializer, Layer, Normalization, Within,
 };
 use qnn_quant::Pair;
 
@@ -22,6 +21,8 @@ pub(crate) struct Builder<'a> {
 struct Choice {
     kernel_quantizer: Option<Pair>,
     input_quantizer: Option<Pair>,
+    input_scaling: bool,
+    gradient_bits: Option<u32>,
     constraint: Option<Constraint>,
 }
 
@@ -32,26 +33,46 @@ impl<'a> Builder<'a> {
 
     /// A convolution, with the scheme's choices for this path and place.
     pub(crate) fn conv(&mut self, path: &str, place: Place, config: Conv2dConfig) -> Result<Conv2d> {
-        let Choice { kernel_quantizer, input_quantizer, constraint } = self.choose(path, place);
-        let initializer = self.initializer;
-        let config = Conv2dConfig { initializer, kernel_quantizer, input_quantizer, constraint, ..config };
+        let choice = self.choose(path, place);
+        let config = Conv2dConfig {
+            initializer: self.initializer,
+            kernel_quantizer: choice.kernel_quantizer,
+            input_quantizer: choice.input_quantizer,
+            input_scaling: choice.input_scaling,
+            gradient_bits: choice.gradient_bits,
+            quantizer_rate: self.quantizer_rate(),
+            constraint: choice.constraint,
+            ..config
+        };
         Ok(Conv2d::new(&config, self.init).within(path)?)
     }
 
     /// A dense layer, with the scheme's choices for this path and place.
     pub(crate) fn dense(&mut self, path: &str, place: Place, config: DenseConfig) -> Result<Dense> {
-        let Choice { kernel_quantizer, input_quantizer, constraint } = self.choose(path, place);
-        let initializer = self.initializer;
-        let config = DenseConfig { initializer, kernel_quantizer, input_quantizer, constraint, ..config };
+        let choice = self.choose(path, place);
+        let config = DenseConfig {
+            initializer: self.initializer,
+            kernel_quantizer: choice.kernel_quantizer,
+            input_quantizer: choice.input_quantizer,
+            input_scaling: choice.input_scaling,
+            gradient_bits: choice.gradient_bits,
+            quantizer_rate: self.quantizer_rate(),
+            constraint: choice.constraint,
+            ..config
+        };
         Ok(Dense::new(&config, self.init).within(path)?)
     }
 
-    pub(crate) fn norm(&self, channels: usize) -> Result<BatchNorm> {
-        Ok(BatchNorm::new(&BatchNormConfig::new(channels))?)
+    fn quantizer_rate(&self) -> f32 {
+        self.scheme.quantizer_rate.unwrap_or(1.0)
     }
 
-    pub(crate) fn activation(&self) -> Box<dyn Layer> {
-        self.scheme.activation.layer()
+    pub(crate) fn norm(&self, channels: usize) -> Result<Box<dyn Normalization>> {
+        self.scheme.norm.layer(channels)
+    }
+
+    pub(crate) fn activation(&self) -> Result<Box<dyn Layer>> {
+        self.scheme.activation.layer(self.quantizer_rate())
     }
 
     /// Ends the building: every path that was to stay in full precision must have been met, or a
@@ -74,6 +95,8 @@ impl<'a> Builder<'a> {
         Choice {
             kernel_quantizer: scheme.kernel.clone(),
             input_quantizer: scheme.input.clone().filter(|_| place != Place::First),
+            input_scaling: scheme.input_scaling && scheme.input.is_some() && place != Place::First,
+            gradient_bits: scheme.gradient_bits,
             constraint: scheme.constraint.filter(|_| scheme.kernel.is_some()),
         }
     }

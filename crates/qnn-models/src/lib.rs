@@ -16,6 +16,7 @@
 //!   behind a quantizer, not how they are drawn (clipping apart).
 //! - Models are built of `qnn-layers` alone and own no training code.
 
+mod bnn_cnn;
 mod build;
 mod error;
 mod lenet5;
@@ -27,12 +28,13 @@ mod scheme;
 mod units;
 mod vgg7;
 
+pub use bnn_cnn::{BnnCnn, BnnCnnConfig};
 pub use error::{Error, Result};
 pub use lenet5::{LeNet5, LeNet5Config};
 pub use mlp::{Mlp, MlpConfig};
 pub use pad_zero::PadZero;
 pub use preset::Preset;
 pub use resnet::{ResNet, ResNetConfig, Shortcut};
-pub use scheme::{Activation, Scheme};
+pub use scheme::{Activation, Norm, Scheme};
 
 pub use vgg7::{Vgg7, Vgg7Config};

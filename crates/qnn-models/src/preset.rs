@@ -1,6 +1,8 @@
 use qnn_layers::Constraint;
 use qnn_quant::{
-    ConstantScaledSign, DorefaActivations, DorefaWeights, Pair, Quantizer, ScaledSign, Sign, Ternary,
+    Affine, ConstantScaledSign, DorefaActivations, DorefaWeights, ErrorDecay, FixedPoint, Granularity,
+    HysteresisSign, Inq, Lsq, Pact, Pair, QuantizedRelu, Quantizer, ScaledSign, Sign, Ternary,
+    TrainedTernary,
 };
 
 use crate::{Activation, Error, Result, Scheme};
@@ -16,7 +18,7 @@ pub struct Preset {
 
 type Make = fn() -> Result<Scheme>;
 
-const PRESETS: [(Preset, Make); 15] = [
+const PRESETS: [(Preset, Make); 27] = [
     (preset("fp", "full precision"), || Ok(Scheme::default())),
     (preset("bc", "BinaryConnect: weights ±1"), || Ok(clipped(Sign))),
     (preset("bc-1.1", "BinaryConnect with weights ±0.1"), || constant(0.1)),
@@ -43,6 +45,50 @@ const PRESETS: [(Preset, Make); 15] = [
     }),
     (preset("bwn", "binary weight network: weights ±mean|w| of the filter"), || {
         Ok(weights(ScaledSign::per_filter()))
+    }),
+    (preset("xnor", "XNOR-Net: weights ±mean|w| of the filter, activations ±1"), || {
+        Ok(weights(ScaledSign::per_filter()).activated(Sign))
+    }),
+    (preset("xnor-full", "XNOR-Net with its map K: products scaled by the mean |x| of their inputs"), || {
+        let activation = Activation::Identity;
+        Ok(Scheme { input_scaling: true, activation, ..weights(ScaledSign::per_filter()).with_inputs(Sign) })
+    }),
+    (preset("binary", "kernels, inputs and activations ±1, kernels clipped"), || {
+        Ok(clipped(Sign).with_inputs(Sign).activated(Sign))
+    }),
+    (preset("int8", "8-bit weights per channel, 8-bit activations in observed ranges"), || {
+        let per_channel = Affine::symmetric(8)?.with_granularity(Granularity::LastAxis);
+        Ok(Scheme { activation: Activation::ReluInRange { bits: 8 }, ..weights(per_channel) })
+    }),
+    (preset("fixed8", "8-bit fixed-point weights and activations"), || {
+        Ok(clipped(FixedPoint::new(8)?).activated(QuantizedRelu::new(8)?))
+    }),
+    (preset("dorefa-124", "DoReFa-Net with 1-bit weights, 2-bit activations, 4-bit gradients"), || {
+        let scheme = dorefa_weights()?.activated(DorefaActivations::new(2)?);
+        Ok(Scheme { gradient_bits: Some(4), ..scheme })
+    }),
+    (
+        preset("error-decay", "weights ±mean|w|, activations ±1, with gradients that sharpen as in IR-Net"),
+        || {
+            let decay = || ErrorDecay::at(0.0);
+            let activation = Activation::Quantized(Pair::new(Sign, decay()));
+            Ok(Scheme { kernel: Some(Pair::new(ScaledSign::per_filter(), decay())), activation, ..fp() })
+        },
+    ),
+    (preset("ttq", "trained ternary quantization: weights in {−Wn, 0, Wp}, trained"), || {
+        Ok(weights(TrainedTernary::new(1.0, 1.0)?))
+    }),
+    (preset("inq", "incremental network quantization: 5-bit powers of two, frozen in portions"), || {
+        Ok(weights(Inq::new(5)?))
+    }),
+    (preset("pact", "4-bit DoReFa weights, 4-bit activations of trained height"), || {
+        Ok(weights(DorefaWeights::new(4)?).activated(Pact::new(4, 10.0)?))
+    }),
+    (preset("lsq", "4-bit weights and activations with trained steps"), || {
+        Ok(weights(Lsq::for_weights(4, 0.1)?).activated(Lsq::for_activations(4, 0.1)?))
+    }),
+    (preset("w1a8", "1-bit weights with hysteresis 0.1, 8-bit activations"), || {
+        Ok(clipped(HysteresisSign::new(0.1)?).activated(DorefaActivations::new(8)?))
     }),
 ];
 
@@ -73,6 +119,10 @@ impl Scheme {
     /// All presets.
     pub fn presets() -> impl Iterator<Item = Preset> {
         PRESETS.iter().map(|(preset, _)| *preset)
+    }
+
+    fn with_inputs(self, map: impl Quantizer + 'static) -> Self {
+        Self { input: Some(Pair::published(map)), ..self }
     }
 
     fn activated(self, map: impl Quantizer + 'static) -> Self {

@@ -1,6 +1,6 @@
 use qnn_layers::{
-    BatchNorm, Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, GlobalAveragePool, Init, Initializer, Layer,
-    PaddingRule, Signal, Within, module, normalize_and_activate, sum_and_activate,
+    Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, GlobalAveragePool, Init, Initializer, Layer,
+    Normalization, PaddingRule, Signal, Within, module, normalize_and_activate, sum_and_activate,
 };
 
 use crate::build::Builder;
@@ -82,7 +82,7 @@ pub struct ResNet {
 #[derive(Debug)]
 struct Stem {
     conv: Conv2d,
-    norm: BatchNorm,
+    norm: Box<dyn Normalization>,
     activation: Box<dyn Layer>,
 }
 
@@ -90,12 +90,12 @@ struct Stem {
 #[derive(Debug)]
 struct Block {
     conv1: Conv2d,
-    norm1: BatchNorm,
+    norm1: Box<dyn Normalization>,
     activation1: Box<dyn Layer>,
     conv2: Conv2d,
-    norm2: BatchNorm,
+    norm2: Box<dyn Normalization>,
     shortcut: Option<Conv2d>,
-    shortcut_norm: Option<BatchNorm>,
+    shortcut_norm: Option<Box<dyn Normalization>>,
     pad_zero: Option<PadZero>,
     /// False if there is no way around.
     adds_shortcut: bool,
@@ -193,7 +193,7 @@ impl Stem {
         Ok(Self {
             conv: builder.conv("stem.conv", Place::First, conv)?,
             norm: builder.norm(config.width)?,
-            activation: builder.activation(),
+            activation: builder.activation()?,
         })
     }
 }
@@ -213,12 +213,12 @@ impl Block {
             conv2: conv("conv2", Place::Inner, conv2)?,
             shortcut: projects.then(|| conv("shortcut", Place::Projection, projection)).transpose()?,
             norm1: builder.norm(out_channels)?,
-            activation1: builder.activation(),
+            activation1: builder.activation()?,
             norm2: builder.norm(out_channels)?,
             shortcut_norm: shape(Shortcut::ProjectionNorm).then(|| builder.norm(out_channels)).transpose()?,
             pad_zero: shape(Shortcut::PadZero).then_some(PadZero { stride, channels: out_channels }),
             adds_shortcut: !shape(Shortcut::None),
-            activation2: builder.activation(),
+            activation2: builder.activation()?,
         })
     }
 

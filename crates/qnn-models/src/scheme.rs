@@ -1,5 +1,11 @@
-use qnn_layers::{Constraint, Diagnostic, HardTanh, Layer, LeakyRelu, Quantize, Relu, diagnose_kernel};
+use qnn_layers::{
+    BatchNorm, BatchNormConfig, Constraint, Diagnostic, HardTanh, Layer, LeakyRelu, Normalization, Quantize,
+    QuantizeRange, QuantizeRangeConfig, Relu, Sequential, ShiftBatchNorm, ShiftBatchNormConfig,
+    diagnose_kernel,
+};
 use qnn_quant::Pair;
+
+use crate::Result;
 
 /// How a network is quantized: data that any model of this crate takes.
 ///
@@ -27,8 +33,17 @@ pub struct Scheme {
     /// What the inputs of quantized layers go through, beside the activation function. Never
     /// applied to the network's own input.
     pub input: Option<Pair>,
+    /// Whether the products of layers with an input quantizer are scaled by the mean magnitude of
+    /// their inputs, as in XNOR-Net.
+    pub input_scaling: bool,
+    /// The learning rate factor of what quantizers learn, 1 if there is none.
+    pub quantizer_rate: Option<f32>,
+    /// Bits of the gradients that come back to the outputs of quantized layers, if these are quantized.
+    pub gradient_bits: Option<u32>,
     /// The activation function.
     pub activation: Activation,
+    /// How sums are normalised.
+    pub norm: Norm,
     /// What must hold of quantized kernels after each update.
     pub constraint: Option<Constraint>,
     /// Whether the first layer stays in full precision; `None` leaves it to the model.
@@ -47,6 +62,8 @@ pub struct Scheme {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Activation {
+    /// None: the input quantizers of the layers behind are the only nonlinearity.
+    Identity,
     /// `scale · max(x, 0)`.
     Relu {
         /// The factor of the output.
@@ -59,8 +76,27 @@ pub enum Activation {
     },
     /// `clip(x, −1, 1)`.
     HardTanh,
+    /// `max(x, 0)`, quantized to the range that training or calibration observes.
+    ReluInRange {
+        /// Bits of the codes.
+        bits: u32,
+    },
     /// A quantizer in place of a function: a sign after a ReLU would be +1 everywhere.
     Quantized(Pair),
+}
+
+/// The kind of batch normalisation in all places of a network that have one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Norm {
+    /// [`BatchNorm`].
+    #[default]
+    Batch,
+    /// [`ShiftBatchNorm`].
+    ShiftBatch {
+        /// Whether the factor of the variance is rounded to a power of two.
+        round_variance: bool,
+    },
 }
 
 /// Where in a network a weight layer stands.
@@ -98,13 +134,33 @@ pub(crate) fn lies_below(path: &str, above: &str) -> bool {
 }
 
 impl Activation {
-    pub(crate) fn layer(&self) -> Box<dyn Layer> {
-        match self {
+    pub(crate) fn layer(&self, quantizer_rate: f32) -> Result<Box<dyn Layer>> {
+        Ok(match self {
+            Self::Identity => Box::new(Sequential::new()),
+            Self::ReluInRange { bits } => {
+                let range =
+                    QuantizeRange::new(QuantizeRangeConfig { bits: *bits, ..QuantizeRangeConfig::new() })?;
+                Box::new(Sequential::new().then(Relu::default()).with("quantize", range))
+            }
             Self::Relu { scale } => Box::new(Relu { scale: *scale }),
             Self::LeakyRelu { slope } => Box::new(LeakyRelu { slope: *slope }),
             Self::HardTanh => Box::new(HardTanh),
-            Self::Quantized(pair) => Box::new(Quantize::new(pair.clone())),
-        }
+            Self::Quantized(pair) => {
+                Box::new(Quantize::with_learning_rate_factor(pair.clone(), quantizer_rate))
+            }
+        })
+    }
+}
+
+impl Norm {
+    pub(crate) fn layer(self, channels: usize) -> Result<Box<dyn Normalization>> {
+        Ok(match self {
+            Self::Batch => Box::new(BatchNorm::new(&BatchNormConfig::new(channels))?),
+            Self::ShiftBatch { round_variance } => {
+                let config = ShiftBatchNormConfig { round_variance, ..ShiftBatchNormConfig::new(channels) };
+                Box::new(ShiftBatchNorm::new(&config)?)
+            }
+        })
     }
 }
 

@@ -1,5 +1,5 @@
 use qnn_layers::{
-    BatchNorm, Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, Layer, MaxPool2d, Signal, Within,
+    Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, Layer, MaxPool2d, Normalization, Signal, Within,
     module, normalize_and_activate,
 };
 
@@ -13,7 +13,7 @@ use crate::scheme::Place;
 pub(crate) struct ConvUnit {
     conv: Conv2d,
     pool: Option<MaxPool2d>,
-    norm: BatchNorm,
+    norm: Box<dyn Normalization>,
     activation: Box<dyn Layer>,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct ConvUnit {
 #[derive(Debug)]
 pub(crate) struct DenseUnit {
     dense: Dense,
-    norm: Option<BatchNorm>,
+    norm: Option<Box<dyn Normalization>>,
     activation: Box<dyn Layer>,
 }
 
@@ -39,7 +39,7 @@ impl ConvUnit {
             conv: builder.conv(&format!("{path}.conv"), place, config)?,
             pool: pool.then(|| MaxPool2d::new(2)),
             norm: builder.norm(channels)?,
-            activation: builder.activation(),
+            activation: builder.activation()?,
         })
     }
 }
@@ -57,7 +57,7 @@ impl DenseUnit {
         Ok(Self {
             dense: builder.dense(&format!("{path}.dense"), place, config)?,
             norm: norm.then(|| builder.norm(features)).transpose()?,
-            activation: builder.activation(),
+            activation: builder.activation()?,
         })
     }
 }

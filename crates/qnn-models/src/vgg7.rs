@@ -56,24 +56,6 @@ impl Default for Vgg7Config {
     }
 }
 
-impl Vgg7Config {
-    fn setting<T>(&self, setting: &'static str, value: impl std::fmt::Debug, expected: &str) -> Result<T> {
-        let (value, expected) = (format!("{value:?}"), expected.to_owned());
-        Err(Error::Setting { model: "vgg7", setting, value, expected })
-    }
-
-    /// The values per image after the last pool.
-    fn flat(&self) -> Result<usize> {
-        let [height, width, _] = self.input;
-        if height < 8 || width < 8 {
-            return self.setting("input", self.input, "at least 8 × 8 pixels");
-        }
-        let flat =
-            (height / 8).checked_mul(width / 8).and_then(|area| area.checked_mul(4)?.checked_mul(self.width));
-        flat.map_or_else(|| self.setting("width", self.width, "smaller"), Ok)
-    }
-}
-
 impl Vgg7 {
     /// A network with first values from `init`.
     ///
@@ -83,8 +65,8 @@ impl Vgg7 {
     /// classes, [`Error::UnknownPath`] for layers that do not exist.
     pub fn new(config: &Vgg7Config, init: &mut Init) -> Result<Self> {
         let mut builder = Builder::new(&config.scheme, config.initializer, false, init);
-        let flat = config.flat()?;
-        let features = features(config, &mut builder)?;
+        let flat = flat("vgg7", config.input, config.width)?;
+        let features = features(config.input[2], config.width, &mut builder)?;
         let hidden = DenseConfig::new(flat, config.hidden);
         let hidden = DenseUnit::new(&mut builder, "hidden", Place::Inner, hidden, true)?;
         let classifier = DenseConfig::new(config.hidden, config.classes);
@@ -93,10 +75,25 @@ impl Vgg7 {
     }
 }
 
-fn features(config: &Vgg7Config, builder: &mut Builder<'_>) -> Result<Vec<ConvUnit>> {
-    let mut in_channels = config.input[2];
+/// The values per image after the last pool of [`features`].
+pub(crate) fn flat(model: &'static str, input: [usize; 3], width: usize) -> Result<usize> {
+    let setting = |setting, value: String, expected: &str| {
+        Err(Error::Setting { model, setting, value, expected: expected.to_owned() })
+    };
+    let [height, image_width, _] = input;
+    if height < 8 || image_width < 8 {
+        return setting("input", format!("{input:?}"), "at least 8 × 8 pixels");
+    }
+    let flat =
+        (height / 8).checked_mul(image_width / 8).and_then(|area| area.checked_mul(4)?.checked_mul(width));
+    flat.map_or_else(|| setting("width", width.to_string(), "smaller"), Ok)
+}
+
+/// Pairs of convolutions with `width`, twice and four times as many filters, a pool after each pair.
+pub(crate) fn features(channels: usize, width: usize, builder: &mut Builder<'_>) -> Result<Vec<ConvUnit>> {
+    let mut in_channels = channels;
     let units = (0..6).map(|i| {
-        let out_channels = config.width << (i / 2);
+        let out_channels = width << (i / 2);
         let conv =
             Conv2dConfig { padding: PaddingRule::Same, ..Conv2dConfig::new(in_channels, out_channels, 3) };
         in_channels = out_channels;

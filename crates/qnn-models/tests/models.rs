@@ -5,7 +5,8 @@ use qnn_layers::{
     parameter_count, state_dict,
 };
 use qnn_models::{
-    Error, LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet, ResNetConfig, Scheme, Shortcut, Vgg7, Vgg7Config,
+    BnnCnn, BnnCnnConfig, Error, LeNet5, LeNet5Config, Mlp, MlpConfig, Norm, ResNet, ResNetConfig, Scheme,
+    Shortcut, Vgg7, Vgg7Config,
 };
 use qnn_quant::{DorefaActivations, Pair, Sign};
 use qnn_tensor::{Tape, Tensor};
@@ -37,6 +38,12 @@ fn parameter_counts_are_the_published_ones() {
     let tiny = Mlp::new(&MlpConfig::tiny(), &mut init()).unwrap();
     assert_eq!(count(&tiny), 6_316_042);
     assert_eq!(parameter_count(&tiny, Count::All), 6_324_234);
+    let bnn_cnn = BnnCnn::new(&BnnCnnConfig::default(), &mut init()).unwrap();
+    assert_eq!(count(&bnn_cnn), 12_976_266 + 1024 * 1025);
+    let svhn = BnnCnn::new(&BnnCnnConfig { width: 64, ..BnnCnnConfig::default() }, &mut init()).unwrap();
+    let (conv, dense) = (|i: usize, o: usize| 9 * i * o + o, |i: usize, o: usize| i * o + o);
+    let convs = conv(3, 64) + conv(64, 64) + conv(64, 128) + conv(128, 128) + conv(128, 256) + conv(256, 256);
+    assert_eq!(count(&svhn), convs + dense(4096, 1024) + dense(1024, 1024) + dense(1024, 10));
     let h = 100;
     let mlp3 = Mlp::new(&MlpConfig::mlp3(h), &mut init()).unwrap();
     assert_eq!(count(&mlp3), 785 * h + 2 * (h + 1) * h + (h + 1) * 10);
@@ -85,6 +92,9 @@ fn small_models(scheme: &Scheme) -> Vec<(Box<dyn Layer>, Tensor)> {
     let vgg =
         Vgg7Config { input: [8, 8, 3], width: 8, hidden: 16, scheme: scheme(), ..Vgg7Config::default() };
     models.push((Box::new(Vgg7::new(&vgg, &mut init()).unwrap()), images(&[3, 8, 8, 3])));
+    let cnn =
+        BnnCnnConfig { input: [8, 8, 3], width: 8, hidden: 16, scheme: scheme(), ..BnnCnnConfig::default() };
+    models.push((Box::new(BnnCnn::new(&cnn, &mut init()).unwrap()), images(&[3, 8, 8, 3])));
     let dropout = vec![0.2, 0.0, 0.5];
     let mlp = MlpConfig { dropout, scheme: scheme(), ..MlpConfig::new(64, &[24, 16], 10) };
     models.push((Box::new(Mlp::new(&mlp, &mut init()).unwrap()), images(&[3, 8, 8, 1])));
@@ -136,7 +146,19 @@ fn every_model_trains_and_reloads_under_every_preset() {
             load_state_dict(&mut *again, &state_dict(&*model)).unwrap();
             let bits = |y: Tensor| y.as_slice().iter().map(|y| y.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(logits(&*model, &images)), bits(logits(&*again, &images)), "{what}");
-            assert_eq!(state_dict(&*model).keys().count(), state_dict(&*other).keys().count(), "{what}");
+            assert_eq!(count(&*model), count(&*other), "{what}");
+        }
+    }
+}
+
+#[test]
+fn every_model_trains_with_shift_based_batch_norm() {
+    for round_variance in [true, false] {
+        let scheme = Scheme { norm: Norm::ShiftBatch { round_variance }, ..Scheme::preset("bnn").unwrap() };
+        for (i, (mut model, images)) in small_models(&scheme).into_iter().enumerate() {
+            train_once(&mut *model, &images, &format!("model {i}"));
+            let plain = small_models(&Scheme::default()).swap_remove(i).0;
+            assert_eq!(state_dict(&*model).keys().count(), state_dict(&*plain).keys().count());
         }
     }
 }

@@ -67,6 +67,35 @@ pub fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// The power of two nearest to `x` on a logarithmic scale, with the sign of `x`.
+///
+/// ```text
+/// AP2(x) = sign(x) · 2^round(log₂|x|)        AP2(±0) = ±0
+/// ```
+///
+/// The bounds are odd powers of √2, which no number is. Subnormal numbers give zero, infinities and
+/// NaN themselves. Source: Courbariaux et al. 2016, arXiv:1602.02830, section 1.3.
+///
+/// ```
+/// use qnn_tensor::math::ap2;
+/// assert_eq!([0.7, -0.71, 3.0, -1000.0, 0.0].map(ap2), [0.5, -1.0, 4.0, -1024.0, 0.0]);
+/// ```
+#[inline(always)]
+pub fn ap2(x: f64) -> f64 {
+    const EXPONENT: u64 = 0x7FF << 52;
+    let bits = x.to_bits();
+    // From the f64 above √2 on, the addition carries from the mantissa into the exponent.
+    let rounded = bits.wrapping_add(MANTISSA + 1 - SQRT_2_MANTISSA) & !MANTISSA;
+    let power = f64::from_bits(rounded);
+    if bits & EXPONENT == EXPONENT {
+        x
+    } else if bits & EXPONENT == 0 {
+        x * 0.0
+    } else {
+        power
+    }
+}
+
 const LN_2_HIGH: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
 const LN_2_LOW: f64 = f64::from_bits(0x3DEA_39EF_3579_3C76);
 const MANTISSA: u64 = (1 << 52) - 1;
@@ -138,6 +167,24 @@ mod tests {
                 check("tanh", x, tanh(x), x.tanh());
             }
         }
+    }
+
+    #[test]
+    fn the_nearest_power_of_two_is_that_of_the_rounded_logarithm() {
+        for i in -40_000..=40_000 {
+            let x = (f64::from(i) * 0.37).sin() * 2_f64.powi(i / 50);
+            let plain = if x == 0.0 { 0.0 } else { x.signum() * x.abs().log2().round().exp2() };
+            assert_eq!(ap2(x), plain, "{x:e}");
+        }
+        let root = std::f64::consts::SQRT_2;
+        for n in -300..300 {
+            let power = 2_f64.powi(n);
+            assert_eq!([ap2(power), ap2(root.next_down() * power)], [power; 2]);
+            assert_eq!([ap2(-root * power), ap2(-2.0 * power)], [-2.0 * power; 2]);
+        }
+        assert_eq!([0.0, 5e-324, f64::INFINITY, f64::MAX].map(ap2), [0.0, 0.0, f64::INFINITY, f64::INFINITY]);
+        assert_eq!(ap2(-0.0).to_bits(), (-0.0_f64).to_bits());
+        assert!(ap2(f64::NAN).is_nan());
     }
 
     #[test]

@@ -39,6 +39,7 @@
 //! - The loop prints nothing: it reports [`Event`]s.
 
 mod archive;
+mod calibrate;
 mod checkpoint;
 mod curves;
 mod data;
@@ -56,7 +57,7 @@ mod step;
 mod trainer;
 mod weights;
 
-pub use qnn_files::write_atomically;
+pub use calibrate::calibrate;
 pub use checkpoint::{Checkpoint, EpochSums, Progress};
 pub use curves::{curves_svg, write_curves};
 pub use data::{TrainingData, into_tensor, pooled};
@@ -67,7 +68,8 @@ pub use interrupt::Stop;
 pub use loss::{Loss, count_correct};
 pub use metrics::{EpochMetrics, best_epoch, write_history};
 pub use optimizer::{Adam, Optimizer, OptimizerConfig, Regularization, Sgd, SgdConfig, StepReport};
-pub use optimizer::{AdamConfig, OptimizerState};
+pub use optimizer::{AdamConfig, Bop, BopConfig, OptimizerState, ShiftAdaMax, ShiftAdaMaxConfig};
+pub use qnn_files::write_atomically;
 pub use recipe::Recipe;
 pub use schedule::{Schedule, Span};
 pub use step::{StepResult, StepSettings, step};

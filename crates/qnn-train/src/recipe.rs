@@ -36,6 +36,10 @@ pub struct Recipe {
     pub weight_decay: f32,
     /// The largest norm of the gradient of all parameters together.
     pub clip_norm: Option<f32>,
+    /// Whether quantized kernels learn at rates scaled by their Glorot coefficient; see
+    /// [`Regularization::glorot_rates`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub glorot_rates: bool,
     /// What is made small.
     pub loss: Loss,
     /// Decides the order of the images, their augmentation and all chance in the model.
@@ -57,6 +61,7 @@ impl Default for Recipe {
             schedule: Schedule::default(),
             weight_decay: 0.0,
             clip_norm: None,
+            glorot_rates: false,
             loss: Loss::default(),
             seed: 0,
             augment: false,
@@ -87,7 +92,8 @@ impl Recipe {
     }
 
     pub(crate) fn regularization(&self) -> Regularization {
-        Regularization { weight_decay: self.weight_decay, clip_norm: self.clip_norm }
+        let Self { weight_decay, clip_norm, glorot_rates, .. } = *self;
+        Regularization { weight_decay, clip_norm, glorot_rates }
     }
 
     /// Every setting by name, as text.
@@ -98,6 +104,11 @@ impl Recipe {
             .expect("a struct of numbers and names is an object of JSON");
         fields.into_iter().map(|(name, value)| (name, value.to_string())).collect()
     }
+}
+
+/// Settings at their default that came later are left out, so that older checkpoints stay good.
+fn is_false(setting: &bool) -> bool {
+    !setting
 }
 
 #[cfg(test)]
@@ -135,5 +146,6 @@ mod tests {
         let settings = Recipe { clip_norm: Some(0.1), ..Recipe::default() }.settings();
         assert_eq!(settings.len(), 11);
         assert_eq!((settings["epochs"].as_str(), settings["learning_rate"].as_str()), ("10", "0.1"));
+        assert_eq!(Recipe { glorot_rates: true, ..Recipe::default() }.settings()["glorot_rates"], "true");
     }
 }

@@ -14,6 +14,8 @@ pub struct StepSettings {
     pub step: u64,
     /// The learning rate.
     pub rate: f32,
+    /// How much of the training is done, from 0 to 1: what is scheduled inside of the model goes by it.
+    pub progress: f64,
 }
 
 /// What one training step showed.
@@ -40,7 +42,7 @@ pub struct StepResult {
 /// let images = Tensor::from_vec(&[2, 2], vec![1.0, 0.0, 0.0, 1.0])?;
 /// let mut losses = Vec::new();
 /// for number in 0..20 {
-///     let settings = StepSettings { loss: Loss::default(), seed: 0, step: number, rate: 0.5 };
+///     let settings = StepSettings { loss: Loss::default(), seed: 0, step: number, rate: 0.5, progress: 0.0 };
 ///     losses.push(step(&mut model, &mut optimizer, images.clone(), &[0, 1], &settings)?.loss);
 /// }
 /// assert!(losses[19] < 0.1 * losses[0]);
@@ -82,7 +84,7 @@ fn differentiate(
     settings: &StepSettings,
 ) -> Result<Pass, Error> {
     let tape = Tape::new();
-    let mut cx = Ctx::new(&tape, Mode::Train, settings.seed, settings.step);
+    let mut cx = Ctx::new(&tape, Mode::Train, settings.seed, settings.step).with_progress(settings.progress);
     let outputs = model.forward(&mut cx, tape.constant(images).into())?.value();
     let mean = settings.loss.of(outputs, labels)?;
     let (loss, correct) = (mean.value().item(), count_correct(&outputs.value(), labels));

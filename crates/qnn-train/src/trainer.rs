@@ -221,6 +221,7 @@ impl Run<'_> {
             seed: self.recipe.seed,
             step: self.progress.step,
             rate: self.rate(self.progress.step),
+            progress: self.progress.step as f64 / self.span().steps as f64,
         };
         let result = step(self.model, &mut *self.optimizer, images, &labels, &settings);
         let result = result.map_err(|error| self.locate(error))?;
@@ -231,9 +232,12 @@ impl Run<'_> {
     }
 
     fn rate(&self, step: u64) -> f32 {
+        self.recipe.schedule.rate(self.recipe.learning_rate, step, self.span())
+    }
+
+    fn span(&self) -> Span {
         let steps_per_epoch = self.data.train.batches_per_epoch() as u64;
-        let span = Span { steps: steps_per_epoch * self.recipe.epochs as u64, steps_per_epoch };
-        self.recipe.schedule.rate(self.recipe.learning_rate, step, span)
+        Span { steps: steps_per_epoch * self.recipe.epochs as u64, steps_per_epoch }
     }
 
     /// Names epoch and batch where [`step`] could only name the step.

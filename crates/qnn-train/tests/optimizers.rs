@@ -4,7 +4,8 @@ use qnn_layers::{Constraint, Ctx, Mode, Param, ParamGradients, Role, state_dict}
 use qnn_tensor::{Tape, Tensor};
 use qnn_train::{Error, Optimizer, OptimizerConfig, Regularization, StepReport};
 
-const REGULARIZED: Regularization = Regularization { weight_decay: 0.05, clip_norm: None };
+const REGULARIZED: Regularization =
+    Regularization { weight_decay: 0.05, clip_norm: None, glorot_rates: false };
 
 fn wave(shape: &[usize], seed: f32) -> Tensor {
     Tensor::from_fn(shape, |i| (1.3 * i as f32 + seed).sin())
@@ -150,7 +151,7 @@ fn long_gradients_are_shortened_and_short_ones_left() {
     let norm_of_update = |limit: f32| {
         let mut model =
             vec![Param::new(Role::Kernel, Tensor::zeros(&[3])), Param::new(Role::Bias, Tensor::zeros(&[4]))];
-        let regularization = Regularization { weight_decay: 0.0, clip_norm: Some(limit) };
+        let regularization = Regularization { clip_norm: Some(limit), ..Regularization::default() };
         let mut gradients = gradients(&model, 0.5, None);
         plain.build(regularization).unwrap().step(&mut model, &mut gradients, 1.0).unwrap();
         let weights = model.iter().flat_map(|param| param.value().as_slice().to_vec());
@@ -187,7 +188,8 @@ fn large_parameters_are_updated_in_place_and_alike_on_any_number_of_threads() {
 
 #[test]
 fn an_optimizer_goes_on_from_its_state() {
-    for config in [OptimizerConfig::NESTEROV, OptimizerConfig::ADAM] {
+    for name in OptimizerConfig::NAMES {
+        let config: OptimizerConfig = name.parse().unwrap();
         let run = |optimizer: &mut dyn Optimizer, model: &mut Vec<Param>, steps: std::ops::Range<u8>| {
             for step in steps {
                 let mut gradients = gradients(model, f32::from(step), None);

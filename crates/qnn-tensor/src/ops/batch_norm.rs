@@ -155,7 +155,7 @@ impl<T: Scalar> Moments<T> {
     /// Two passes over each chunk of rows while it is in the cache (its mean, then the squares of
     /// the distances from that mean), and Chan's formula to join the chunks: no digits are lost
     /// however far the mean lies from zero.
-    fn of(x: &Tensor<T>, channels: usize) -> Self {
+    pub(super) fn of(x: &Tensor<T>, channels: usize) -> Self {
         let parts = map_chunks(channels, [x.as_slice()], |[x]| Part::of(x, channels));
         let whole = parts.into_iter().reduce(Part::join).expect("map_chunks makes a chunk at least");
         let variance: Vec<f64> = whole.squares.iter().map(|sum| sum / whole.count).collect();
@@ -201,15 +201,15 @@ impl Part {
 }
 
 /// The map of each element with its parameters, one per channel.
-struct Map<T: Scalar> {
-    mean: Tensor<T>,
-    s: Tensor<T>,
-    beta: Tensor<T>,
+pub(super) struct Map<T: Scalar> {
+    pub(super) mean: Tensor<T>,
+    pub(super) s: Tensor<T>,
+    pub(super) beta: Tensor<T>,
 }
 
 impl<T: Scalar> Map<T> {
     /// The values, rectified if `RELU`.
-    fn apply<const RELU: bool>(&self, x: &Tensor<T>) -> Tensor<T> {
+    pub(super) fn apply<const RELU: bool>(&self, x: &Tensor<T>) -> Tensor<T> {
         let [mean, s, beta] = [&self.mean, &self.s, &self.beta].map(|values| tiled(values.as_slice()));
         let (x_all, width) = (x.as_slice(), mean.len());
         Tensor::build(x.shape(), |y| {
@@ -226,7 +226,7 @@ impl<T: Scalar> Map<T> {
     }
 
     /// Per channel the sums of `dy` and of `dy · (x − mean)`, where the ReLU lets `dy` through.
-    fn gradient_sums<const RELU: bool>(&self, x: &Tensor<T>, dy: &Tensor<T>) -> [Vec<f64>; 2] {
+    pub(super) fn gradient_sums<const RELU: bool>(&self, x: &Tensor<T>, dy: &Tensor<T>) -> [Vec<f64>; 2] {
         let inputs = [x.as_slice(), dy.as_slice()];
         let parameters = [&self.mean, &self.s, &self.beta].map(Tensor::as_slice);
         sums(self.mean.len(), inputs, parameters, |[x, dy], [mean, s, beta]| {
@@ -281,12 +281,12 @@ pub fn normalized<T: Scalar>(x: T, mean: T, s: T, beta: T) -> T {
 }
 
 /// `Σ dy · x̂`, of `Σ dy · (x − mean)`.
-fn gamma_gradient<T: Scalar>(centered: &[f64], inverse: &[f64]) -> Tensor<T> {
+pub(super) fn gamma_gradient<T: Scalar>(centered: &[f64], inverse: &[f64]) -> Tensor<T> {
     Tensor::from_fn(&[inverse.len()], |channel| T::of(centered[channel] * inverse[channel]))
 }
 
 /// The parameters of a row repeated to some 128 elements, so that few channels make long loops too.
-fn tiled<T: Scalar>(parameters: &[T]) -> Vec<T> {
+pub(super) fn tiled<T: Scalar>(parameters: &[T]) -> Vec<T> {
     const LENGTH: usize = 128;
     parameters.repeat(LENGTH.div_ceil(parameters.len().max(1)))
 }
@@ -300,7 +300,7 @@ fn scale<T: Scalar>(gamma: &Tensor<T>, inverse: &[f64]) -> Tensor<T> {
 }
 
 #[track_caller]
-fn channels_of<T: Scalar>(x: &Tensor<T>) -> usize {
+pub(super) fn channels_of<T: Scalar>(x: &Tensor<T>) -> usize {
     match x.shape().last() {
         Some(&channels) if channels > 0 => channels,
         _ => panic!("batch_norm: expected values [.., channels], got {:?}", x.shape()),
@@ -308,7 +308,7 @@ fn channels_of<T: Scalar>(x: &Tensor<T>) -> usize {
 }
 
 #[track_caller]
-fn check_parameters<T: Scalar, const N: usize>(channels: usize, parameters: [&Tensor<T>; N]) {
+pub(super) fn check_parameters<T: Scalar, const N: usize>(channels: usize, parameters: [&Tensor<T>; N]) {
     for parameter in parameters {
         let shape = parameter.shape();
         assert_eq!(shape, [channels], "batch_norm: expected parameters of shape [{channels}]");

@@ -17,6 +17,7 @@ mod pointwise;
 mod pool;
 mod reduction;
 mod shape;
+mod shift_batch_norm;
 pub mod slices;
 mod softmax;
 
@@ -37,6 +38,7 @@ pub use matmul::matmul_factored;
 pub use pointwise::Pointwise;
 pub use pool::PoolOptions;
 pub use shape::concat;
+pub use shift_batch_norm::{ShiftScale, shift_batch_norm_eval, shift_batch_norm_train};
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-use qnn_layers::{Module, ParamGradients};
+use qnn_layers::{Module, Param, ParamGradients};
 
 use super::walk::{Factors, Part, Rule, Walk};
 use super::{Optimizer, OptimizerState, Regularization, StepReport, check_share};
@@ -54,6 +54,10 @@ impl Adam {
     ///
     /// [`Error::Setting`] for a constant out of its range.
     pub fn new(config: AdamConfig) -> Result<Self, Error> {
+        Self::of(|_| true, config)
+    }
+
+    pub(super) fn of(concerns: fn(&Param) -> bool, config: AdamConfig) -> Result<Self, Error> {
         let AdamConfig { beta1, beta2, epsilon, regularization } = config;
         check_share("beta1", beta1)?;
         check_share("beta2", beta2)?;
@@ -61,7 +65,7 @@ impl Adam {
             return Err(Error::setting("epsilon", epsilon, "a positive number"));
         }
         let rule = AdamRule { beta1, beta2, epsilon, mean_correction: 1.0, root_correction: 1.0 };
-        Ok(Self(Walk::new(rule, regularization)?))
+        Ok(Self(Walk::new(rule, concerns, regularization)?))
     }
 }
 

@@ -4,16 +4,21 @@
 //! constraints and the count of sign flips are the same for all.
 
 mod adam;
+mod bop;
+mod config;
 mod sgd;
+mod shift_adamax;
 mod walk;
 
 use std::fmt::Debug;
 
 use qnn_layers::{Module, ParamGradients, StateDict};
-use serde::{Deserialize, Serialize};
 
 pub use self::adam::{Adam, AdamConfig};
+pub use self::bop::{Bop, BopConfig};
+pub use self::config::OptimizerConfig;
 pub use self::sgd::{Sgd, SgdConfig};
+pub use self::shift_adamax::{ShiftAdaMax, ShiftAdaMaxConfig};
 use crate::Error;
 
 /// Changes a model's parameters by their gradients.
@@ -24,6 +29,8 @@ use crate::Error;
 /// w ← w − rate · factor · u(g)   u by the rule, factor the parameter's own
 /// w ← constraint(w)
 /// ```
+///
+/// [`Bop`] is the exception: it flips signs by a rule of its own.
 ///
 /// What it remembers is keyed by the parameters' paths, so that it can go on in another process.
 pub trait Optimizer: Debug + Send {
@@ -69,28 +76,6 @@ pub struct OptimizerState {
     pub slots: StateDict,
 }
 
-/// A rule and its constants, as a recipe names them.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum OptimizerConfig {
-    /// [`Sgd`].
-    Sgd {
-        /// The share of the last update that is kept, in 0..1.
-        momentum: f32,
-        /// Whether the gradient is looked up ahead.
-        nesterov: bool,
-    },
-    /// [`Adam`].
-    Adam {
-        /// Decay of the mean of gradients, in 0..1.
-        beta1: f32,
-        /// Decay of the mean of squared gradients, in 0..1.
-        beta2: f32,
-        /// What keeps the quotient finite.
-        epsilon: f32,
-    },
-}
-
 /// What all rules share.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Regularization {
@@ -98,44 +83,15 @@ pub struct Regularization {
     pub weight_decay: f32,
     /// The largest norm of the gradient of all parameters together.
     pub clip_norm: Option<f32>,
-}
-
-impl OptimizerConfig {
-    /// Momentum 0.9.
-    pub const SGD: Self = Self::Sgd { momentum: 0.9, nesterov: false };
-
-    /// Nesterov's momentum 0.9.
-    pub const NESTEROV: Self = Self::Sgd { momentum: 0.9, nesterov: true };
-
-    /// Adam with the constants of its paper.
-    pub const ADAM: Self = Self::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
-
-    /// An optimizer that remembers nothing yet.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Setting`] for a constant out of its range.
-    pub fn build(&self, regularization: Regularization) -> Result<Box<dyn Optimizer>, Error> {
-        Ok(match *self {
-            Self::Sgd { momentum, nesterov } => {
-                Box::new(Sgd::new(SgdConfig { momentum, nesterov, regularization })?)
-            }
-            Self::Adam { beta1, beta2, epsilon } => {
-                Box::new(Adam::new(AdamConfig { beta1, beta2, epsilon, regularization })?)
-            }
-        })
-    }
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        Self::SGD
-    }
+    /// Whether kernels behind a quantizer learn at the rate of BinaryConnect's published code: the
+    /// rate divided by the kernel's [`glorot_coefficient`](qnn_layers::glorot_coefficient), and by
+    /// its square under [`Sgd`], whose update is not normalised by the size of the gradients.
+    pub glorot_rates: bool,
 }
 
 impl Regularization {
     fn check(&self) -> Result<(), Error> {
-        let Self { weight_decay, clip_norm } = *self;
+        let Self { weight_decay, clip_norm, .. } = *self;
         if !(weight_decay >= 0.0 && weight_decay.is_finite()) {
             return Err(Error::setting("the weight decay", weight_decay, "a number from 0 on"));
         }
@@ -152,30 +108,4 @@ impl Regularization {
 fn check_share(setting: &'static str, value: f32) -> Result<(), Error> {
     let good = (0.0..1.0).contains(&value);
     if good { Ok(()) } else { Err(Error::setting(setting, value, "at least 0 and less than 1")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn constants_out_of_range_are_refused() {
-        let none = Regularization::default();
-        for config in [
-            OptimizerConfig::Sgd { momentum: 1.0, nesterov: false },
-            OptimizerConfig::Sgd { momentum: f32::NAN, nesterov: false },
-            OptimizerConfig::Adam { beta1: -0.1, beta2: 0.9, epsilon: 1e-8 },
-            OptimizerConfig::Adam { beta1: 0.9, beta2: 1.0, epsilon: 1e-8 },
-            OptimizerConfig::Adam { beta1: 0.9, beta2: 0.9, epsilon: 0.0 },
-        ] {
-            assert!(matches!(config.build(none), Err(Error::Setting { .. })), "{config:?}");
-        }
-        for bad in [
-            Regularization { weight_decay: -1.0, ..none },
-            Regularization { weight_decay: f32::INFINITY, ..none },
-            Regularization { clip_norm: Some(0.0), ..none },
-        ] {
-            assert!(OptimizerConfig::SGD.build(bad).is_err(), "{bad:?}");
-        }
-    }
 }

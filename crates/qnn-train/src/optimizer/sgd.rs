@@ -1,4 +1,4 @@
-use qnn_layers::{Module, ParamGradients};
+use qnn_layers::{Module, Param, ParamGradients};
 
 use super::walk::{Factors, Part, Rule, Walk};
 use super::{Optimizer, OptimizerState, Regularization, StepReport, check_share};
@@ -48,14 +48,20 @@ impl Sgd {
     ///
     /// [`Error::Setting`] for a constant out of its range.
     pub fn new(config: SgdConfig) -> Result<Self, Error> {
+        Self::of(|_| true, config)
+    }
+
+    pub(super) fn of(concerns: fn(&Param) -> bool, config: SgdConfig) -> Result<Self, Error> {
         let SgdConfig { momentum, nesterov, regularization } = config;
         check_share("the momentum", momentum)?;
-        Ok(Self(Walk::new(SgdRule { momentum, nesterov }, regularization)?))
+        let rule = SgdRule { momentum, nesterov };
+        Ok(Self(Walk::new(rule, concerns, regularization)?))
     }
 }
 
 impl Rule<1> for SgdRule {
     const SLOTS: [&'static str; 1] = ["momentum"];
+    const GLOROT_POWER: i32 = 2;
 
     fn update(&self, part: Part<'_, 1>, factors: Factors) {
         let (mu, rate) = (self.momentum, factors.rate);

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use qnn_layers::{Module, Param, ParamGradients, StateDict, for_each_param, for_each_param_mut};
+use qnn_layers::{
+    Module, Param, ParamGradients, Role, StateDict, for_each_param, for_each_param_mut, glorot_coefficient,
+};
 use qnn_tensor::{Tensor, parallel, reduce};
 use rayon::prelude::*;
 
@@ -14,6 +16,10 @@ use crate::Error;
 pub(super) trait Rule<const N: usize>: Debug + Send + Sync {
     /// The names of what is remembered.
     const SLOTS: [&'static str; N];
+
+    /// The power of a quantized kernel's Glorot coefficient that its rate is divided by, where
+    /// rates are scaled at all.
+    const GLOROT_POWER: i32 = 1;
 
     /// Prepares for a step, counted from 1.
     fn begin(&mut self, _step: u64) {}
@@ -41,7 +47,14 @@ pub(super) struct Factors {
 #[derive(Debug)]
 pub(super) struct Walk<R, const N: usize> {
     rule: R,
+    concerns: fn(&Param) -> bool,
     regularization: Regularization,
+    memory: Memory<N>,
+}
+
+/// What a walk remembers between steps.
+#[derive(Debug)]
+pub(super) struct Memory<const N: usize> {
     steps: u64,
     slots: BTreeMap<String, [Tensor; N]>,
 }
@@ -55,9 +68,14 @@ impl Factors {
 }
 
 impl<R: Rule<N>, const N: usize> Walk<R, N> {
-    pub(super) fn new(rule: R, regularization: Regularization) -> Result<Self, Error> {
+    /// A walk over the parameters that `concerns` picks; the others, and their gradients, are left.
+    pub(super) fn new(
+        rule: R,
+        concerns: fn(&Param) -> bool,
+        regularization: Regularization,
+    ) -> Result<Self, Error> {
         regularization.check()?;
-        Ok(Self { rule, regularization, steps: 0, slots: BTreeMap::new() })
+        Ok(Self { rule, concerns, regularization, memory: Memory { steps: 0, slots: BTreeMap::new() } })
     }
 
     pub(super) fn step(
@@ -68,13 +86,16 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
     ) -> Result<StepReport, Error> {
         self.check(model, gradients)?;
         let clip = self.clip_factor(gradients);
-        self.steps += 1;
-        self.rule.begin(self.steps);
+        self.memory.steps += 1;
+        self.rule.begin(self.memory.steps);
         let mut report = StepReport::default();
         for_each_param_mut(model, &mut |path, param| {
+            if !(self.concerns)(param) {
+                return;
+            }
             if let Some(gradient) = gradients.take(param.id()).filter(|_| !is_frozen(param)) {
                 let decay = if param.decays() { self.regularization.weight_decay } else { 0.0 };
-                let rate = rate * param.learning_rate_factor();
+                let rate = rate * param.learning_rate_factor() * self.glorot_factor(param);
                 let flips = self.update(path, param, &gradient, Factors { rate, decay, clip });
                 param.constrain();
                 report.flips += flips;
@@ -85,10 +106,10 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
     }
 
     /// Everything that can fail, before anything changes.
-    fn check(&self, model: &dyn Module, gradients: &ParamGradients) -> Result<(), Error> {
+    pub(super) fn check(&self, model: &dyn Module, gradients: &ParamGradients) -> Result<(), Error> {
         let mut result = Ok(());
         for_each_param(model, &mut |path, param| {
-            if result.is_ok() && !is_frozen(param) {
+            if result.is_ok() && (self.concerns)(param) && !is_frozen(param) {
                 result = self.check_param(path, param, gradients.of(param.id()));
             }
         });
@@ -103,9 +124,17 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
             let (expected, got) = (expected.to_vec(), got.to_vec());
             return Err(Error::GradientShape { parameter: parameter(), expected, got });
         }
-        match self.slots.get(path).into_iter().flatten().find(|slot| slot.shape() != expected) {
+        match self.memory.slots.get(path).into_iter().flatten().find(|slot| slot.shape() != expected) {
             Some(slot) => Err(wrong_shape(path, expected, slot.shape())),
             None => Ok(()),
+        }
+    }
+
+    fn glorot_factor(&self, param: &Param) -> f32 {
+        if self.regularization.glorot_rates && param.is_latent() && param.role() == Role::Kernel {
+            glorot_coefficient(param.value().shape()).powi(-R::GLOROT_POWER) as f32
+        } else {
+            1.0
         }
     }
 
@@ -121,12 +150,12 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
 
     /// Returns how many signs of a latent parameter changed.
     fn update(&mut self, path: &str, param: &mut Param, dw: &Tensor, factors: Factors) -> u64 {
-        if !self.slots.contains_key(path) {
+        if !self.memory.slots.contains_key(path) {
             let zeros = || Tensor::zeros(dw.shape());
-            self.slots.insert(path.to_owned(), std::array::from_fn(|_| zeros()));
+            self.memory.slots.insert(path.to_owned(), std::array::from_fn(|_| zeros()));
         }
         let latent = param.is_latent();
-        let slots = self.slots.get_mut(path).expect("the slots were just made");
+        let slots = self.memory.slots.get_mut(path).expect("the slots were just made");
         let whole = Part {
             weights: param.value_mut().as_mut_slice(),
             gradients: dw.as_slice(),
@@ -143,19 +172,24 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
     }
 
     pub(super) fn state(&self) -> OptimizerState {
-        let slots = self.slots.iter().flat_map(|(path, slots)| {
+        let slots = self.memory.slots.iter().flat_map(|(path, slots)| {
             let named = R::SLOTS.iter().zip(slots);
             named.map(move |(name, slot)| (format!("{path}.{name}"), slot.clone()))
         });
-        OptimizerState { steps: self.steps, slots: slots.collect() }
+        OptimizerState { steps: self.memory.steps, slots: slots.collect() }
     }
 
     pub(super) fn load_state(&mut self, model: &dyn Module, state: OptimizerState) -> Result<(), Error> {
+        self.read(model, state).map(|memory| self.resume(memory))
+    }
+
+    /// A state as this walk would remember it.
+    pub(super) fn read(&self, model: &dyn Module, state: OptimizerState) -> Result<Memory<N>, Error> {
         let OptimizerState { steps, slots: mut given } = state;
         let mut slots = BTreeMap::new();
         let mut result = Ok(());
         for_each_param(model, &mut |path, param| {
-            if result.is_ok() {
+            if result.is_ok() && (self.concerns)(param) {
                 result = take_slots(&mut given, path, R::SLOTS, param.value().shape())
                     .map(|found| slots.extend(found.map(|found| (path.to_owned(), found))));
             }
@@ -165,8 +199,11 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
             let reason = "no parameter of this model remembers that under this rule".to_owned();
             return Err(Error::Slot { path, reason });
         }
-        (self.steps, self.slots) = (steps, slots);
-        Ok(())
+        Ok(Memory { steps, slots })
+    }
+
+    pub(super) fn resume(&mut self, memory: Memory<N>) {
+        self.memory = memory;
     }
 }
 

@@ -80,9 +80,13 @@ pub struct Options {
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub batch: Option<usize>,
 
-    /// sgd (momentum 0.9), nesterov or adam
+    /// sgd (momentum 0.9), nesterov, adam, shift-adamax, or bop (with adam for what is not binary)
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     pub optimizer: Option<String>,
+
+    /// Scale the learning rates of quantized kernels by their Glorot coefficients, as BinaryConnect does
+    #[arg(long, help_heading = "Training")]
+    pub glorot_rates: bool,
 
     /// The base learning rate (the highest, of a one-cycle schedule)
     #[arg(long, value_name = "RATE", help_heading = "Training")]

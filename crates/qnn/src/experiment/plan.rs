@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use qnn_data::{Augment, Dataset, DatasetName, Source};
 use qnn_models::Scheme;
 use qnn_quant::registry::{self, Parameters};
-use qnn_train::{OptimizerConfig, Recipe, Schedule};
+use qnn_train::{Recipe, Schedule};
 
 use super::{Design, Error, Experiment, Options, Variant};
 
@@ -169,15 +169,11 @@ fn override_recipe(recipe: &mut Recipe, options: &Options) -> Result<(), Error> 
     if let Some(schedule) = &options.schedule {
         recipe.schedule = schedule.clone();
     }
-    recipe.optimizer = match options.optimizer.as_deref() {
-        None => recipe.optimizer,
-        Some("sgd") => OptimizerConfig::Sgd { momentum: 0.9, nesterov: false },
-        Some("nesterov") => OptimizerConfig::Sgd { momentum: 0.9, nesterov: true },
-        Some("adam") => OptimizerConfig::ADAM,
-        Some(name) => {
-            return Err(Error::flag("--optimizer", format!("{name:?} is none of sgd, nesterov, adam")));
-        }
-    };
+    recipe.glorot_rates |= options.glorot_rates;
+    if let Some(name) = &options.optimizer {
+        recipe.optimizer =
+            name.parse().map_err(|error: qnn_train::Error| Error::flag("--optimizer", error.to_string()))?;
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use qnn_data::Normalize;
 use qnn_kernels::{Isa, Kernels};
-use qnn_layers::{Count, Init, Layer, load_state_dict, parameter_count};
+use qnn_layers::{Count, Init, Layer, load_pretrained, parameter_count};
 use qnn_train::{Ending, FitOptions, Outcome, Recipe, Stop, TrainingData, fit, load_model};
 
 use super::plan::Plan;
@@ -122,7 +122,7 @@ impl Run<'_> {
     fn model(&self) -> Result<Box<dyn Layer>, Error> {
         let mut model = self.plan.design.build(&mut Init::new(self.recipe.seed))?;
         if let Some(file) = &self.options.init_from {
-            load_state_dict(model.as_mut(), &load_model(file)?)?;
+            load_pretrained(model.as_mut(), &load_model(file)?)?;
         }
         Ok(model)
     }

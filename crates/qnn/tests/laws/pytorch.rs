@@ -132,7 +132,7 @@ fn check_optimizer(case: &str, config: OptimizerConfig, rate: f32) {
     let vectors = Vectors::read();
     let (gradients, expected) = (vectors.of(case, "gradients"), vectors.of(case, "weights"));
     let mut model = Weights { values: Param::new(Role::Other, vectors.of(case, "start")) };
-    let mut optimizer = config.build(Regularization { weight_decay: 0.0, clip_norm: None }).unwrap();
+    let mut optimizer = config.build(Regularization::default()).unwrap();
     for (gradient, expected) in gradients.as_slice().chunks(7).zip(expected.as_slice().chunks(7)) {
         let tape = Tape::new();
         let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);

@@ -1,0 +1,214 @@
+use std::sync::Arc;
+
+use qnn_quant::{Dependence, ErrorDecay, Estimator, Grid, Moment, Pair, Quantizer, Sign, Trained};
+use qnn_tensor::{Tensor, Var};
+use rand::Rng;
+
+use crate::frozen::Frozen;
+use crate::quantize::{Quantized, is_identity, try_build};
+use crate::{Buffer, Ctx, FakeQuantize, Leaf, LeafMut, Module, Param, Path, Role};
+
+/// A quantizer in its place: the pair of the configuration, and what it has there and nowhere else.
+///
+/// ```text
+/// NAME      a trained parameter under the name that the map gives it, such as `s` of LSQ
+/// codes     those of the last training step, of maps with memory
+/// frozen    which weights INQ has frozen, and at which levels
+/// is_set    0 before the first training step, then 1
+/// ```
+///
+/// The first training step starts trained parameters from the values it meets, which for kernels are
+/// the first or the loaded ones, and for inputs the first batch's.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pair: Pair,
+    parameters: Vec<Param>,
+    codes: Option<Buffer>,
+    frozen: Option<Frozen>,
+    is_set: Option<Buffer>,
+}
+
+impl Slot {
+    /// A place for kernels of a shape. Trained parameters have the learning rate factor `rate`.
+    pub(crate) fn for_kernel(pair: &Pair, shape: &[usize], rate: f32) -> Self {
+        let remembers = pair.map.dependence() == Dependence::Memory;
+        let codes = remembers.then(|| Buffer::new(Tensor::zeros(shape)).optional());
+        let slot = Self { codes, frozen: Frozen::of(pair, shape), ..Self::for_input(pair, rate) };
+        let is_set = (remembers || !slot.parameters.is_empty()).then(not_set);
+        Self { is_set, ..slot }
+    }
+
+    /// A place for inputs, whose elements are others in each pass.
+    pub(crate) fn for_input(pair: &Pair, rate: f32) -> Self {
+        let parameters = pair.map.trained().map(Trained::parameters).unwrap_or_default();
+        let param = |value| Param::new(Role::Quantizer, Tensor::scalar(value));
+        let parameters: Vec<Param> = parameters.into_iter().map(param).collect();
+        let is_set = (!parameters.is_empty()).then(not_set);
+        let parameters = parameters.into_iter().map(|p| p.with_learning_rate_factor(rate)).collect();
+        Self { pair: pair.clone(), parameters, codes: None, frozen: None, is_set }
+    }
+
+    /// No place at all: trained parameters are constants, and nothing is remembered.
+    pub(crate) fn nowhere(pair: &Pair) -> Self {
+        Self { pair: pair.clone(), parameters: Vec::new(), codes: None, frozen: None, is_set: None }
+    }
+
+    pub(crate) fn pair(&self) -> &Pair {
+        &self.pair
+    }
+
+    /// Whether the quantizer would need a state that this place has not.
+    pub(crate) fn lacks_memory(&self) -> bool {
+        self.pair.map.dependence() == Dependence::Memory && self.codes.is_none()
+    }
+
+    fn is_set(&self, cx: &Ctx<'_>) -> bool {
+        self.is_set.as_ref().is_some_and(|flag| cx.buffer(flag).item() != 0.0)
+    }
+
+    /// The map with its present parameters, and these on the tape.
+    fn map<'t>(&self, cx: &mut Ctx<'t>, x: &Tensor) -> qnn_quant::Result<(Arc<dyn Quantizer>, Vec<Var<'t>>)> {
+        let Some(trained) = self.pair.map.trained().filter(|_| !self.parameters.is_empty()) else {
+            // Tests of stochastically binarized networks are deterministic (Courbariaux et al. 2016, section 1.1).
+            let is_stochastic_sign = !cx.is_training() && self.pair.map.name() == "stochastic-sign";
+            let map = if is_stochastic_sign { Arc::new(Sign) } else { Arc::clone(&self.pair.map) };
+            return Ok((map, Vec::new()));
+        };
+        if self.is_set(cx) {
+            let parameters: Vec<_> = self.parameters.iter().map(|param| cx.param(param)).collect();
+            let values: Vec<f32> = parameters.iter().map(|parameter| parameter.value().item()).collect();
+            return Ok((trained.with_parameters(&values)?, parameters));
+        }
+        let first = trained.initial(x.view())?;
+        let start = |(param, &value): (&Param, &f32)| {
+            let value = Tensor::scalar(value);
+            if !cx.is_training() {
+                return cx.tape().constant(value);
+            }
+            cx.start(param, value);
+            cx.param(param)
+        };
+        let parameters = self.parameters.iter().zip(&first).map(start).collect();
+        Ok((trained.with_parameters(&first)?, parameters))
+    }
+
+    /// Codes at this moment of training; in evaluation without chance.
+    fn codes(
+        &self,
+        cx: &mut Ctx<'_>,
+        map: &dyn Quantizer,
+        x: &Tensor,
+        grid: &Grid,
+    ) -> qnn_quant::Result<Tensor> {
+        let previous = self.codes.as_ref().filter(|_| self.is_set(cx)).map(|codes| cx.buffer(codes));
+        let draw = match map.dependence() {
+            Dependence::Chance if cx.is_training() => Some(cx.draw().random()),
+            _ => None,
+        };
+        if previous.is_none() && draw.is_none() {
+            return try_build(x.shape(), |codes| map.codes_into(x.view(), grid, codes));
+        }
+        let moment = Moment { draw: draw.unwrap_or(0), previous: previous.as_ref().map(Tensor::view) };
+        try_build(x.shape(), |codes| map.codes_at_into(x.view(), grid, &moment, codes))
+    }
+
+    /// Queues what the next step must know of this one.
+    fn remember(&self, cx: &mut Ctx<'_>, codes: &Tensor) {
+        if !cx.is_training() {
+            return;
+        }
+        if let Some(buffer) = &self.codes {
+            cx.update(buffer, codes.clone());
+        }
+        if let Some(flag) = &self.is_set {
+            cx.update(flag, Tensor::scalar(1.0));
+        }
+    }
+
+    /// The pseudo-gradient at this time of training: error decay goes by the training's progress.
+    fn gradient(&self, cx: &Ctx<'_>) -> Arc<dyn Estimator> {
+        if self.pair.gradient.name() == "error-decay" {
+            return Arc::new(ErrorDecay::at(cx.progress()));
+        }
+        Arc::clone(&self.pair.gradient)
+    }
+
+    /// The codes as a node with the gradients of the input and of the parameters.
+    fn record<'t>(
+        &self,
+        x: Var<'t>,
+        parameters: &[Var<'t>],
+        codes: Tensor,
+        gradient: Arc<dyn Estimator>,
+        (map, grid): (Arc<dyn Quantizer>, Arc<Grid>),
+    ) -> Var<'t> {
+        const CHECKED: &str = "the forward pass has checked shapes and grid";
+        let value = x.value();
+        let inputs: Vec<Var<'t>> = [x].into_iter().chain(parameters.iter().copied()).collect();
+        x.tape().record_many("quantize", &inputs, codes, move |dy, wanted| {
+            let (x, dy) = (value.view(), dy.view());
+            let dx = wanted[0].then(|| {
+                let dx =
+                    try_build(value.shape(), |dx| gradient.pullback_into(x.view(), &grid, dy.view(), dx));
+                dx.expect(CHECKED)
+            });
+            let mut gradients = vec![dx];
+            if let Some(trained) = map.trained().filter(|_| wanted.len() > 1) {
+                let parameters = trained.parameter_gradients(x, dy).expect(CHECKED);
+                gradients.extend(parameters.into_iter().map(|sum| Some(Tensor::scalar(sum as f32))));
+            }
+            gradients
+        })
+    }
+}
+
+impl FakeQuantize for Slot {
+    fn apply<'t>(&self, cx: &mut Ctx<'t>, x: Var<'t>) -> qnn_quant::Result<Quantized<'t>> {
+        if is_identity(&self.pair) {
+            return self.pair.apply(cx, x);
+        }
+        if let Some(frozen) = &self.frozen {
+            return frozen.apply(cx, &self.pair, x);
+        }
+        let value = x.value();
+        let (map, parameters) = self.map(cx, &value)?;
+        let grid = Arc::new(map.fit(value.view())?);
+        if !grid.is_factored() {
+            let values = try_build(value.shape(), |values| map.values_into(value.view(), &grid, values))?;
+            self.remember(cx, &values);
+            let codes = self.record(x, &parameters, values, self.gradient(cx), (Arc::clone(&map), grid));
+            return Ok(Quantized { codes, grid: Arc::new(Grid::unquantized()), map });
+        }
+        let codes = self.codes(cx, &*map, &value, &grid)?;
+        self.remember(cx, &codes);
+        let codes =
+            self.record(x, &parameters, codes, self.gradient(cx), (Arc::clone(&map), Arc::clone(&grid)));
+        Ok(Quantized { codes, grid, map })
+    }
+}
+
+impl Module for Slot {
+    fn visit<'a>(&'a self, at: &mut Path, f: &mut dyn FnMut(&Path, Leaf<'a>)) {
+        let names = self.pair.map.trained().map_or(&[][..], Trained::parameter_names);
+        for (name, param) in names.iter().zip(&self.parameters) {
+            at.within(name, |at| param.visit(at, &mut *f));
+        }
+        at.within("codes", |at| self.codes.visit(at, &mut *f));
+        at.within("frozen", |at| self.frozen.visit(at, &mut *f));
+        at.within("is_set", |at| self.is_set.visit(at, &mut *f));
+    }
+
+    fn visit_mut(&mut self, at: &mut Path, f: &mut dyn FnMut(&Path, LeafMut<'_>)) {
+        let names = self.pair.map.trained().map_or(&[][..], Trained::parameter_names);
+        for (name, param) in names.iter().zip(&mut self.parameters) {
+            at.within(name, |at| param.visit_mut(at, &mut *f));
+        }
+        at.within("codes", |at| self.codes.visit_mut(at, &mut *f));
+        at.within("frozen", |at| self.frozen.visit_mut(at, &mut *f));
+        at.within("is_set", |at| self.is_set.visit_mut(at, &mut *f));
+    }
+}
+
+fn not_set() -> Buffer {
+    Buffer::new(Tensor::scalar(0.0)).optional()
+}
