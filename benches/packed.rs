@@ -12,8 +12,10 @@
 //! per second from its estimate of the mean; the fraction is that of the fastest sample, which
 //! neighbours on the machine disturb least.
 
+mod support;
+
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
@@ -25,22 +27,10 @@ use qnn_kernels::{ChannelAffine, Isa, Kernels, Padding};
 const SAME: Padding = Padding { top: 1, bottom: 1, left: 1, right: 1 };
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let full = arguments.iter().any(|argument| argument == "--full");
-    let (samples, measure, warm_up) = if full { (100, 3000, 500) } else { (10, 200, 50) };
-    let mut criterion = Criterion::default()
-        .sample_size(samples)
-        .measurement_time(Duration::from_millis(measure))
-        .warm_up_time(Duration::from_millis(warm_up));
-    if let Some(filter) = arguments.iter().find(|argument| !argument.starts_with("--")) {
-        criterion = criterion.with_filter(filter);
-    }
-    in_pool(1, || Isa::available().for_each(|isa| bench_isa(&mut criterion, isa)));
+    let mut criterion = support::criterion(support::Profile { samples: 10, seconds: [0.2, 3.0] });
+    rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("the first use of threads");
+    Isa::available().for_each(|isa| bench_isa(&mut criterion, isa));
     criterion.final_summary();
-}
-
-fn in_pool<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool").install(run)
 }
 
 fn bench_isa(criterion: &mut Criterion, isa: Isa) {
