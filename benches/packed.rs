@@ -35,12 +35,9 @@ fn main() {
     if let Some(filter) = arguments.iter().find(|argument| !argument.starts_with("--")) {
         criterion = criterion.with_filter(filter);
     }
-    in_pool(1, || Isa::available().for_each(|isa| bench_isa(&mut criterion, isa)));
+    rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("the first use of the pool");
+    Isa::available().for_each(|isa| bench_isa(&mut criterion, isa));
     criterion.final_summary();
-}
-
-fn in_pool<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool").install(run)
 }
 
 fn bench_isa(criterion: &mut Criterion, isa: Isa) {
