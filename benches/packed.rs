@@ -77,9 +77,18 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// Times `run`, prints which part of the limit it reached, and returns its best time in seconds.
-    fn time(&mut self, name: &str, macs: u64, mut run: impl FnMut()) -> f64 {
+    fn time(&mut self, name: &str, macs: u64, run: impl FnMut()) -> f64 {
+        let best = self.measure(name, macs, run);
+        if best.is_finite() {
+            let fraction = 100.0 * macs as f64 / best / self.limit;
+            println!("{:>48} {:9.4} ms at best, {fraction:5.1} % of the limit", "", best * 1e3);
+        }
+        best
+    }
+
+    fn measure(&mut self, name: &str, elements: u64, mut run: impl FnMut()) -> f64 {
         let best = Cell::new(f64::INFINITY);
-        self.group.throughput(Throughput::Elements(macs));
+        self.group.throughput(Throughput::Elements(elements));
         self.group.bench_function(format!("{name}/{}", self.kernels.isa()), |bencher| {
             bencher.iter_custom(|iterations| {
                 let start = Instant::now();
@@ -89,10 +98,6 @@ impl Bench<'_> {
                 elapsed
             });
         });
-        if best.get().is_finite() {
-            let fraction = 100.0 * macs as f64 / best.get() / self.limit;
-            println!("{:>48} {:9.4} ms at best, {fraction:5.1} % of the limit", "", best.get() * 1e3);
-        }
         best.get()
     }
 
@@ -162,7 +167,7 @@ impl Bench<'_> {
         let mut y = vec![0; layout.bytes_for(geometry.out_height() * geometry.out_width())];
         let kernels = self.kernels;
         let elements = (extent * extent * channels) as u64;
-        self.time(&format!("max_pool2x2/{channels}x{extent}x{extent}"), elements, || {
+        self.measure(&format!("max_pool2x2/{channels}x{extent}x{extent}"), elements, || {
             kernels.pool_codes(&geometry, layout, Extreme::Largest, &x, &mut y);
         });
     }
