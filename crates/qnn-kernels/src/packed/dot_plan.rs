@@ -42,8 +42,11 @@ pub(crate) enum Weights<'a> {
     /// The lines of every block of output channels, one block after the other.
     Lines(&'a [Line<u32>]),
     /// Writes the lines of these blocks.
-    Unpacked(&'a (dyn Fn(Range<usize>, &mut [Line<u32>]) + Sync)),
+    Unpacked(&'a WriteBlocks<'a>),
 }
+
+/// Writes the lines of some blocks of output channels.
+pub(crate) type WriteBlocks<'a> = dyn Fn(Range<usize>, &mut [Line<u32>]) + Sync + 'a;
 
 /// The operands of one run.
 #[derive(Clone, Copy)]
