@@ -21,7 +21,8 @@ static VNNI_512: DotTiles = dot_tiles!("vpdpbusd, 512 bits",
 target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"), Vnni512, Packing::Quads, peak: [12, 1],
 rows: [
     1: [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16],
-    2: [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+    2: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+        3: [1 2 3 4 5 6 7 8 9]
 ]);
 // Sixteen registers: six pixels of two registers, two of weights, one broadcast.
 static VNNI_256: DotTiles = dot_tiles!("vpdpbusd, 256 bits",

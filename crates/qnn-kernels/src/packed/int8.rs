@@ -113,7 +113,7 @@ impl<'a> From<Output<'a>> for Int8Output<'a> {
 
 /// A convolution of bytes with weights of eight bits, exact.
 ///
-/// Inputs are the bytes of images `[image, row, column, channel]`; signed ones in two's complement, which is what [`Encoding::Int8`] packs.
+/// Inputs are the bytes of images `[image, row, column, channel]`; signed ones in two's complement, which is what [`Encoding::Int8`](super::Encoding::Int8) packs.
 ///
 /// ```
 /// use qnn_kernels::{Kernels, packed::{ByteInput, ConvGeometry, Int8Conv, Output}};
