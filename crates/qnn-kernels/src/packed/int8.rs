@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 
 use super::dot_plan::{Both, DotJob, DotPlan, Rows, Weights, output_blocks};
 use super::dot_tile::Packing;
-use super::requantize::{Affine, Requantize, Sum};
+use super::requantize::{Affine, Requantize};
 use super::scratch::{Scratch, grown, with_scratch};
 use super::stage::Part;
-use super::{ConvGeometry, Output, PackError, Tile};
+use super::{ConvGeometry, Output, PackError, Sum, Tile};
 use crate::Kernels;
 use crate::arch::bits::Bits;
 use crate::arch::{DotTiles, as_bytes};
