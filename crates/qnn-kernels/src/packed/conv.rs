@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::plan::Plan;
 use super::{ConvGeometry, Encoding, Layout, Output, PackError};
-use crate::Kernels;
+use crate::{Kernels, ShapeError};
 
 /// A convolution whose weights are packed, ready to run over packed images. Matrix products are convolutions of single pixels
 /// ([`ConvGeometry::matmul`]).
@@ -105,8 +105,14 @@ impl PackedConv {
     }
 }
 
+/// Rows and columns of an output beyond which no image is meant.
+const MOST_PIXELS: usize = 1 << 22;
+
 fn check(geometry: &ConvGeometry, x: Encoding, pad_code: i32, w: Encoding) -> Result<(), PackError> {
     geometry.check()?;
+    if geometry.out_height().max(geometry.out_width()) > MOST_PIXELS {
+        return Err(ShapeError::Overflow { what: "output, of more than 2^22 rows or columns," }.into());
+    }
     for (what, encoding) in [("the input", x), ("the weights", w)] {
         if encoding.checked()? == Encoding::Int8 {
             let remedy = "these kernels take planes of bits; bytes have kernels of their own";

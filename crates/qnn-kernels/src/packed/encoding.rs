@@ -113,6 +113,15 @@ impl Encoding {
         self.range().start().abs().max(*self.range().end())
     }
 
+    /// The stored bits of a number, and whether it is a code at all.
+    pub(crate) fn stored(self, value: f32) -> (u8, bool) {
+        let (first, step) = (*self.range().start(), self.step());
+        // A NaN becomes 0, whose code it does not equal; what is out of range becomes the nearest level.
+        let level = ((value - first as f32) / step as f32) as usize;
+        let level = level.min(self.levels() - 1);
+        (self.bits(level), self.code(level) as f32 == value)
+    }
+
     /// The level of the number at `index` of `len`.
     pub(crate) fn level_of(self, value: f32, index: usize, len: usize) -> Result<usize, PackError> {
         if value.is_nan() {

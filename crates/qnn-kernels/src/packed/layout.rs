@@ -90,16 +90,41 @@ impl Layout {
     /// whole pixels or `packed` has not the bytes for them. What `packed` holds after an error is unspecified.
     pub fn pack(&self, codes: &[f32], packed: &mut [u8]) -> Result<(), PackError> {
         self.check_lengths(codes.len(), packed.len())?;
-        let len = codes.len();
-        let pixels = codes.chunks_exact(self.channels).zip(packed.chunks_exact_mut(self.pixel_bytes()));
-        for (pixel, (codes, packed)) in pixels.enumerate() {
-            packed.fill(0);
-            for (channel, &code) in codes.iter().enumerate() {
-                let index = pixel * self.channels + channel;
-                self.set(channel, self.encoding.level_of(code, index, len)?, packed);
+        let mut sound = true;
+        for (codes, packed) in
+            codes.chunks_exact(self.channels).zip(packed.chunks_exact_mut(self.pixel_bytes()))
+        {
+            sound &= self.pack_pixel(codes, packed);
+        }
+        if sound {
+            return Ok(());
+        }
+        let mut levels =
+            codes.iter().enumerate().map(|(index, &code)| self.encoding.level_of(code, index, codes.len()));
+        levels.try_for_each(|level| level.map(|_| ()))
+    }
+
+    /// Packs one pixel and says whether all its numbers are codes.
+    fn pack_pixel(&self, codes: &[f32], packed: &mut [u8]) -> bool {
+        let mut sound = true;
+        packed.fill(0);
+        for (byte, codes) in codes.chunks(8).enumerate() {
+            let mut stored = [0; 8];
+            for (stored, &code) in stored.iter_mut().zip(codes) {
+                let (bits, is_code) = self.encoding.stored(code);
+                *stored = bits;
+                sound &= is_code;
+            }
+            if self.encoding == Encoding::Int8 {
+                packed[8 * byte..][..codes.len()].copy_from_slice(&stored[..codes.len()]);
+            } else {
+                for (plane, packed) in packed.chunks_exact_mut(self.plane_bytes()).enumerate() {
+                    let bit = |(index, stored): (usize, &u8)| (stored >> plane & 1) << index;
+                    packed[byte] = stored.iter().enumerate().map(bit).sum();
+                }
             }
         }
-        Ok(())
+        sound
     }
 
     /// Packs the signs of numbers: `x < 0` becomes −1, all else +1, both zeros included.
@@ -128,7 +153,12 @@ impl Layout {
     }
 
     /// The code of one channel of a packed pixel.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such channel, or the pixel is shorter than [`Self::pixel_bytes`].
     #[must_use]
+    #[track_caller]
     pub fn code(&self, channel: usize, pixel: &[u8]) -> i32 {
         if self.encoding == Encoding::Int8 {
             return self.encoding.code_of(pixel[channel]);

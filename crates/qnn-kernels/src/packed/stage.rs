@@ -129,7 +129,11 @@ impl Run<'_> {
         match self {
             Self::Accumulators { y, channels } | Self::Tiles { accumulators: y, channels, .. } => {
                 for (acc, y) in acc.iter().zip(y.chunks_exact_mut(*channels)) {
-                    y[panel.first..][..panel.count].copy_from_slice(&acc.0[..panel.count]);
+                    let y = &mut y[panel.first..][..panel.count];
+                    match y.first_chunk_mut::<LANES>() {
+                        Some(whole) => *whole = acc.0,
+                        None => y.copy_from_slice(&acc.0[..panel.count]),
+                    }
                 }
             }
             Self::Scaled { affine, y, channels } => {
