@@ -7,16 +7,17 @@
 //! cargo bench --bench packed_int8 -- --isa avx2          one instruction set
 //! ```
 //!
-//! The limit is what dot products on registers alone reach. Every time is the shortest of several runs: whatever else the machine does only adds.
+//! The limit is what int8 dot products on registers alone reach; rows with `f32` show their part of it too, for comparison. Every time is the shortest of several runs: whatever else the machine does only adds.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use clap::Parser;
 use qnn_kernels::packed::{
-    ByteInput, CodeRange, ConvGeometry, FixedPoint, Int8Conv, Int8Output, Output, Requantize, Rounded,
+    ByteInput, CodeRange, ConvGeometry, Encoding, FixedPoint, Int8Conv, Int8Output, Output, Requantize,
+    Rounded, WeightOnlyConv,
 };
-use qnn_kernels::{Isa, Kernels, Padding};
+use qnn_kernels::{ChannelAffine, Conv2dShape, Isa, Kernels, Padding};
 
 /// Times convolutions of bytes and of weights that stay packed.
 #[derive(Parser)]
@@ -30,7 +31,7 @@ struct Flags {
     /// Images at a time.
     #[arg(long, default_value_t = 1)]
     batch: usize,
-    /// One instruction set (scalar, avx2, avx512, neon) instead of all that the machine has.
+    /// One instruction set (scalar, avx2, avx512, neon) instead of all with vectors that the machine has.
     #[arg(long)]
     isa: Option<Isa>,
     // Cargo passes it to every benchmark.
@@ -43,8 +44,8 @@ fn main() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(flags.threads).build().expect("a pool of threads");
     pool.install(|| {
         for isa in Isa::available().filter(|isa| flags.isa.is_none_or(|only| only == *isa)) {
-            // As scalar: int8 has no use for counting bits.
-            if isa != Isa::Popcnt {
+            // Without vectors these figures say little and take minutes: only where they are asked for.
+            if flags.isa.is_some() || !matches!(isa, Isa::Popcnt | Isa::Scalar) {
                 table(&flags, Kernels::of(isa).expect("available"));
             }
         }
@@ -60,60 +61,120 @@ fn table(flags: &Flags, kernels: &Kernels) {
         flags.threads,
         flags.batch
     );
-    println!("  limit of one core {:.0} G multiply-accumulates/s", limit / 1e9);
+    println!("  limit of one core {:.1} G multiply-accumulates/s", limit / 1e9);
     for (size, channels) in [(56, 64), (28, 128), (14, 256), (7, 512)] {
         let padding = Padding { top: 1, bottom: 1, left: 1, right: 1 };
         let geometry =
             ConvGeometry { padding, ..ConvGeometry::new([size, size, channels], [3, 3], channels) };
-        conv(flags, kernels, limit, &geometry);
+        int8(flags, kernels, limit, &geometry);
+        weight_only(flags, kernels, limit, &geometry);
     }
 }
 
 /// Multiply-accumulates in a second.
 fn limit(kernels: &Kernels) -> f64 {
-    let seconds = shortest(20, || kernels.int8_limit(100_000));
-    kernels.int8_limit(100_000).0 as f64 / seconds
+    // Short runs: one of them finds the machine at its fastest.
+    let rounds = if kernels.isa() == Isa::Scalar { 1000 } else { 20_000 };
+    let seconds = shortest(200, || kernels.int8_limit(rounds));
+    kernels.int8_limit(rounds).0 as f64 / seconds
 }
 
-fn conv(flags: &Flags, kernels: &Kernels, limit: f64, geometry: &ConvGeometry) {
+/// Prints the time of a convolution, its rate and the part of the limit; gives back the time in seconds.
+fn row(flags: &Flags, geometry: &ConvGeometry, what: &str, limit: f64, run: &mut dyn FnMut()) -> f64 {
+    let seconds = shortest(if flags.full { 1000 } else { 60 }, run);
+    let rate = flags.batch as f64 * geometry.macs() as f64 / seconds;
+    let fraction = 100.0 * rate / limit / flags.threads as f64;
+    println!(
+        "  {:3}x{:<3} {:4} channels, {what:26} {:8.4} ms  {:6.1} G/s  {fraction:5.1} %",
+        geometry.height,
+        geometry.width,
+        geometry.channels,
+        1e3 * seconds,
+        rate / 1e9
+    );
+    seconds
+}
+
+fn int8(flags: &Flags, kernels: &Kernels, limit: f64, geometry: &ConvGeometry) {
     let scales = vec![0.001_f32; geometry.out_channels];
     let weights: Vec<i8> = (0..geometry.weight_len()).map(|at| (at * 73 % 255) as i8).collect();
-    let x: Vec<u8> =
-        (0..flags.batch * geometry.pixels() * geometry.channels).map(|at| (at * 31) as u8).collect();
+    let x = bytes(flags, geometry);
     let len = flags.batch * geometry.out_pixels() * geometry.out_channels;
     let (mut sums, mut codes) = (vec![0; len], vec![0; len]);
     let fixed = FixedPoint::new(&vec![0.001; geometry.out_channels], CodeRange::SYMMETRIC).expect("sound");
     let rounded = Rounded::new(&scales, &scales, CodeRange::SYMMETRIC).expect("sound");
     let conv = Int8Conv::new(geometry, ByteInput::SYMMETRIC, &weights).expect("sound");
-    let repetitions = if flags.full { 1000 } else { 60 };
-    let mut row = |what: &str, run: &mut dyn FnMut()| {
-        let seconds = shortest(repetitions, run);
-        let rate = flags.batch as f64 * geometry.macs() as f64 / seconds;
-        let fraction = 100.0 * rate / limit / flags.threads as f64;
-        println!(
-            "  {:3}x{:<3} {:4} channels, {what:18} {:8.4} ms  {:6.1} G/s  {fraction:5.1} %",
-            geometry.height,
-            geometry.width,
-            geometry.channels,
-            1e3 * seconds,
-            rate / 1e9
-        );
-    };
-    row("accumulators", &mut || conv.run(kernels, &x, Output::Accumulators(&mut sums).into()));
-    for (what, by) in
-        [("fixed point", Requantize::Fixed(fixed)), ("rounded f32", Requantize::Rounded(rounded))]
-    {
-        row(what, &mut || conv.run(kernels, &x, Int8Output::Requantized { by: &by, y: &mut codes }));
+    row(flags, geometry, "int8, accumulators", limit, &mut || {
+        conv.run(kernels, &x, Output::Accumulators(&mut sums).into());
+    });
+    let ways = [
+        ("int8, rounded f32", Requantize::Rounded(rounded)),
+        ("int8, fixed point", Requantize::Fixed(fixed)),
+    ];
+    for (what, by) in ways {
+        row(flags, geometry, what, limit, &mut || {
+            conv.run(kernels, &x, Int8Output::Requantized { by: &by, y: &mut codes });
+        });
     }
 }
 
-/// The shortest time of one call, in seconds.
+/// Binary and ternary weights against the `f32` convolution, and against bytes.
+fn weight_only(flags: &Flags, kernels: &Kernels, limit: f64, geometry: &ConvGeometry) {
+    let signs: Vec<f32> =
+        (0..geometry.weight_len()).map(|at| if at * 73 % 7 < 3 { -1.0 } else { 1.0 }).collect();
+    let bytes = bytes(flags, geometry);
+    let x: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) / 17.0).collect();
+    let len = flags.batch * geometry.out_pixels() * geometry.out_channels;
+    let (mut y, mut sums) = (vec![0.0; len], vec![0; len]);
+    let shape = float_shape(geometry, flags.batch);
+    let mut f32_row =
+        |what: &str, run: &mut dyn FnMut(&mut [f32])| row(flags, geometry, what, limit, &mut || run(&mut y));
+    let plain = f32_row("f32 weights x f32", &mut |y| {
+        kernels.conv2d(&shape, &x, &signs, 0.0, ChannelAffine::IDENTITY, y);
+    });
+    for (what, encoding) in [("binary", Encoding::Sign), ("ternary", Encoding::Ternary)] {
+        let conv = WeightOnlyConv::new(geometry, encoding, &signs).expect("sound");
+        let packed = f32_row(&format!("{what} weights x f32"), &mut |y| {
+            conv.run(kernels, &x, 0.0, ChannelAffine::IDENTITY, y);
+        });
+        println!("{:38}{:.2} times the time with f32 weights", "", packed / plain);
+        let bias = vec![0; geometry.out_channels];
+        let conv = conv.into_int8(ByteInput::SYMMETRIC, &bias).expect("sound");
+        row(flags, geometry, &format!("{what} weights x int8"), limit, &mut || {
+            conv.run(kernels, &bytes, Output::Accumulators(&mut sums).into());
+        });
+    }
+}
+
+fn bytes(flags: &Flags, geometry: &ConvGeometry) -> Vec<u8> {
+    (0..flags.batch * geometry.pixels() * geometry.channels).map(|at| (at * 31) as u8).collect()
+}
+
+fn float_shape(geometry: &ConvGeometry, batch: usize) -> Conv2dShape {
+    Conv2dShape {
+        batch,
+        height: geometry.height,
+        width: geometry.width,
+        channels: geometry.channels,
+        out_channels: geometry.out_channels,
+        kernel: geometry.kernel,
+        stride: geometry.stride,
+        padding: geometry.padding,
+        groups: geometry.groups,
+    }
+}
+
+/// The shortest time of one call, in seconds, out of so many as long as they take no more than a second and a half together.
 fn shortest<R>(repetitions: usize, mut run: impl FnMut() -> R) -> f64 {
     black_box(run());
-    let time = |_| {
+    let (begin, mut best) = (Instant::now(), f64::INFINITY);
+    for _ in 0..repetitions {
         let start = Instant::now();
         black_box(run());
-        start.elapsed().as_secs_f64()
-    };
-    (0..repetitions).map(time).fold(f64::INFINITY, f64::min)
+        best = best.min(start.elapsed().as_secs_f64());
+        if begin.elapsed().as_secs_f64() > 1.5 {
+            break;
+        }
+    }
+    best
 }

@@ -8,7 +8,8 @@ use super::dots_x86;
 use crate::line::Line;
 use crate::packed::dot_tile::{DotRow, Packing};
 use crate::packed::plane_weights::Spread;
-use crate::packed::requantize::{Affine, FixedPoint, Rounded, Sum};
+use crate::packed::requantize::{Affine, FixedPoint, Rounded};
+use crate::packed::sum::Sum;
 use crate::packed::unit_frame::UnitForm;
 use crate::{Isa, Kernels};
 

@@ -9,7 +9,8 @@ use super::dots::{DotTiles, dot_rows, dot_tiles};
 use crate::line::{LANES, Line};
 use crate::packed::dot_tile::{self, DotLanes, DotRow, Packing};
 use crate::packed::plane_weights::Spread;
-use crate::packed::requantize::{Affine, FixedPoint, Rounded, Sum};
+use crate::packed::requantize::{Affine, FixedPoint, Rounded};
+use crate::packed::sum::Sum;
 use crate::packed::unit_frame::UnitForm;
 use crate::tile;
 

@@ -4,7 +4,8 @@ use super::dots::{DotTiles, dot_rows, dot_tiles};
 use crate::line::Line;
 use crate::packed::dot_tile::{self, DotRow, Packing, PortablePairs};
 use crate::packed::plane_weights::Spread;
-use crate::packed::requantize::{Affine, FixedPoint, Rounded, Sum};
+use crate::packed::requantize::{Affine, FixedPoint, Rounded};
+use crate::packed::sum::Sum;
 use crate::packed::unit_frame::UnitForm;
 use crate::tile;
 

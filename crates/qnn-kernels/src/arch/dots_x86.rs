@@ -12,7 +12,8 @@ use super::dots::{DotTiles, dot_rows, dot_tiles};
 use crate::line::{LANES, Line};
 use crate::packed::dot_tile::{self, DotLanes, DotRow, Packing};
 use crate::packed::plane_weights::Spread;
-use crate::packed::requantize::{Affine, FixedPoint, Rounded, Sum};
+use crate::packed::requantize::{Affine, FixedPoint, Rounded};
+use crate::packed::sum::Sum;
 use crate::packed::unit_frame::UnitForm;
 use crate::tile;
 
@@ -21,7 +22,8 @@ static VNNI_512: DotTiles = dot_tiles!("vpdpbusd, 512 bits",
 target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"), Vnni512, Packing::Quads, peak: [12, 1],
 rows: [
     1: [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16],
-    2: [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+    2: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+        3: [1 2 3 4 5 6 7 8 9]
 ]);
 // Sixteen registers: six pixels of two registers, two of weights, one broadcast.
 static VNNI_256: DotTiles = dot_tiles!("vpdpbusd, 256 bits",

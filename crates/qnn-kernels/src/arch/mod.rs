@@ -22,7 +22,9 @@ mod x86;
 #[cfg(target_arch = "x86_64")]
 mod x86_bits;
 
-pub(crate) use dots::{DotTiles, as_bytes, dot_tables};
+#[cfg(test)]
+pub(crate) use dots::dot_tables;
+pub(crate) use dots::{DotTiles, as_bytes};
 
 use crate::line::{LANES, Line};
 use crate::tile::{Row, Sweep};

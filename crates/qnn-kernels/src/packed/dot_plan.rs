@@ -15,7 +15,7 @@ use crate::tile::Tap;
 /// Pixels in a row of a flattened convolution: two full tiles of the widest kernels.
 const FLAT_WIDTH: usize = 28;
 /// Sums of a band that stay in a core's cache, at least and at most.
-const BAND_SUMS: Range<usize> = 1 << 15..1 << 17;
+const BAND_SUMS: Range<usize> = 1 << 14..1 << 17;
 /// Lines of weights that a core's own caches hold beside everything else.
 const RESIDENT_LINES: usize = 1 << 14;
 /// Multiply-accumulates below which a second thread costs more than it brings.
@@ -42,8 +42,11 @@ pub(crate) enum Weights<'a> {
     /// The lines of every block of output channels, one block after the other.
     Lines(&'a [Line<u32>]),
     /// Writes the lines of these blocks.
-    Unpacked(&'a (dyn Fn(Range<usize>, &mut [Line<u32>]) + Sync)),
+    Unpacked(&'a WriteBlocks<'a>),
 }
+
+/// Writes the lines of some blocks of output channels.
+pub(crate) type WriteBlocks<'a> = dyn Fn(Range<usize>, &mut [Line<u32>]) + Sync + 'a;
 
 /// The operands of one run.
 #[derive(Clone, Copy)]
@@ -211,7 +214,7 @@ impl DotPlan {
                 Weights::Unpacked(_) => self.depth * job.tiles.blocks(),
             };
             with_units(unpacked, |scratch| {
-                self.for_panels(job.tiles, |panel| {
+                self.for_panels(job.tiles, width, |panel| {
                     let weights = match job.weights {
                         Weights::Lines(lines) => {
                             &lines[panel.blocks.start * self.depth..panel.blocks.end * self.depth]
@@ -265,14 +268,18 @@ impl DotPlan {
     }
 
     /// Cuts the output channels into panels, as wide as the tiles take them.
-    fn for_panels(&self, tiles: &DotTiles, mut visit: impl FnMut(&Panel)) {
+    fn for_panels(&self, tiles: &DotTiles, width: usize, mut visit: impl FnMut(&Panel)) {
         let geometry = &self.geometry;
         let (groups, each) = if self.depthwise {
             (1, geometry.out_channels)
         } else {
             (geometry.groups, geometry.group_outputs())
         };
-        let most = if self.depthwise { 1 } else { tiles.blocks() };
+        // Narrow images fill the registers with output channels instead of pixels.
+        let most = match self.depthwise {
+            true => 1,
+            false => tiles.blocks().min(if width <= 9 { 3 } else { 2 }),
+        };
         let count = each.div_ceil(LANES);
         for group in 0..groups {
             let mut first = 0;

@@ -17,8 +17,6 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
-    pub(crate) const ALL: [Self; 2] = [Self::Quads, Self::Pairs];
-
     /// Channels in a unit.
     pub(crate) const fn channels(self) -> usize {
         match self {

@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 
 use super::dot_plan::{Both, DotJob, DotPlan, Rows, Weights, output_blocks};
 use super::dot_tile::Packing;
-use super::requantize::{Affine, Requantize, Sum};
+use super::requantize::{Affine, Requantize};
 use super::scratch::{Scratch, grown, with_scratch};
 use super::stage::Part;
-use super::{ConvGeometry, Output, PackError, Tile};
+use super::{ConvGeometry, Output, PackError, Sum, Tile};
 use crate::Kernels;
 use crate::arch::bits::Bits;
 use crate::arch::{DotTiles, as_bytes};
@@ -113,7 +113,7 @@ impl<'a> From<Output<'a>> for Int8Output<'a> {
 
 /// A convolution of bytes with weights of eight bits, exact.
 ///
-/// Inputs are the bytes of images `[image, row, column, channel]`; signed ones in two's complement, which is what [`Encoding::Int8`] packs.
+/// Inputs are the bytes of images `[image, row, column, channel]`; signed ones in two's complement, which is what [`Encoding::Int8`](super::Encoding::Int8) packs.
 ///
 /// ```
 /// use qnn_kernels::{Kernels, packed::{ByteInput, ConvGeometry, Int8Conv, Output}};

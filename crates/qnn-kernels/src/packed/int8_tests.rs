@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::int8::{ByteInput, Int8Conv, Int8Output, bytes_of};
-use super::requantize::{CodeRange, FixedPoint, Requantize, Rounded, Sum};
-use super::{ConvGeometry, Encoding, Layout, Output, PackError, Tiles};
+use super::requantize::{FixedPoint, Requantize, Rounded};
+use super::{CodeRange, ConvGeometry, Encoding, Layout, Output, PackError, Sum, Tiles};
 use crate::arch::bits::Bits;
 use crate::arch::{DotTiles, dot_tables};
 use crate::{ChannelAffine, Isa, Kernels, Padding};

@@ -38,6 +38,7 @@
 //! ```
 
 mod border;
+mod code_range;
 mod compression;
 mod conv;
 pub(crate) mod depthwise;
@@ -62,12 +63,14 @@ mod run;
 mod scratch;
 mod signs;
 mod stage;
+pub(crate) mod sum;
 mod threshold;
 pub(crate) mod tile;
 pub(crate) mod unit_frame;
 mod weight_only;
 mod weights;
 
+pub use code_range::{CodeRange, RequantizeError};
 pub use compression::{StoredValues, compression_rate};
 pub use conv::PackedConv;
 pub use encoding::Encoding;
@@ -78,6 +81,7 @@ pub use layout::Layout;
 pub use lookup::{LookupConv, plain_conv2d};
 pub use output::{Output, Tile, Tiles};
 pub use pool::{Extreme, PoolGeometry};
-pub use requantize::{CodeRange, FixedPoint, Requantize, RequantizeError, Rounded, Sum};
+pub use requantize::{FixedPoint, Requantize, Rounded};
+pub use sum::Sum;
 pub use threshold::{Threshold, Thresholds, threshold};
 pub use weight_only::{WeightOnlyConv, WeightOnlyInt8Conv};

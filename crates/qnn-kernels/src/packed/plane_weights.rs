@@ -88,7 +88,7 @@ impl PlaneWeights {
             Encoding::Ternary => code < 0,
             Encoding::Unsigned { .. } => code >> plane & 1 == 1,
             // Signs: set where the term is negative.
-            _ => ((1 << self.encoding.planes()) - 1 - code) / 2 >> plane & 1 == 1,
+            _ => (((1 << self.encoding.planes()) - 1 - code) / 2) >> plane & 1 == 1,
         }
     }
 

@@ -1,90 +1,7 @@
 //! From `i32` accumulators to codes of eight bits, and the other ways out of an integer layer.
 
-use thiserror::Error;
-
+use super::{CodeRange, RequantizeError};
 use crate::line::LANES;
-
-/// Why accumulators cannot be requantized so.
-#[derive(Clone, Debug, PartialEq, Error)]
-pub enum RequantizeError {
-    /// A factor is not a positive finite number, or too large.
-    #[error("the {what} of channel {channel} is {value}, it must be {expected}")]
-    Factor {
-        /// Scale or bias.
-        what: &'static str,
-        /// Its output channel.
-        channel: usize,
-        /// What was given.
-        value: f64,
-        /// What was expected.
-        expected: &'static str,
-    },
-    /// Scales and biases for different numbers of channels.
-    #[error("{scales} scales and {biases} biases, there must be one of each for every channel")]
-    Channels {
-        /// Number of scales.
-        scales: usize,
-        /// Number of biases.
-        biases: usize,
-    },
-    /// A range of codes that no byte holds, or whose zero point lies outside.
-    #[error("codes {low}..={high} with zero point {zero_point} lie neither in -128..=127 nor in 0..=255")]
-    Range {
-        /// The smallest code.
-        low: i32,
-        /// The largest code.
-        high: i32,
-        /// The code of zero.
-        zero_point: i32,
-    },
-}
-
-/// The codes that a layer puts out: which byte values, and which of them stands for zero.
-///
-/// A ReLU is the range that starts at the zero point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CodeRange {
-    low: i32,
-    high: i32,
-    zero_point: i32,
-}
-
-impl CodeRange {
-    /// Symmetric signed bytes, −127 to 127: the range of weights, and of activations that have no preferred sign.
-    pub const SYMMETRIC: Self = Self { low: -127, high: 127, zero_point: 0 };
-
-    /// The codes `low ..= high`, all of them signed or all of them unsigned bytes.
-    ///
-    /// # Errors
-    ///
-    /// [`RequantizeError::Range`] if they are neither, or if the zero point is none of those bytes.
-    pub fn new(low: i32, high: i32, zero_point: i32) -> Result<Self, RequantizeError> {
-        let fits = |range: std::ops::RangeInclusive<i32>| {
-            [low, high, zero_point].iter().all(|code| range.contains(code))
-        };
-        let range = Self { low, high, zero_point };
-        let is_valid = low <= high && (fits(-128..=127) || fits(0..=255));
-        if is_valid { Ok(range) } else { Err(RequantizeError::Range { low, high, zero_point }) }
-    }
-
-    /// The smallest code.
-    #[must_use]
-    pub const fn low(self) -> i32 {
-        self.low
-    }
-
-    /// The largest code.
-    #[must_use]
-    pub const fn high(self) -> i32 {
-        self.high
-    }
-
-    /// The code that stands for zero.
-    #[must_use]
-    pub const fn zero_point(self) -> i32 {
-        self.zero_point
-    }
-}
 
 /// How accumulators become codes of eight bits.
 #[derive(Clone, Debug, PartialEq)]
@@ -143,8 +60,9 @@ impl Requantize {
 ///
 /// ```
 /// use qnn_kernels::packed::{CodeRange, FixedPoint};
-/// let halves = FixedPoint::new(&[0.25], CodeRange::SYMMETRIC)?;
-/// assert_eq!([5, 6, -5, -6, 9999].map(|acc| halves.code(acc, 0)), [1, 2, -1, -2, 127]);
+/// let quarters = FixedPoint::new(&[0.25], CodeRange::SYMMETRIC)?;
+/// assert_eq!([4, 6, -4, -6, 9999].map(|acc| quarters.code(acc, 0)), [1, 2, -1, -2, 127]);
+/// assert_eq!(quarters.code(5, 0), 2, "rounded twice: 2.5 to 3, and 1.5 to 2");
 /// # Ok::<(), qnn_kernels::packed::RequantizeError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -334,7 +252,7 @@ impl Rounded {
 
 /// The nearest code, halves to even.
 #[inline(always)]
-fn rounded_code(value: f32, range: CodeRange) -> i32 {
+pub(super) fn rounded_code(value: f32, range: CodeRange) -> i32 {
     // Between 2²³ and 2²⁴ the numbers of f32 are the integers: the sum is rounded to one, halves to even, and its last bits are that integer.
     const INTEGERS: f32 = 12_582_912.0;
     let [low, high] = [range.low, range.high].map(|code| (code - range.zero_point) as f32);
@@ -398,65 +316,6 @@ fn from_lane<T: Copy + Default>(values: &[T], first: usize) -> [T; LANES] {
     let mut lanes = [T::default(); LANES];
     lanes.iter_mut().zip(&values[first..]).for_each(|(lane, value)| *lane = *value);
     lanes
-}
-
-/// How two tensors of codes are added: each with a scale and a zero point of its own.
-///
-/// ```text
-/// q = clamp(zero_point + round((a − a.zero_point) · a.scale + (b − b.zero_point) · b.scale))      halves to even
-/// ```
-///
-/// Scales are relative to the sum's: `a.scale = S_a / S_y`. In `f32`, both products and their sum rounded once each.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sum {
-    scales: [f32; 2],
-    zero_points: [i32; 2],
-    signed: bool,
-    range: CodeRange,
-}
-
-impl Sum {
-    /// The sum of two tensors with these scales, relative to the sum's, and zero points.
-    ///
-    /// `signed` says whether the operands' bytes are; the sum's follow from its range.
-    ///
-    /// # Errors
-    ///
-    /// [`RequantizeError::Factor`] if a scale is not finite, [`RequantizeError::Range`] if a zero point is no code.
-    pub fn new(
-        scales: [f32; 2],
-        zero_points: [i32; 2],
-        signed: bool,
-        range: CodeRange,
-    ) -> Result<Self, RequantizeError> {
-        if let Some(channel) = scales.iter().position(|scale| !scale.is_finite()) {
-            let value = scales[channel].into();
-            return Err(RequantizeError::Factor { what: "scale", channel, value, expected: "finite" });
-        }
-        let [low, high] = if signed { [-128, 127] } else { [0, 255] };
-        for zero_point in zero_points {
-            CodeRange::new(low, high, zero_point)?;
-        }
-        Ok(Self { scales, zero_points, signed, range })
-    }
-
-    /// The code of the sum of two codes.
-    #[must_use]
-    #[inline(always)]
-    pub fn code(&self, a: i32, b: i32) -> i32 {
-        let [a, b] =
-            [(a, 0), (b, 1)].map(|(code, of)| (code - self.zero_points[of]) as f32 * self.scales[of]);
-        rounded_code(a + b, self.range)
-    }
-
-    #[inline(always)]
-    pub(crate) fn apply(&self, a: &[u8], b: &[u8], y: &mut [u8]) {
-        for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-            let [a, b] =
-                [a, b].map(|byte| if self.signed { byte.cast_signed().into() } else { i32::from(byte) });
-            *y = self.code(a, b) as u8;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -586,12 +445,5 @@ mod tests {
         assert!(Rounded::new(&[1.0], &[f32::NAN], CodeRange::SYMMETRIC).is_err());
         let error = Rounded::new(&[1.0], &[], CodeRange::SYMMETRIC).unwrap_err();
         assert_eq!(error, RequantizeError::Channels { scales: 1, biases: 0 });
-        for (low, high, zero_point) in [(-1, 128, 0), (3, 2, 2), (0, 255, -1), (-128, 127, 128), (0, 256, 0)]
-        {
-            let error = CodeRange::new(low, high, zero_point).unwrap_err();
-            assert_eq!(error, RequantizeError::Range { low, high, zero_point });
-        }
-        assert!(Sum::new([1.0, f32::INFINITY], [0, 0], true, CodeRange::SYMMETRIC).is_err());
-        assert!(Sum::new([1.0, 1.0], [0, 200], true, CodeRange::SYMMETRIC).is_err());
     }
 }
