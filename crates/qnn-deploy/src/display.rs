@@ -2,7 +2,9 @@ use std::fmt;
 
 use qnn_quant::Alphabet;
 
-use crate::program::{Action, Arithmetic, Chain, Elements, Finish, Link, Product, Program, Stage, Value, Weights};
+use crate::program::{
+    Action, Arithmetic, Chain, Elements, Finish, Link, Product, Program, Stage, Value, Weights,
+};
 
 impl fmt::Display for Program {
     /// A line for each stage, with its kernel, its output and the bytes of its tensors; then what is

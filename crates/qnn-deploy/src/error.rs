@@ -52,7 +52,9 @@ pub enum Error {
         source: qnn_quant::Error,
     },
     /// A parameter that is not a number.
-    #[error("{layer}: element {index} of the {parameter} is {value}: the training has diverged, take an earlier checkpoint")]
+    #[error(
+        "{layer}: element {index} of the {parameter} is {value}: the training has diverged, take an earlier checkpoint"
+    )]
     NotFinite {
         /// The layer.
         layer: String,

@@ -39,8 +39,8 @@ mod verify;
 pub use error::{Error, Result};
 pub use freeze::freeze;
 pub use program::{
-    Action, Arithmetic, Chain, Data, Elements, Factor, Finish, LayerName, Link, Normalization, Product, Program,
-    Remark, Stage, Value, Weights,
+    Action, Arithmetic, Chain, Data, Elements, Factor, Finish, LayerName, Link, Normalization, Product,
+    Program, Remark, Stage, Value, Weights,
 };
 pub use session::{Images, Session};
 pub use verify::{Difference, Report, verify};

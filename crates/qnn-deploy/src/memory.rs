@@ -54,7 +54,12 @@ pub(crate) enum Source<'a> {
 
 impl Source<'_> {
     /// The numbers of a range of pixels of so many channels, in `scratch` if they have to be unpacked.
-    pub(crate) fn numbers<'b>(&'b self, pixels: Range<usize>, channels: usize, scratch: &'b mut [f32]) -> &'b [f32] {
+    pub(crate) fn numbers<'b>(
+        &'b self,
+        pixels: Range<usize>,
+        channels: usize,
+        scratch: &'b mut [f32],
+    ) -> &'b [f32] {
         match self {
             Self::Floats(values) => &values[pixels.start * channels..pixels.end * channels],
             Self::Codes(layout, bytes) => {

@@ -56,7 +56,6 @@ mod step;
 mod trainer;
 mod weights;
 
-pub use qnn_files::write_atomically;
 pub use checkpoint::{Checkpoint, EpochSums, Progress};
 pub use curves::{curves_svg, write_curves};
 pub use data::{TrainingData, into_tensor, pooled};
@@ -68,6 +67,7 @@ pub use loss::{Loss, count_correct};
 pub use metrics::{EpochMetrics, best_epoch, write_history};
 pub use optimizer::{Adam, Optimizer, OptimizerConfig, Regularization, Sgd, SgdConfig, StepReport};
 pub use optimizer::{AdamConfig, OptimizerState};
+pub use qnn_files::write_atomically;
 pub use recipe::Recipe;
 pub use schedule::{Schedule, Span};
 pub use step::{StepResult, StepSettings, step};

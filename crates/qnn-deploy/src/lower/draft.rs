@@ -35,7 +35,9 @@ pub(crate) enum Body {
     MaxPool(PoolOptions),
     AveragePool(PoolOptions),
     GlobalAveragePool,
-    PadZero { stride: usize },
+    PadZero {
+        stride: usize,
+    },
 }
 
 /// Divides a graph into drafts.
@@ -90,8 +92,15 @@ impl<'a, 't> Drafting<'a, 't> {
             _ => Body::Input,
         };
         let (input, output) = (step.inputs[0].index(), step.output.index());
-        let mut draft =
-            Draft { start: i, steps: vec![i], body, links: Vec::new(), input: self.root(input), operand: None, output };
+        let mut draft = Draft {
+            start: i,
+            steps: vec![i],
+            body,
+            links: Vec::new(),
+            input: self.root(input),
+            operand: None,
+            output,
+        };
         match body {
             Body::Product => draft.links = self.product_links(i)?,
             Body::Input => self.link(&mut draft, i, input)?,
@@ -107,7 +116,10 @@ impl<'a, 't> Drafting<'a, 't> {
         }
         while let Some(next) = self.graph.only_taker(draft.output) {
             let is_sum = matches!(self.graph.steps[next].op, Op::Add { .. });
-            if self.taken[next] || !is_pointwise(&self.graph.steps[next].op) || (is_sum && draft.operand.is_some()) {
+            if self.taken[next]
+                || !is_pointwise(&self.graph.steps[next].op)
+                || (is_sum && draft.operand.is_some())
+            {
                 return Ok(());
             }
             self.taken[next] = true;

@@ -37,7 +37,8 @@ pub(crate) fn thresholds(
         // The least sum that reaches the step lies in low + 1 ..= high.
         let (mut low, mut high) = (vec![-reach - 1; channels], vec![reach + 1; channels]);
         while low.iter().zip(&high).any(|(low, high)| high - low > 1) {
-            let middle: Vec<i32> = low.iter().zip(&high).map(|(low, high)| (low + high).div_euclid(2)).collect();
+            let middle: Vec<i32> =
+                low.iter().zip(&high).map(|(low, high)| (low + high).div_euclid(2)).collect();
             level(&|channel| middle[channel].clamp(-reach, reach), &mut |channel, found| {
                 if high[channel] - low[channel] > 1 {
                     let bound = if rank(channel, found) >= step { &mut high } else { &mut low };
@@ -47,7 +48,13 @@ pub(crate) fn thresholds(
         }
         for (channel, &at) in high.iter().enumerate() {
             let cut = &mut cuts[channel * (levels - 1) + step - 1];
-            *cut = if at > reach { i32::MAX } else if at == -reach { i32::MIN } else { at };
+            *cut = if at > reach {
+                i32::MAX
+            } else if at == -reach {
+                i32::MIN
+            } else {
+                at
+            };
         }
     }
     let found = Thresholds::new(levels, &cuts, flips).map_err(|_| NotMonotone { channel: 0, at: 0 })?;

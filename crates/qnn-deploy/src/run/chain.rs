@@ -57,7 +57,14 @@ impl ChainRun {
         self.functions.apply_at(pixels, self.channels, operand, y);
     }
 
-    fn codes(&self, first: usize, layout: Layout, x: Option<Source<'_>>, operand: Option<Source<'_>>, y: &mut [u8]) {
+    fn codes(
+        &self,
+        first: usize,
+        layout: Layout,
+        x: Option<Source<'_>>,
+        operand: Option<Source<'_>>,
+        y: &mut [u8],
+    ) {
         let pixels = y.len() / layout.pixel_bytes();
         with_scratch(pixels * self.channels, |numbers| {
             self.numbers(first, x, operand, numbers);

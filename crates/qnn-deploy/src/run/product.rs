@@ -1,5 +1,6 @@
 use qnn_kernels::packed::{
-    ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Thresholds, Tile, Tiles,
+    ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Thresholds, Tile,
+    Tiles, WeightOnlyConv,
 };
 use qnn_kernels::{ChannelAffine, Conv2dShape, Kernels, MatmulShape};
 use qnn_tensor::parallel::for_each_chunk_of;
@@ -22,9 +23,17 @@ pub(crate) struct ProductRun {
 #[derive(Debug)]
 enum Kernel {
     /// One f32 accumulator per output.
-    Float { weights: Vec<f32>, pad: f32, affine: [Option<Vec<f32>>; 2], rest: Functions },
+    Float { weights: FloatWeights, pad: f32, affine: [Option<Vec<f32>>; 2], rest: Functions },
     /// Integers, and what becomes of them.
     Integer { conv: IntegerConv, end: End },
+}
+
+/// What numbers are multiplied by.
+#[derive(Debug)]
+enum FloatWeights {
+    Numbers(Vec<f32>),
+    /// In planes of bits, also in memory.
+    Packed(WeightOnlyConv),
 }
 
 /// A convolution of integers, by what its input lies in.
@@ -42,7 +51,12 @@ enum End {
 }
 
 impl ProductRun {
-    pub(crate) fn new(product: &Product, input: &Value, output: &Value, tensors: &Tensors<'_>) -> Result<Self> {
+    pub(crate) fn new(
+        product: &Product,
+        input: &Value,
+        output: &Value,
+        tensors: &Tensors<'_>,
+    ) -> Result<Self> {
         let geometry = product.geometry(input.shape, output.shape[2]);
         let weights = product.weights.numbers(geometry.weight_len(), tensors)?;
         let kernel = match product.arithmetic {
@@ -52,6 +66,7 @@ impl ProductRun {
                     return Err(tensors.error("sums in f32 have no thresholds".to_owned()));
                 };
                 let mut rest = Functions::new(chain, geometry.out_channels, tensors)?;
+                let weights = FloatWeights::new(&product.weights, &geometry, weights, tensors)?;
                 Kernel::Float { weights, pad: product.pad_code.into(), affine: rest.take_affine(), rest }
             }
         };
@@ -61,7 +76,11 @@ impl ProductRun {
     pub(crate) fn run(&self, x: Source<'_>, operand: Option<Source<'_>>, y: Target<'_>, images: usize) {
         match (&self.kernel, x, y) {
             (Kernel::Float { weights, pad, affine, rest }, Source::Floats(x), Target::Floats(y)) => {
-                self.float(images, x, weights, *pad, affine, y);
+                let out = channel_affine(affine);
+                match weights {
+                    FloatWeights::Numbers(w) => self.float(images, x, w, *pad, out, y),
+                    FloatWeights::Packed(conv) => conv.run(Kernels::current(), x, *pad, out, y),
+                }
                 self.rest(rest, operand, y);
             }
             (Kernel::Integer { conv, end }, Source::Codes(_, x), y) => self.integer(conv, end, x, operand, y),
@@ -77,15 +96,24 @@ impl ProductRun {
         Some(sums)
     }
 
-    fn float(&self, images: usize, x: &[f32], w: &[f32], pad: f32, affine: &[Option<Vec<f32>>; 2], y: &mut [f32]) {
-        let out = channel_affine(affine);
-        let ConvGeometry { height, width, channels, out_channels, kernel, stride, padding, groups, .. } = self.geometry;
-        if kernel == [height, width] && self.geometry.out_pixels() == 1 && groups == 1 {
+    fn float(
+        &self,
+        images: usize,
+        x: &[f32],
+        w: &[f32],
+        pad: f32,
+        out: ChannelAffine<'_, f32>,
+        y: &mut [f32],
+    ) {
+        let ConvGeometry { height, width, channels, out_channels, kernel, stride, padding, groups, .. } =
+            self.geometry;
+        if is_matmul(&self.geometry) {
             let shape = MatmulShape { rows: images, inner: height * width * channels, columns: out_channels };
             return qnn_kernels::matmul(shape, x, w, out, y);
         }
         let batch = images;
-        let shape = Conv2dShape { batch, height, width, channels, out_channels, kernel, stride, padding, groups };
+        let shape =
+            Conv2dShape { batch, height, width, channels, out_channels, kernel, stride, padding, groups };
         qnn_kernels::conv2d(&shape, x, w, pad, out, y);
     }
 
@@ -163,6 +191,32 @@ impl IntegerConv {
     }
 }
 
+/// Whether every image gives one pixel that sees all of it: then images are rows of a matrix.
+fn is_matmul(geometry: &ConvGeometry) -> bool {
+    geometry.kernel == [geometry.height, geometry.width] && geometry.out_pixels() == 1 && geometry.groups == 1
+}
+
+impl FloatWeights {
+    fn new(
+        weights: &Weights,
+        geometry: &ConvGeometry,
+        numbers: Vec<f32>,
+        tensors: &Tensors<'_>,
+    ) -> Result<Self> {
+        let encoding = match weights {
+            Weights::Packed { alphabet, .. } => {
+                encoding(*alphabet).filter(|&encoding| encoding != Encoding::Int8)
+            }
+            Weights::Float { .. } => None,
+        };
+        let Some(encoding) = encoding else { return Ok(Self::Numbers(numbers)) };
+        let rows = ConvGeometry::matmul(geometry.terms(), geometry.out_channels);
+        let geometry = if is_matmul(geometry) { &rows } else { geometry };
+        let conv = WeightOnlyConv::new(geometry, encoding, &numbers).map_err(unpackable(tensors.stage))?;
+        Ok(Self::Packed(conv))
+    }
+}
+
 fn from_sums(sums: &[i32], numbers: &mut [f32]) {
     numbers.iter_mut().zip(sums).for_each(|(x, &sum)| *x = sum as f32);
 }
@@ -183,7 +237,8 @@ impl Kernel {
         let (Some(layout), Weights::Packed { alphabet, .. }) = (input.layout(), &product.weights) else {
             return Err(tensors.error("a product of integers needs codes on both sides".to_owned()));
         };
-        let w = encoding(*alphabet).ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?;
+        let w =
+            encoding(*alphabet).ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?;
         let conv = IntegerConv::new(geometry, layout.encoding(), product.pad_code, w, weights);
         let conv = conv.map_err(unpackable(tensors.stage))?;
         Ok(Self::Integer { conv, end: End::new(&product.finish, output, tensors)? })
@@ -207,7 +262,9 @@ impl End {
                 let found = Thresholds::new(levels, cuts, tensors.flags(flips, channels)?);
                 Ok(Self::Thresholds(found.map_err(unpackable(tensors.stage))?))
             }
-            (Finish::Thresholds { .. }, None) => Err(tensors.error("thresholds make codes, not numbers".to_owned())),
+            (Finish::Thresholds { .. }, None) => {
+                Err(tensors.error("thresholds make codes, not numbers".to_owned()))
+            }
         }
     }
 }
