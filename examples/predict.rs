@@ -57,7 +57,8 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let program = Program::load(&args.model)?;
     let mut session = Session::new(&program)?;
     if let Some(name) = args.dataset {
-        let test = qnn::data::load(name, &args.data)?.dataset.test.take(args.count).fit_to(program.input_shape())?;
+        let test =
+            qnn::data::load(name, &args.data)?.dataset.test.take(args.count).fit_to(program.input_shape())?;
         for i in 0..test.len() {
             let label = &test.class_names()[usize::from(test.labels()[i])];
             print(args, &program, &format!("test image {i} ({label})"), &session.run(test.pixels(i))?);
@@ -89,7 +90,11 @@ fn print(args: &Args, program: &Program, title: &str, logits: &[f32]) {
     let sum: f64 = weights.iter().sum();
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    let name = |class: usize| program.classes().get(class).cloned().unwrap_or_else(|| format!("class {class}"));
-    let best = order.iter().take(args.top).map(|&class| format!("{} {:.1} %", name(class), 100.0 * weights[class] / sum));
+    let name =
+        |class: usize| program.classes().get(class).cloned().unwrap_or_else(|| format!("class {class}"));
+    let best = order
+        .iter()
+        .take(args.top)
+        .map(|&class| format!("{} {:.1} %", name(class), 100.0 * weights[class] / sum));
     println!("{title}: {}", best.collect::<Vec<_>>().join(", "));
 }

@@ -10,7 +10,7 @@ pub enum Error {
         /// Height, width, channels.
         shape: [usize; 3],
         /// What the layer said.
-        source: qnn_layers::Error,
+        source: Box<qnn_layers::Error>,
     },
     /// A value that no layer reported.
     #[error(

@@ -125,7 +125,8 @@ fn other_files_and_versions_say_so() {
 
 #[test]
 fn forged_descriptions_are_errors() {
-    let changes: [(&str, fn(&mut Value)); 12] = [
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 12] = [
         ("an unknown field", |program| program["extra"] = json!(1)),
         ("a value that nobody makes", |program| program["stages"][1]["input"] = json!(40)),
         ("a value made twice", |program| program["stages"][2]["output"] = json!(1)),

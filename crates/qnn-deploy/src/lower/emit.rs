@@ -298,8 +298,7 @@ impl<'a, 't> Emission<'a, 't> {
         let channels = factors.geometry.out_channels;
         let functions = Functions::new(&Chain { links: before.to_vec() }, channels, &tensors)?;
         let steps = Cuts::stored(*alphabet, cuts, &tensors)?;
-        let levels = alphabet.count as usize;
-        let found = thresholds(&functions, |x| steps.level(x), channels, levels, factors.reach as i32);
+        let found = thresholds(&functions, &steps, channels, factors.reach as i32);
         Ok(found.map_err(|NotMonotone { channel, at }| {
             let name = &self.graph.names[draft.start];
             let reason = format!("the codes of {name}, channel {channel}, go up and down near the sum {at}");

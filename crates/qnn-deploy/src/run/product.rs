@@ -23,9 +23,9 @@ pub(crate) struct ProductRun {
 #[derive(Debug)]
 enum Kernel {
     /// One f32 accumulator per output.
-    Float { weights: FloatWeights, pad: f32, affine: [Option<Vec<f32>>; 2], rest: Functions },
+    Float { weights: Box<FloatWeights>, pad: f32, affine: [Option<Vec<f32>>; 2], rest: Functions },
     /// Integers, and what becomes of them.
-    Integer { conv: IntegerConv, end: End },
+    Integer { conv: Box<IntegerConv>, end: End },
 }
 
 /// What numbers are multiplied by.
@@ -66,7 +66,7 @@ impl ProductRun {
                     return Err(tensors.error("sums in f32 have no thresholds".to_owned()));
                 };
                 let mut rest = Functions::new(chain, geometry.out_channels, tensors)?;
-                let weights = FloatWeights::new(&product.weights, &geometry, weights, tensors)?;
+                let weights = Box::new(FloatWeights::new(&product.weights, &geometry, weights, tensors)?);
                 Kernel::Float { weights, pad: product.pad_code.into(), affine: rest.take_affine(), rest }
             }
         };
@@ -77,7 +77,7 @@ impl ProductRun {
         match (&self.kernel, x, y) {
             (Kernel::Float { weights, pad, affine, rest }, Source::Floats(x), Target::Floats(y)) => {
                 let out = channel_affine(affine);
-                match weights {
+                match &**weights {
                     FloatWeights::Numbers(w) => self.float(images, x, w, *pad, out, y),
                     FloatWeights::Packed(conv) => conv.run(Kernels::current(), x, *pad, out, y),
                 }
@@ -241,7 +241,7 @@ impl Kernel {
             encoding(*alphabet).ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?;
         let conv = IntegerConv::new(geometry, layout.encoding(), product.pad_code, w, weights);
         let conv = conv.map_err(unpackable(tensors.stage))?;
-        Ok(Self::Integer { conv, end: End::new(&product.finish, output, tensors)? })
+        Ok(Self::Integer { conv: Box::new(conv), end: End::new(&product.finish, output, tensors)? })
     }
 }
 
