@@ -35,12 +35,9 @@ fn main() {
     if let Some(filter) = arguments.iter().find(|argument| !argument.starts_with("--")) {
         criterion = criterion.with_filter(filter);
     }
-    in_pool(1, || Isa::available().for_each(|isa| bench_isa(&mut criterion, isa)));
+    rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("the first use of the pool");
+    Isa::available().for_each(|isa| bench_isa(&mut criterion, isa));
     criterion.final_summary();
-}
-
-fn in_pool<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool").install(run)
 }
 
 fn bench_isa(criterion: &mut Criterion, isa: Isa) {
@@ -87,9 +84,18 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// Times `run`, prints which part of the limit it reached, and returns its best time in seconds.
-    fn time(&mut self, name: &str, macs: u64, mut run: impl FnMut()) -> f64 {
+    fn time(&mut self, name: &str, macs: u64, run: impl FnMut()) -> f64 {
+        let best = self.measure(name, macs, run);
+        if best.is_finite() {
+            let fraction = 100.0 * macs as f64 / best / self.limit;
+            println!("{:>48} {:9.4} ms at best, {fraction:5.1} % of the limit", "", best * 1e3);
+        }
+        best
+    }
+
+    fn measure(&mut self, name: &str, elements: u64, mut run: impl FnMut()) -> f64 {
         let best = Cell::new(f64::INFINITY);
-        self.group.throughput(Throughput::Elements(macs));
+        self.group.throughput(Throughput::Elements(elements));
         self.group.bench_function(format!("{name}/{}", self.kernels.isa()), |bencher| {
             bencher.iter_custom(|iterations| {
                 let start = Instant::now();
@@ -99,10 +105,6 @@ impl Bench<'_> {
                 elapsed
             });
         });
-        if best.get().is_finite() {
-            let fraction = 100.0 * macs as f64 / best.get() / self.limit;
-            println!("{:>48} {:9.4} ms at best, {fraction:5.1} % of the limit", "", best.get() * 1e3);
-        }
         best.get()
     }
 
@@ -172,7 +174,7 @@ impl Bench<'_> {
         let mut y = vec![0; layout.bytes_for(geometry.out_height() * geometry.out_width())];
         let kernels = self.kernels;
         let elements = (extent * extent * channels) as u64;
-        self.time(&format!("max_pool2x2/{channels}x{extent}x{extent}"), elements, || {
+        self.measure(&format!("max_pool2x2/{channels}x{extent}x{extent}"), elements, || {
             kernels.pool_codes(&geometry, layout, Extreme::Largest, &x, &mut y);
         });
     }

@@ -10,8 +10,8 @@ use crate::packed::frame::Frame;
 use crate::packed::lanes::{BitLanes, Word};
 use crate::packed::tile as packed;
 
-// Sixteen general registers: two pixels by four channels, the rest for words and addresses.
-pub(super) const POPCNT: Bits = bits!(#[target_feature(enable = "popcnt")] Word, vectors: 4, pixels: [1 2]);
+// Sixteen general registers: eight counts, the rest for words and addresses.
+pub(super) const POPCNT: Bits = bits!(#[target_feature(enable = "popcnt")] Word, vectors: 8, pixels: [1]);
 // Sixteen registers: eight counts, table and mask, words.
 pub(super) const AVX2: Bits =
     bits!(#[target_feature(enable = "avx2,popcnt")] Avx2, vectors: 2, pixels: [1 2 3 4]);

@@ -29,11 +29,12 @@ pub(crate) trait BitLanes: Copy {
     /// The channels whose accumulator reaches its cut, a bit each.
     #[inline(always)]
     fn reached(acc: &Line<i32>, cuts: &Line<i32>) -> u16 {
-        let mut mask = 0;
+        // Sums of lanes, which any compiler makes vectors of.
+        let mut bits = [0; CHANNELS];
         for channel in 0..CHANNELS {
-            mask |= u16::from(acc.0[channel] >= cuts.0[channel]) << channel;
+            bits[channel] = if acc.0[channel] >= cuts.0[channel] { 1 << channel } else { 0 };
         }
-        mask
+        bits.iter().sum::<i32>() as u16
     }
 
     /// The numbers below zero and those that are none, a bit each.

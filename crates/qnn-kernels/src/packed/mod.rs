@@ -15,6 +15,9 @@
 //! {0,1} × {m, n} pop(m ∧ (n ⊕ x)) − pop(n)
 //! ```
 //!
+//! A convolution runs as `frame` (images to padded words, plane by plane), `tile` (register tiles over words, instantiated in `arch`; `depthwise`
+//! where every channel has its own filter), `stage` (what becomes of the accumulators); `run` deals bands of rows to threads.
+//!
 //! A ternary input is the half sum of two vectors of signs; planes of weight `2^i` and `2^j` add with `2^(i+j)`.
 //!
 //! ```

@@ -48,10 +48,14 @@ pub(crate) fn tile<L: BitLanes, const MASKED: bool, const P: usize, const V: usi
     let mut sums = [[L::splat(0); V]; P];
     for (rank, level) in row.levels.iter().enumerate() {
         if rank > 0 {
-            sums = sums.map(|sums| sums.map(|sum| sum.plus(sum)));
+            for p in 0..P {
+                for v in 0..V {
+                    sums[p][v] = sums[p][v].plus(sums[p][v]);
+                }
+            }
         }
         for taps in row.taps[level.clone()].chunks(L::STEPS) {
-            let mut counts = sums.map(|sums| sums.map(L::open));
+            let mut counts = open(&sums);
             for tap in taps {
                 let x: &[u64; P] = words[tap.offset..].first_chunk().expect("a window inside the frame");
                 let [masks, signs] = weights::<L, MASKED, V>(row, tap, channel);
@@ -75,6 +79,18 @@ pub(crate) fn tile<L: BitLanes, const MASKED: bool, const P: usize, const V: usi
         let lanes = channel..channel + V * L::LANES;
         L::store(sums[p], row.shift, &offsets.0[lanes.clone()], &mut acc[p].0[lanes]);
     }
+}
+
+/// In loops, for the closures of `map` do not always stay in registers.
+#[inline(always)]
+fn open<L: BitLanes, const P: usize, const V: usize>(sums: &[[L; V]; P]) -> [[L::Count; V]; P] {
+    let mut counts = [[L::open(L::splat(0)); V]; P];
+    for p in 0..P {
+        for v in 0..V {
+            counts[p][v] = L::open(sums[p][v]);
+        }
+    }
+    counts
 }
 
 /// Cuts `pixels` into tiles of at most `most`, nearly equal.
@@ -118,7 +134,7 @@ pub(crate) fn limit<L: BitLanes, const P: usize, const V: usize>(steps: usize) -
     let (words, line) = ([0x5555_5555_5555_5555; P], Line([u64::MAX; CHANNELS]));
     let mut sums = [[L::splat(0); V]; P];
     for first in (0..steps).step_by(L::STEPS.min(steps)) {
-        let mut counts = sums.map(|sums| sums.map(L::open));
+        let mut counts = open(&sums);
         for _ in first..(first + L::STEPS.min(steps)).min(steps) {
             let (words, line) = (black_box(&words), black_box(&line));
             for v in 0..V {
