@@ -17,6 +17,7 @@
 //! - A program is closed data: it can be printed, compared, saved and loaded without the model.
 //! - What a program could not reproduce exactly is an error that names the layer, never an approximation.
 
+mod bits;
 mod chain;
 mod check;
 mod codes;

@@ -4,6 +4,8 @@ use std::ops::Range;
 use bytemuck::{cast_slice, cast_slice_mut};
 use qnn_kernels::packed::Layout;
 
+use crate::bits::unpack;
+
 /// The slots of a session for a number of images. Words of 8 bytes, so that numbers and codes are
 /// aligned wherever they begin.
 #[derive(Debug, Default)]
@@ -65,7 +67,7 @@ impl Source<'_> {
             Self::Codes(layout, bytes) => {
                 let numbers = &mut scratch[..pixels.len() * channels];
                 let bytes = &bytes[layout.bytes_for(pixels.start)..layout.bytes_for(pixels.end)];
-                layout.unpack(bytes, numbers).expect("both are whole pixels");
+                unpack(*layout, bytes, numbers);
                 numbers
             }
         }

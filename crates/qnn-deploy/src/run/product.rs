@@ -7,6 +7,7 @@ use qnn_tensor::parallel::for_each_chunk_of;
 
 use super::{Target, unpackable};
 use crate::Result;
+use crate::bits::pack;
 use crate::chain::Functions;
 use crate::codes::{encoding, kernel_layout};
 use crate::memory::{Source, with_scratch};
@@ -157,7 +158,7 @@ impl ProductRun {
         with_scratch(tile.accumulators.len(), |numbers| {
             from_sums(tile.accumulators, numbers);
             functions.apply_at(tile.pixels, self.geometry.out_channels, operand, numbers);
-            layout.pack(numbers, tile.bytes).expect("a chain that makes codes ends in a quantizer");
+            pack(layout, numbers, tile.bytes);
         });
     }
 }
