@@ -7,7 +7,6 @@
 //!     --model runs/resnet20_bc/bc-1.2/best.safetensors --data data --out resnet20.qnn
 //! ```
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -100,22 +99,21 @@ enum ShortcutName {
 fn main() -> ExitCode {
     let args = Args::parse();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build();
-    match pool
-        .map_err(Into::into)
-        .and_then(|pool| pool.install(|| run(&args)).map_err(|error| error.to_string().into()))
-    {
+    let result = pool.map_err(AnyError::from).and_then(|pool| pool.install(|| run(&args)));
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            let error: Box<dyn Error> = error;
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Whether the packed model is exactly the trained one.
-fn run(args: &Args) -> Result<bool, Box<dyn Error + Send + Sync>> {
+fn run(args: &Args) -> Result<bool, AnyError> {
     let mut design = design(args)?;
     let scheme = design.scheme_mut();
     scheme.first_full_precision = args.first_fp.or(scheme.first_full_precision);
@@ -184,7 +182,7 @@ fn check(
     program: &Program,
     dataset: &Dataset,
     normalize: &Normalize,
-) -> Result<bool, Box<dyn Error + Send + Sync>> {
+) -> Result<bool, AnyError> {
     let config = LoaderConfig { batch: args.batch, normalize: normalize.clone(), ..LoaderConfig::default() };
     let loader = Loader::new(Arc::new(dataset.test.clone()), config)?;
     let report = verify(model, program, loader.epoch(0).map(|batch| batch.images))?;
@@ -202,12 +200,7 @@ fn largest(logits: &[f32]) -> usize {
 }
 
 /// Times of the training graph and of the program, and of the program's stages.
-fn times(
-    args: &Args,
-    model: &dyn Layer,
-    program: &Program,
-    dataset: &Dataset,
-) -> Result<(), Box<dyn Error + Send + Sync>> {
+fn times(args: &Args, model: &dyn Layer, program: &Program, dataset: &Dataset) -> Result<(), AnyError> {
     let mut session = Session::new(program)?;
     let image: usize = program.input_shape().iter().product();
     let [h, w, c] = program.input_shape();

@@ -3,9 +3,9 @@ use qnn_quant::{Alphabet, Scale};
 use qnn_tensor::ops::functions::{HardSigmoid, HardTanh, LeakyRelu, Pointwise, Relu, Sigmoid, Tanh};
 use qnn_tensor::ops::normalized;
 
+use crate::Result;
 use crate::program::{Chain, Link, Value};
 use crate::tensors::Tensors;
-use crate::Result;
 
 /// A [`Chain`] with its parameters at hand: what the session runs, and what the search for thresholds
 /// asks.
@@ -62,8 +62,10 @@ impl Functions {
             self.steps.remove(0);
             Some(values)
         };
-        let scale = take(|step| if let Function::Scale(values) = step { Some(std::mem::take(values)) } else { None });
-        let bias = take(|step| if let Function::Bias(values) = step { Some(std::mem::take(values)) } else { None });
+        let scale =
+            take(|step| if let Function::Scale(values) = step { Some(std::mem::take(values)) } else { None });
+        let bias =
+            take(|step| if let Function::Bias(values) = step { Some(std::mem::take(values)) } else { None });
         [scale, bias]
     }
 
@@ -132,7 +134,9 @@ fn by_channel(rows: &mut [f32], row: usize, f: impl Fn(f32, usize) -> f32) {
 fn normalize(rows: &mut [f32], mean: &[f32], s: &[f32], beta: &[f32]) {
     for row in rows.chunks_exact_mut(mean.len()) {
         let parameters = mean.iter().zip(s).zip(beta);
-        row.iter_mut().zip(parameters).for_each(|(x, ((&mean, &s), &beta))| *x = normalized(*x, mean, s, beta));
+        row.iter_mut()
+            .zip(parameters)
+            .for_each(|(x, ((&mean, &s), &beta))| *x = normalized(*x, mean, s, beta));
     }
 }
 
@@ -177,7 +181,9 @@ impl Chain {
     /// elements of an image.
     pub(crate) fn row(&self, value: &Value, tensors: &Tensors<'_>) -> usize {
         let whole = |link: &Link| {
-            let (Link::Scale { factors: name } | Link::Bias { bias: name } | Link::Norm { mean: name, .. }) = link else {
+            let (Link::Scale { factors: name } | Link::Bias { bias: name } | Link::Norm { mean: name, .. }) =
+                link
+            else {
                 return false;
             };
             tensors.floats(name, value.len()).is_ok()

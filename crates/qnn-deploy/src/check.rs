@@ -5,7 +5,9 @@ use qnn_quant::Alphabet;
 use qnn_tensor::ops::slices::pool_output;
 
 use crate::codes::{encoding, is};
-use crate::program::{Action, Arithmetic, Chain, Data, Elements, Finish, Link, Product, Program, Stage, Weights};
+use crate::program::{
+    Action, Arithmetic, Chain, Data, Elements, Finish, Link, Product, Program, Stage, Weights,
+};
 use crate::{Error, Result};
 
 /// No value of a sensible network has more elements per image.
@@ -25,7 +27,10 @@ impl Program {
                 }
             }
             if stage.output >= self.values.len() || !made.insert(stage.output) {
-                return wrong(i, format!("it makes value {}, which is made already or unknown", stage.output));
+                return wrong(
+                    i,
+                    format!("it makes value {}, which is made already or unknown", stage.output),
+                );
             }
             self.check_stage(stage).or_else(|reason| wrong(i, reason))?;
         }
@@ -39,7 +44,10 @@ impl Program {
         for (i, value) in self.values.iter().enumerate() {
             let len = value.shape.iter().try_fold(1_usize, |len, &axis| len.checked_mul(axis));
             if !len.is_some_and(|len| (1..=LARGEST).contains(&len)) {
-                return Err(format!("value {i} has the shape {:?}, beyond 1 to {LARGEST} elements", value.shape));
+                return Err(format!(
+                    "value {i} has the shape {:?}, beyond 1 to {LARGEST} elements",
+                    value.shape
+                ));
             }
             if let Elements::Packed(codes) = value.elements
                 && !(is_sound(codes) && encoding(codes).is_some())
@@ -64,9 +72,10 @@ impl Program {
         {
             return Err("the shapes of its sum differ".to_owned());
         }
-        let sums = stage.action.chain().map_or(0, |chain| {
-            chain.links.iter().filter(|link| matches!(link, Link::Add { .. })).count()
-        });
+        let sums = stage
+            .action
+            .chain()
+            .map_or(0, |chain| chain.links.iter().filter(|link| matches!(link, Link::Add { .. })).count());
         if sums != usize::from(stage.operand.is_some()) {
             return Err(format!("it makes {sums} sums of {} operands", usize::from(stage.operand.is_some())));
         }
@@ -115,10 +124,12 @@ impl Action {
             Self::GlobalAveragePool => Ok([1, 1, c]),
             Self::PadZero { stride: 0 } => Err("its stride is 0".to_owned()),
             Self::PadZero { stride } => Ok([h.div_ceil(*stride), w.div_ceil(*stride), output[2].max(c)]),
-            Self::MaxPool { options, .. } | Self::AveragePool(options) => match pool_output([h, w], options) {
-                Some([h, w]) => Ok([h, w, c]),
-                None => Err(format!("{options:?} does not fit images of {h} × {w}")),
-            },
+            Self::MaxPool { options, .. } | Self::AveragePool(options) => {
+                match pool_output([h, w], options) {
+                    Some([h, w]) => Ok([h, w, c]),
+                    None => Err(format!("{options:?} does not fit images of {h} × {w}")),
+                }
+            }
             Self::Product(product) => {
                 let geometry = product.geometry([h, w, c], output[2]);
                 geometry.check().map_err(|error| error.to_string())?;
@@ -134,14 +145,17 @@ impl Action {
             Self::Chain(chain) => ends_in(chain, input, output),
             Self::MaxPool { falling: None, .. } => input == output,
             Self::MaxPool { falling: Some(_), .. } => input == output && output != float,
-            Self::AveragePool(_) | Self::GlobalAveragePool | Self::PadZero { .. } => [input, output] == [float; 2],
+            Self::AveragePool(_) | Self::GlobalAveragePool | Self::PadZero { .. } => {
+                [input, output] == [float; 2]
+            }
         };
         if fits { Ok(()) } else { Err(format!("it cannot make {output:?} of {input:?}")) }
     }
 
     /// The names of all tensors it refers to.
     pub(crate) fn tensors(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.chain().into_iter().flat_map(|chain| &chain.links).flat_map(Link::tensors).collect();
+        let mut names: Vec<&str> =
+            self.chain().into_iter().flat_map(|chain| &chain.links).flat_map(Link::tensors).collect();
         if let Self::MaxPool { falling: Some(falling), .. } = self {
             names.push(falling);
         }
@@ -165,7 +179,8 @@ impl Product {
         };
         let finish = match (&self.finish, output) {
             (Finish::Thresholds { .. }, Elements::Packed(codes)) => {
-                self.arithmetic == Arithmetic::Integer && encoding(codes).is_some_and(|encoding| is(encoding, codes))
+                self.arithmetic == Arithmetic::Integer
+                    && encoding(codes).is_some_and(|encoding| is(encoding, codes))
             }
             (Finish::Thresholds { .. }, Elements::Float) => false,
             (Finish::Chain(_), Elements::Float) => true,

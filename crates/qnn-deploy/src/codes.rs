@@ -7,7 +7,10 @@ use qnn_quant::Alphabet;
 /// than four bits lie in bytes where they can: a product of planes takes a pass for each pair of them.
 pub(crate) fn encoding(alphabet: Alphabet) -> Option<Encoding> {
     let planes = (1..=8).flat_map(|bits| [Encoding::Unsigned { bits }, Encoding::Odd { bits }]);
-    let exact = [Encoding::Sign, Encoding::Ternary].into_iter().chain(planes).find(|&encoding| is(encoding, alphabet));
+    let exact = [Encoding::Sign, Encoding::Ternary]
+        .into_iter()
+        .chain(planes)
+        .find(|&encoding| is(encoding, alphabet));
     let in_bytes = alphabet.first >= -128 && alphabet.last() <= 127;
     match exact {
         Some(encoding) if encoding.planes() <= 4 || !in_bytes => Some(encoding),

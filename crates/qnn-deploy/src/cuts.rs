@@ -40,7 +40,8 @@ impl Asked<'_> {
         let mut low = vec![i64::from(first) - 1; levels.len()];
         let mut high = vec![i64::from(last) + 1; levels.len()];
         while low.iter().zip(&high).any(|(low, high)| high - low > 1) {
-            let middle: Vec<i64> = low.iter().zip(&high).map(|(low, high)| (low + high).div_euclid(2)).collect();
+            let middle: Vec<i64> =
+                low.iter().zip(&high).map(|(low, high)| (low + high).div_euclid(2)).collect();
             let inside = |at: i64| at.clamp(first.into(), last.into()) as i32;
             let inputs: Vec<f32> = middle.iter().map(|&at| number(inside(at))).collect();
             let found = self.levels(&inputs)?;
@@ -111,7 +112,9 @@ fn number(key: i32) -> f32 {
 mod tests {
     use std::sync::Arc;
 
-    use qnn_quant::{BinaryUnit, DorefaActivations, Estimator, ScaledSign, Sign, StraightThrough, elementwise};
+    use qnn_quant::{
+        BinaryUnit, DorefaActivations, Estimator, ScaledSign, Sign, StraightThrough, elementwise,
+    };
 
     use super::*;
 
@@ -160,7 +163,12 @@ mod tests {
             Grid::unit(Alphabet::TERNARY)
         }
 
-        fn codes_into(&self, x: ArrayViewD<'_, f32>, _: &Grid, codes: ArrayViewMutD<'_, f32>) -> qnn_quant::Result<()> {
+        fn codes_into(
+            &self,
+            x: ArrayViewD<'_, f32>,
+            _: &Grid,
+            codes: ArrayViewMutD<'_, f32>,
+        ) -> qnn_quant::Result<()> {
             elementwise::map_into(x, qnn_quant::Groups::Tensor, &[()], codes, |x, ()| (self.0)(x))
         }
 

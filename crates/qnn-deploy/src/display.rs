@@ -2,7 +2,9 @@ use std::fmt;
 
 use qnn_quant::Alphabet;
 
-use crate::program::{Action, Arithmetic, Chain, Elements, Finish, Link, Product, Program, Stage, Value, Weights};
+use crate::program::{
+    Action, Arithmetic, Chain, Elements, Finish, Link, Product, Program, Stage, Value, Weights,
+};
 
 impl fmt::Display for Program {
     /// A line for each stage, with its kernel, its output and the bytes of its tensors; then what is
@@ -112,8 +114,8 @@ fn short(codes: Alphabet) -> String {
 fn size(bytes: usize) -> String {
     match bytes {
         0 => "–".to_owned(),
-        ..=9_999 => format!("{bytes} B"),
-        ..=9_999_999 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1..=9_999 => format!("{bytes} B"),
+        10_000..=9_999_999 => format!("{:.1} KiB", bytes as f64 / 1024.0),
         _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
 }

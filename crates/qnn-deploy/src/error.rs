@@ -10,7 +10,7 @@ pub enum Error {
         /// Height, width, channels.
         shape: [usize; 3],
         /// What the layer said.
-        source: qnn_layers::Error,
+        source: Box<qnn_layers::Error>,
     },
     /// A value that no layer reported.
     #[error(
@@ -52,7 +52,9 @@ pub enum Error {
         source: qnn_quant::Error,
     },
     /// A parameter that is not a number.
-    #[error("{layer}: element {index} of the {parameter} is {value}: the training has diverged, take an earlier checkpoint")]
+    #[error(
+        "{layer}: element {index} of the {parameter} is {value}: the training has diverged, take an earlier checkpoint"
+    )]
     NotFinite {
         /// The layer.
         layer: String,

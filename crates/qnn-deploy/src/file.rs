@@ -15,12 +15,27 @@ const VERSION: u64 = 1;
 /// something else is of another version.
 const CONVENTIONS: [(&str, &str); 7] = [
     ("signs", "in a plane of signs a set bit is -1, a clear bit is +1; sign(0) = sign(-0) = +1"),
-    ("planes", "plane i has weight 2^i; ternary codes have a plane of what is not zero, then one of what is negative"),
-    ("bits", "element i of a plane is bit i mod 8 of its byte i / 8; a plane of more than 32 bits is rounded up to 8 bytes, of up to 8, 16, 32 bits to 1, 2, 4; bits past the end are clear"),
-    ("kernels", "one run of elements [kernel row, kernel column, input channel of the group, output channel], plane after plane"),
+    (
+        "planes",
+        "plane i has weight 2^i; ternary codes have a plane of what is not zero, then one of what is negative",
+    ),
+    (
+        "bits",
+        "element i of a plane is bit i mod 8 of its byte i / 8; a plane of more than 32 bits is rounded up to 8 bytes, of up to 8, 16, 32 bits to 1, 2, 4; bits past the end are clear",
+    ),
+    (
+        "kernels",
+        "one run of elements [kernel row, kernel column, input channel of the group, output channel], plane after plane",
+    ),
     ("padding", "padded positions hold pad_code, a code of the input, or an exact zero"),
-    ("rounding", "every link rounds each of its operations once, to nearest even, in IEEE 754 single precision; sums in f32 are one fused accumulator in the order of the kernel's elements"),
-    ("thresholds", "a code's rank is the number of cuts that the integer sum reaches; of flipped channels the rank from above"),
+    (
+        "rounding",
+        "every link rounds each of its operations once, to nearest even, in IEEE 754 single precision; sums in f32 are one fused accumulator in the order of the kernel's elements",
+    ),
+    (
+        "thresholds",
+        "a code's rank is the number of cuts that the integer sum reaches; of flipped channels the rank from above",
+    ),
 ];
 
 /// What the header says beside the tensors.
@@ -44,7 +59,8 @@ impl Program {
         let description = Description { conventions: conventions(), program: self.clone() };
         let json = serde_json::to_string(&description).map_err(|error| format(path, error.to_string()))?;
         let digest = digest(&json, &self.tensors);
-        let bytes: Vec<_> = self.tensors.iter().map(|(name, data)| (name.as_str(), data, data.to_bytes())).collect();
+        let bytes: Vec<_> =
+            self.tensors.iter().map(|(name, data)| (name.as_str(), data, data.to_bytes())).collect();
         let views = bytes.iter().map(|(name, data, bytes)| {
             let view = TensorView::new(data.dtype(), vec![data.len()], bytes);
             view.map(|view| (*name, view)).map_err(|error| format(path, error.to_string()))
@@ -68,8 +84,8 @@ impl Program {
         if digest(json, &tensors) != expected {
             return Err(format(path, "its contents do not have the digest of its header".to_owned()));
         }
-        let description: Description =
-            serde_json::from_str(json).map_err(|error| format(path, std::format!("its description: {error}")))?;
+        let description: Description = serde_json::from_str(json)
+            .map_err(|error| format(path, std::format!("its description: {error}")))?;
         if description.conventions != conventions() {
             return Err(format(path, "it states other conventions than its version has".to_owned()));
         }
@@ -104,7 +120,10 @@ fn read_tensors(path: &Path, container: &Container) -> Result<BTreeMap<String, D
     let tensors = container.tensors()?;
     let read = |(name, view): (&str, TensorView<'_>)| {
         let data = Data::from_bytes(view.dtype(), view.data()).ok_or_else(|| {
-            format(path, std::format!("the tensor {name:?} is of type {:?}, expected F32, I32 or U8", view.dtype()))
+            format(
+                path,
+                std::format!("the tensor {name:?} is of type {:?}, expected F32, I32 or U8", view.dtype()),
+            )
         })?;
         Ok((name.to_owned(), data))
     };

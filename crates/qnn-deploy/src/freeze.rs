@@ -48,7 +48,9 @@ impl<'t> Traced<'t> {
     pub(crate) fn new(model: &dyn Layer, tape: &'t Tape, images: Tensor, shape: [usize; 3]) -> Result<Self> {
         let mut cx = Ctx::tracing(tape);
         let images = tape.constant(images);
-        let output = model.forward(&mut cx, images.into()).map_err(|source| Error::Forward { shape, source })?;
+        let output = model
+            .forward(&mut cx, images.into())
+            .map_err(|source| Error::Forward { shape, source: Box::new(source) })?;
         let output = cx.value(output);
         Ok(Self { trace: cx.into_trace(), input: images.index(), output: output.index() })
     }

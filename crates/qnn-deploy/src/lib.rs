@@ -17,6 +17,7 @@
 //! - A program is closed data: it can be printed, compared, saved and loaded without the model.
 //! - What a program could not reproduce exactly is an error that names the layer, never an approximation.
 
+mod bits;
 mod chain;
 mod check;
 mod codes;
@@ -39,8 +40,8 @@ mod verify;
 pub use error::{Error, Result};
 pub use freeze::freeze;
 pub use program::{
-    Action, Arithmetic, Chain, Data, Elements, Factor, Finish, LayerName, Link, Normalization, Product, Program,
-    Remark, Stage, Value, Weights,
+    Action, Arithmetic, Chain, Data, Elements, Factor, Finish, LayerName, Link, Normalization, Product,
+    Program, Remark, Stage, Value, Weights,
 };
 pub use session::{Images, Session};
 pub use verify::{Difference, Report, verify};

@@ -4,6 +4,8 @@ use std::ops::Range;
 use bytemuck::{cast_slice, cast_slice_mut};
 use qnn_kernels::packed::Layout;
 
+use crate::bits::unpack;
+
 /// The slots of a session for a number of images. Words of 8 bytes, so that numbers and codes are
 /// aligned wherever they begin.
 #[derive(Debug, Default)]
@@ -54,13 +56,18 @@ pub(crate) enum Source<'a> {
 
 impl Source<'_> {
     /// The numbers of a range of pixels of so many channels, in `scratch` if they have to be unpacked.
-    pub(crate) fn numbers<'b>(&'b self, pixels: Range<usize>, channels: usize, scratch: &'b mut [f32]) -> &'b [f32] {
+    pub(crate) fn numbers<'b>(
+        &'b self,
+        pixels: Range<usize>,
+        channels: usize,
+        scratch: &'b mut [f32],
+    ) -> &'b [f32] {
         match self {
             Self::Floats(values) => &values[pixels.start * channels..pixels.end * channels],
             Self::Codes(layout, bytes) => {
                 let numbers = &mut scratch[..pixels.len() * channels];
                 let bytes = &bytes[layout.bytes_for(pixels.start)..layout.bytes_for(pixels.end)];
-                layout.unpack(bytes, numbers).expect("both are whole pixels");
+                unpack(*layout, bytes, numbers);
                 numbers
             }
         }

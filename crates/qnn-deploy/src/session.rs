@@ -196,7 +196,10 @@ impl Session {
         for (i, logits) in logits.chunks_mut(self.group * self.outputs).enumerate() {
             let count = logits.len() / self.outputs;
             let first = i * self.group * self.image;
-            self.fill(images.part(first..first + count * self.image), memory.floats_mut(0, count * self.image));
+            self.fill(
+                images.part(first..first + count * self.image),
+                memory.floats_mut(0, count * self.image),
+            );
             self.stages.iter().for_each(|stage| stage.run(memory, count));
             logits.copy_from_slice(memory.floats(self.output_slot, logits.len()));
         }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use crate::{Error, Result};
 use crate::program::Data;
+use crate::{Error, Result};
 
 /// The tensors of a program, as one of its stages asks for them: by name, type and length.
 #[derive(Clone, Copy)]
@@ -53,6 +53,8 @@ impl<'a> Tensors<'a> {
             Data::Integers(values) => ("i32", values.len()),
             Data::Bytes(values) => ("u8", values.len()),
         };
-        self.error(format!("the tensor {name:?} holds {found} elements of {found_kind}, expected {len} of {kind}"))
+        self.error(format!(
+            "the tensor {name:?} holds {found} elements of {found_kind}, expected {len} of {kind}"
+        ))
     }
 }

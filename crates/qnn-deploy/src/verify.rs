@@ -124,7 +124,8 @@ impl Comparison<'_> {
         let Kind::Product(product) = &run.kind else { return };
         let Some(found) = product.accumulators(run.input.read(memory, images), images) else { return };
         let steps = stage.layers.iter().map(|layer| &graph.steps[layer.step]);
-        let Some((layer, expected)) = steps.zip(&stage.layers).find_map(|(step, layer)| Some((layer, sums_of(step)?)))
+        let Some((layer, expected)) =
+            steps.zip(&stage.layers).find_map(|(step, layer)| Some((layer, sums_of(step)?)))
         else {
             return;
         };
@@ -134,8 +135,17 @@ impl Comparison<'_> {
     }
 
     /// Whether there was something to compare.
-    fn values(&mut self, graph: &Graph<'_>, stage: &Stage, run: &StageRun, memory: &Memory, images: usize) -> bool {
-        let Some(last) = stage.layers.last().filter(|_| stage.has_comparable_output(graph)) else { return false };
+    fn values(
+        &mut self,
+        graph: &Graph<'_>,
+        stage: &Stage,
+        run: &StageRun,
+        memory: &Memory,
+        images: usize,
+    ) -> bool {
+        let Some(last) = stage.layers.last().filter(|_| stage.has_comparable_output(graph)) else {
+            return false;
+        };
         let expected = graph.steps[last.step].output.value();
         let len = run.output.value.len() * images;
         let mut scratch = vec![0.0; len];
@@ -158,7 +168,14 @@ impl Comparison<'_> {
             let each = (program.len() / images.max(1)).max(1);
             let of = |values: &[f32]| values.get(at).copied().unwrap_or(f32::NAN);
             let (image, element) = (self.report.images + at / each, at % each);
-            Difference { layer: layer.to_owned(), what, image, element, model: of(model), program: of(program) }
+            Difference {
+                layer: layer.to_owned(),
+                what,
+                image,
+                element,
+                model: of(model),
+                program: of(program),
+            }
         });
     }
 }
@@ -166,8 +183,10 @@ impl Comparison<'_> {
 impl Stage {
     /// Thresholds that stand before a pool make codes that the model never has there.
     fn has_comparable_output(&self, graph: &Graph<'_>) -> bool {
-        let ends_in_codes = self.layers.last().is_some_and(|last| matches!(graph.steps[last.step].op, Op::Quantize { .. }));
-        let thresholds = matches!(self.action, Action::Product(Product { finish: Finish::Thresholds { .. }, .. }));
+        let ends_in_codes =
+            self.layers.last().is_some_and(|last| matches!(graph.steps[last.step].op, Op::Quantize { .. }));
+        let thresholds =
+            matches!(self.action, Action::Product(Product { finish: Finish::Thresholds { .. }, .. }));
         ends_in_codes || !thresholds
     }
 }
@@ -178,7 +197,11 @@ fn sums_of(step: &Step<'_>) -> Option<Vec<f32>> {
     let (x, w) = (step.inputs[0].value(), &product.kernel);
     let mut sums = vec![0.0; step.output.value().len()];
     match (&step.op, x.shape(), w.shape()) {
-        (Op::Conv2d { options, .. }, &[batch, height, width, channels], &[rows, columns, _, out_channels]) => {
+        (
+            Op::Conv2d { options, .. },
+            &[batch, height, width, channels],
+            &[rows, columns, _, out_channels],
+        ) => {
             let shape = Conv2dShape {
                 batch,
                 height,

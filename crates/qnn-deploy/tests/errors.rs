@@ -6,14 +6,16 @@ use common::{Net, images};
 use qnn_data::Normalize;
 use qnn_deploy::{Error, Session, freeze};
 use qnn_layers::{
-    Ctx, Dense, DenseConfig, Init, Layer, LeafMut, Module, Path, Quantize, Relu, Role, Sequential, Signal, module,
+    Ctx, Dense, DenseConfig, Init, Layer, LeafMut, Module, Path, Quantize, Relu, Role, Sequential, Signal,
+    module,
 };
 use qnn_models::{Scheme, Shortcut};
 use qnn_quant::{Pair, ScaledSign, Sign};
 
 fn dense(inputs: usize, outputs: usize) -> Dense {
     let kernel_quantizer = Some(Pair::published(Sign));
-    Dense::new(&DenseConfig { kernel_quantizer, ..DenseConfig::new(inputs, outputs) }, &mut Init::new(0)).unwrap()
+    Dense::new(&DenseConfig { kernel_quantizer, ..DenseConfig::new(inputs, outputs) }, &mut Init::new(0))
+        .unwrap()
 }
 
 /// Squares its input with a tape operation and tells nobody.
@@ -45,7 +47,10 @@ fn a_quantizer_that_measures_is_refused_with_its_name() {
     let model = Sequential::new().with("body", dense(4, 3)).then(measuring).then(dense(3, 2));
     let error = freeze(&model, [1, 1, 4]).unwrap_err();
     assert!(matches!(error, Error::Measures { quantizer: "scaled-sign", .. }));
-    assert!(error.to_string().starts_with("quantize after body: scaled-sign takes its scale from"), "{error}");
+    assert!(
+        error.to_string().starts_with("quantize after body: scaled-sign takes its scale from"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -66,7 +71,8 @@ fn parameters_that_are_not_finite_are_found() {
             }
         });
         let error = freeze(model.as_ref(), net.shape()).unwrap_err();
-        let expected = format!("blocks.1.{}: element 2 of the {parameter} is ", end.split('.').next().unwrap());
+        let expected =
+            format!("blocks.1.{}: element 2 of the {parameter} is ", end.split('.').next().unwrap());
         assert!(error.to_string().starts_with(&expected), "{error}");
     }
     let mut model = dense(4, 3);
@@ -94,15 +100,24 @@ fn wrong_images_and_logits_are_errors() {
     let program = freeze(&model, [1, 1, 4]).unwrap();
     let mut session = Session::new(&program).unwrap();
     let mut logits = [0.0; 6];
-    assert!(matches!(session.run_into(&[0.0_f32; 7][..], &mut logits), Err(Error::Length { what: "images", .. })));
-    assert!(matches!(session.run_into(&[0.0_f32; 4][..], &mut logits), Err(Error::Length { what: "logits", .. })));
+    assert!(matches!(
+        session.run_into(&[0.0_f32; 7][..], &mut logits),
+        Err(Error::Length { what: "images", .. })
+    ));
+    assert!(matches!(
+        session.run_into(&[0.0_f32; 4][..], &mut logits),
+        Err(Error::Length { what: "logits", .. })
+    ));
     let bad = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, f32::NAN, 0.0];
     let error = session.run_into(&bad[..], &mut logits).unwrap_err();
     assert!(matches!(error, Error::Image { image: 1, element: 2, .. }), "{error}");
     assert!(matches!(session.run(&[1_u8; 4][..]), Err(Error::NoNormalization)));
     assert!(session.run(&[0.0_f32; 0][..]).unwrap().is_empty());
     assert!(matches!(program.clone().with_classes(vec!["a".into()]), Err(Error::Length { .. })));
-    assert!(matches!(program.with_normalization(&Normalize::new([0.0; 3], [1.0; 3]).unwrap()), Err(Error::Data(_))));
+    assert!(matches!(
+        program.with_normalization(&Normalize::new([0.0; 3], [1.0; 3]).unwrap()),
+        Err(Error::Data(_))
+    ));
 }
 
 #[test]
@@ -127,11 +142,16 @@ fn a_program_prints_its_stages_and_what_slows_it_down() {
     assert!(text.contains("±1 × ±1, integer sums, thresholds"), "{text}");
     assert!(text.contains("f32 × ±1, f32 sums, scaled"), "{text}");
     assert!(text.contains("max pool of bits"), "{text}");
-    assert!(text.contains("0: its input is f32: packed weights, sums in f32; quantize the activation before it"), "{text}");
+    assert!(
+        text.contains("0: its input is f32: packed weights, sums in f32; quantize the activation before it"),
+        "{text}"
+    );
     assert!(text.contains("of values per image"), "{text}");
     let float = Net::LeNet5.build(&Scheme::default(), 0);
     let text = freeze(float.as_ref(), Net::LeNet5.shape()).unwrap().to_string();
-    assert!(text.contains("input and weights are f32; quantize the layer's kernel and the activation before it"));
+    assert!(
+        text.contains("input and weights are f32; quantize the layer's kernel and the activation before it")
+    );
 }
 
 #[test]

@@ -7,8 +7,19 @@ use qnn_deploy::{Session, freeze};
 use qnn_models::{Activation, Scheme};
 use qnn_quant::{DorefaActivations, DorefaWeights, Pair};
 
-const PRESETS: [&str; 11] =
-    ["bnn", "bnn-w-dorefa-a", "dorefa", "dorefa-w-bnn-a", "dorefa-w", "twn", "bc", "bc-1.2", "bwn", "fp", "bnn-a"];
+const PRESETS: [&str; 11] = [
+    "bnn",
+    "bnn-w-dorefa-a",
+    "dorefa",
+    "dorefa-w-bnn-a",
+    "dorefa-w",
+    "twn",
+    "bc",
+    "bc-1.2",
+    "bwn",
+    "fp",
+    "bnn-a",
+];
 
 /// DoReFa-Net with bits of its own for weights and activations.
 fn dorefa(weights: u32, activations: u32) -> Scheme {

@@ -125,18 +125,23 @@ fn other_files_and_versions_say_so() {
 
 #[test]
 fn forged_descriptions_are_errors() {
-    let changes: [(&str, fn(&mut Value)); 12] = [
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 12] = [
         ("an unknown field", |program| program["extra"] = json!(1)),
         ("a value that nobody makes", |program| program["stages"][1]["input"] = json!(40)),
         ("a value made twice", |program| program["stages"][2]["output"] = json!(1)),
         ("an output that does not exist", |program| program["output"] = json!(1000)),
-        ("a shape beyond all memory", |program| program["values"][0]["shape"] = json!([1_u64 << 40, 1_u64 << 40, 3])),
+        ("a shape beyond all memory", |program| {
+            program["values"][0]["shape"] = json!([1_u64 << 40, 1_u64 << 40, 3])
+        }),
         ("a shape that does not follow", |program| program["values"][1]["shape"] = json!([12, 12, 17])),
         ("no shape at all", |program| program["values"][0]["shape"] = json!([0, 12, 3])),
         ("codes of no encoding", |program| {
             program["values"][1]["elements"] = json!({"packed": {"first": 0, "step": 0, "count": 2}});
         }),
-        ("a kernel of no rows", |program| program["stages"][0]["action"]["product"]["kernel"] = json!([0, 3])),
+        ("a kernel of no rows", |program| {
+            program["stages"][0]["action"]["product"]["kernel"] = json!([0, 3])
+        }),
         ("a padding beyond the image", |program| {
             program["stages"][0]["action"]["product"]["padding"]["top"] = json!(u64::MAX);
         }),
@@ -156,7 +161,9 @@ fn forged_descriptions_are_errors() {
     forge(&path, |description, _| description["conventions"]["signs"] = json!("a set bit is +1"));
     assert!(Program::load(&path).unwrap_err().to_string().contains("other conventions"));
     program.save(&path).unwrap();
-    forge(&path, |_, tensors| tensors.iter_mut().for_each(|(_, _, bytes)| bytes.truncate(bytes.len() / 8 * 4)));
+    forge(&path, |_, tensors| {
+        tensors.iter_mut().for_each(|(_, _, bytes)| bytes.truncate(bytes.len() / 8 * 4))
+    });
     assert!(matches!(Program::load(&path), Err(Error::Program { .. })));
 }
 

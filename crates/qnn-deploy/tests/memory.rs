@@ -35,7 +35,8 @@ fn integers(activation: &Pair) -> Sequential {
         ..Conv2dConfig::new(inputs, outputs, 3)
     };
     let norm = |channels| BatchNorm::new(&BatchNormConfig::new(channels)).unwrap();
-    let dense = DenseConfig { kernel_quantizer: kernel_quantizer.clone(), ..DenseConfig::new(4 * 4 * 24, 10) };
+    let dense =
+        DenseConfig { kernel_quantizer: kernel_quantizer.clone(), ..DenseConfig::new(4 * 4 * 24, 10) };
     Sequential::new()
         .then(Quantize::new(activation.clone()))
         .then(Conv2d::new(&conv(3, 20), init).unwrap())

@@ -35,7 +35,9 @@ pub(crate) enum Body {
     MaxPool(PoolOptions),
     AveragePool(PoolOptions),
     GlobalAveragePool,
-    PadZero { stride: usize },
+    PadZero {
+        stride: usize,
+    },
 }
 
 /// Divides a graph into drafts.
@@ -61,12 +63,12 @@ impl<'a, 't> Drafting<'a, 't> {
                 continue;
             }
             let step = &self.graph.steps[i];
-            if let Op::Flatten = step.op {
+            let Some(body) = body_of(&step.op) else {
                 let from = self.root(step.inputs[0].index());
                 self.flattened.insert(step.output.index(), from);
                 continue;
-            }
-            let mut draft = self.start(i)?;
+            };
+            let mut draft = self.start(i, body)?;
             self.extend(&mut draft)?;
             drafts.push(draft);
         }
@@ -79,19 +81,18 @@ impl<'a, 't> Drafting<'a, 't> {
         self.flattened.get(&node).copied().unwrap_or(node)
     }
 
-    fn start(&mut self, i: usize) -> Result<Draft> {
+    fn start(&mut self, i: usize, body: Body) -> Result<Draft> {
         let step = &self.graph.steps[i];
-        let body = match step.op {
-            Op::Conv2d { .. } | Op::Dense { .. } => Body::Product,
-            Op::MaxPool(options) => Body::MaxPool(options),
-            Op::AveragePool(options) => Body::AveragePool(options),
-            Op::GlobalAveragePool => Body::GlobalAveragePool,
-            Op::PadZero { stride, .. } => Body::PadZero { stride },
-            _ => Body::Input,
-        };
         let (input, output) = (step.inputs[0].index(), step.output.index());
-        let mut draft =
-            Draft { start: i, steps: vec![i], body, links: Vec::new(), input: self.root(input), operand: None, output };
+        let mut draft = Draft {
+            start: i,
+            steps: vec![i],
+            body,
+            links: Vec::new(),
+            input: self.root(input),
+            operand: None,
+            output,
+        };
         match body {
             Body::Product => draft.links = self.product_links(i)?,
             Body::Input => self.link(&mut draft, i, input)?,
@@ -106,8 +107,9 @@ impl<'a, 't> Drafting<'a, 't> {
             return Ok(());
         }
         while let Some(next) = self.graph.only_taker(draft.output) {
-            let is_sum = matches!(self.graph.steps[next].op, Op::Add { .. });
-            if self.taken[next] || !is_pointwise(&self.graph.steps[next].op) || (is_sum && draft.operand.is_some()) {
+            let op = &self.graph.steps[next].op;
+            let second_sum = matches!(op, Op::Add { .. }) && draft.operand.is_some();
+            if self.taken[next] || second_sum || body_of(op) != Some(Body::Input) {
                 return Ok(());
             }
             self.taken[next] = true;
@@ -216,11 +218,17 @@ impl<'a, 't> Drafting<'a, 't> {
     }
 }
 
-fn is_pointwise(op: &Op) -> bool {
-    use Op::{Add, BatchNorm, HardSigmoid, HardTanh, LeakyRelu, Quantize, Relu, Scale, Sigmoid, Tanh, Value};
-    match op {
-        BatchNorm { .. } | Quantize { .. } | Value { .. } | Relu | Scale { .. } | LeakyRelu { .. } => true,
-        HardTanh | HardSigmoid | Sigmoid | Tanh | Add { .. } => true,
-        _ => false,
+/// What a draft that starts with an operation begins with; nothing is left of a flattening.
+fn body_of(op: &Op) -> Option<Body> {
+    match *op {
+        Op::Conv2d { .. } | Op::Dense { .. } => Some(Body::Product),
+        Op::MaxPool(options) => Some(Body::MaxPool(options)),
+        Op::AveragePool(options) => Some(Body::AveragePool(options)),
+        Op::GlobalAveragePool => Some(Body::GlobalAveragePool),
+        Op::PadZero { stride, .. } => Some(Body::PadZero { stride }),
+        Op::Flatten => None,
+        Op::BatchNorm { .. } | Op::Quantize { .. } | Op::Value { .. } | Op::Add { .. } => Some(Body::Input),
+        Op::Relu | Op::Scale { .. } | Op::LeakyRelu { .. } | Op::HardTanh => Some(Body::Input),
+        Op::HardSigmoid | Op::Sigmoid | Op::Tanh => Some(Body::Input),
     }
 }

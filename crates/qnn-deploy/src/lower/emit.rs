@@ -11,8 +11,8 @@ use crate::chain::{Cuts, Functions};
 use crate::codes::kernel_layout;
 use crate::graph::Graph;
 use crate::program::{
-    Action, Arithmetic, Chain, Data, Elements, Finish, LayerName, Link, Product, Program, Remark, Stage, Value,
-    Weights,
+    Action, Arithmetic, Chain, Data, Elements, Finish, LayerName, Link, Product, Program, Remark, Stage,
+    Value, Weights,
 };
 use crate::tensors::Tensors;
 use crate::{Error, Result};
@@ -191,7 +191,8 @@ impl<'a, 't> Emission<'a, 't> {
     ) -> Result<()> {
         let draft = &drafts[i];
         let input = self.value(draft.input);
-        let product = |finish| Action::Product(assemble(factors, weights.clone(), Arithmetic::Integer, finish));
+        let product =
+            |finish| Action::Product(assemble(factors, weights.clone(), Arithmetic::Integer, finish));
         if let Some((pool, chain)) = self.pool_and_codes(drafts, draft)
             && self.pooled_thresholds(drafts, i, [pool, chain], factors, &product)?
         {
@@ -201,7 +202,9 @@ impl<'a, 't> Emission<'a, 't> {
         let operand = draft.operand.map(|operand| self.operand(operand, output));
         let (finish, remarks) = match self.thresholds(draft, &draft.links, factors, draft.output)? {
             Ok(found) => (self.finish(draft.start, &found), Vec::new()),
-            Err(remark) => (Finish::Chain(Chain { links: draft.links.clone() }), remark.into_iter().collect()),
+            Err(remark) => {
+                (Finish::Chain(Chain { links: draft.links.clone() }), remark.into_iter().collect())
+            }
         };
         self.push(&draft.steps, input, operand, output, product(finish), remarks);
         Ok(())
@@ -274,13 +277,18 @@ impl<'a, 't> Emission<'a, 't> {
         factors: &Factorization<'_>,
         output: usize,
     ) -> Result<Result<Thresholds, Option<Remark>>> {
-        let Some((Link::Quantize { alphabet, cuts }, before)) = links.split_last() else { return Ok(Err(None)) };
+        let Some((Link::Quantize { alphabet, cuts }, before)) = links.split_last() else {
+            return Ok(Err(None));
+        };
         if !self.nodes.of(output).packed || !planes(*alphabet) {
             return Ok(Err(None));
         }
         if before.iter().any(|link| matches!(link, Link::Add { .. })) {
             let reason = "a residual sum lies between the product and its codes";
-            return Ok(Err(Some(remark(reason, "none is needed: it runs in f32 while the sums lie in the cache"))));
+            return Ok(Err(Some(remark(
+                reason,
+                "none is needed: it runs in f32 while the sums lie in the cache",
+            ))));
         }
         if !before.iter().all(Link::is_monotone) {
             let reason = "the activation before the quantizer is not known to be monotone in f32";
@@ -290,8 +298,7 @@ impl<'a, 't> Emission<'a, 't> {
         let channels = factors.geometry.out_channels;
         let functions = Functions::new(&Chain { links: before.to_vec() }, channels, &tensors)?;
         let steps = Cuts::stored(*alphabet, cuts, &tensors)?;
-        let levels = alphabet.count as usize;
-        let found = thresholds(&functions, |x| steps.level(x), channels, levels, factors.reach as i32);
+        let found = thresholds(&functions, &steps, channels, factors.reach as i32);
         Ok(found.map_err(|NotMonotone { channel, at }| {
             let name = &self.graph.names[draft.start];
             let reason = format!("the codes of {name}, channel {channel}, go up and down near the sum {at}");
@@ -304,7 +311,10 @@ impl<'a, 't> Emission<'a, 't> {
         let cuts = (0..channels).flat_map(|channel| (0..ranks).map(move |rank| found.cuts(rank)[channel]));
         let flips = found.flips().iter().map(|&flip| flip.into()).collect();
         let cuts = Data::Integers(cuts.collect());
-        Finish::Thresholds { cuts: self.store(step, "cuts", cuts), flips: self.store(step, "flips", Data::Bytes(flips)) }
+        Finish::Thresholds {
+            cuts: self.store(step, "cuts", cuts),
+            flips: self.store(step, "flips", Data::Bytes(flips)),
+        }
     }
 
     fn weights(&mut self, draft: &Draft, factors: &Factorization<'_>) -> Result<Weights> {
@@ -314,9 +324,10 @@ impl<'a, 't> Emission<'a, 't> {
             let (parameter, value) = ("kernel", codes[index]);
             return Err(Error::NotFinite { layer: layer(), parameter, index, value });
         }
-        let packed = factors.operands.alphabet.and_then(|alphabet: Alphabet| {
-            Some((alphabet, kernel_layout(alphabet, codes.len())?))
-        });
+        let packed = factors
+            .operands
+            .alphabet
+            .and_then(|alphabet: Alphabet| Some((alphabet, kernel_layout(alphabet, codes.len())?)));
         let Some((alphabet, layout)) = packed else {
             let tensor = self.store(draft.start, "kernel", Data::Floats(codes.to_vec()));
             return Ok(Weights::Float { tensor });
@@ -337,7 +348,12 @@ impl<'a, 't> Emission<'a, 't> {
     }
 }
 
-fn assemble(factors: &Factorization<'_>, weights: Weights, arithmetic: Arithmetic, finish: Finish) -> Product {
+fn assemble(
+    factors: &Factorization<'_>,
+    weights: Weights,
+    arithmetic: Arithmetic,
+    finish: Finish,
+) -> Product {
     let qnn_kernels::packed::ConvGeometry { kernel, stride, padding, groups, .. } = factors.geometry;
     Product { kernel, stride, padding, pad_code: factors.pad_code, groups, weights, arithmetic, finish }
 }

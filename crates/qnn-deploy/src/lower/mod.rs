@@ -101,7 +101,9 @@ impl Nodes<'_, '_> {
             let wants = match draft.body {
                 Body::Product => Factorization::of(self.graph, draft, &input)?.is_integer(),
                 Body::MaxPool(options) => {
-                    self.of(draft.output).packed && pool_geometry(input.shape, &options).is_some() && planes(codes)
+                    self.of(draft.output).packed
+                        && pool_geometry(input.shape, &options).is_some()
+                        && planes(codes)
                 }
                 _ => false,
             };

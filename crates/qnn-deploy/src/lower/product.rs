@@ -4,8 +4,8 @@ use qnn_layers::{Op, Product as Operands};
 use qnn_quant::Alphabet;
 use qnn_tensor::ops::Conv2dOptions;
 
-use super::draft::Draft;
 use super::Node;
+use super::draft::Draft;
 use crate::codes::{encoding, magnitude};
 use crate::graph::Graph;
 use crate::program::{Arithmetic, Remark};
@@ -33,7 +33,9 @@ impl<'a> Factorization<'a> {
         let layer = &graph.names[draft.start];
         let unsupported = |reason: String| Error::Unsupported { layer: layer.clone(), reason };
         let (operands, geometry, pad) = match &graph.steps[draft.start].op {
-            Op::Conv2d { product, options } => (product, conv_geometry(input.shape, product, options), options.pad_value),
+            Op::Conv2d { product, options } => {
+                (product, conv_geometry(input.shape, product, options), options.pad_value)
+            }
             Op::Dense { product } => {
                 let flat = graph.steps[draft.start].inputs[0].shape().len() == 2;
                 (product, dense_geometry(input.shape, product, flat), 0.0)

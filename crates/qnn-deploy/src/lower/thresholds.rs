@@ -1,8 +1,9 @@
 use qnn_kernels::packed::Thresholds;
 
-use crate::chain::Functions;
+use crate::chain::{Cuts, Functions};
 
 /// Why the functions after a sum are no thresholds of it.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NotMonotone {
     /// The output channel.
     pub(crate) channel: usize,
@@ -10,90 +11,157 @@ pub(crate) struct NotMonotone {
     pub(crate) at: i32,
 }
 
-/// The thresholds that equal `functions`, of which the last quantizes into `levels` codes, for every
-/// sum from `−reach` to `reach`, in each of `channels` channels.
+/// The thresholds that equal `functions`, whose results `cuts` turns into codes, for every sum from
+/// `−reach` to `reach`, in each of `channels` channels.
 ///
 /// The functions are asked for whole rows of channels at a time; they are the ones that the session
 /// would run. Afterwards the thresholds are compared with them at every sum, or, where that would
 /// take long, at evenly spaced ones and beside every cut.
 pub(crate) fn thresholds(
     functions: &Functions,
-    code: impl Fn(f32) -> usize,
+    cuts: &Cuts,
     channels: usize,
-    levels: usize,
     reach: i32,
 ) -> Result<Thresholds, NotMonotone> {
-    let mut asked = Asked { functions, row: vec![0.0; channels] };
-    let mut level = |sums: &dyn Fn(usize) -> i32, found: &mut dyn FnMut(usize, usize)| {
-        asked.codes(sums).iter().enumerate().for_each(|(channel, &x)| found(channel, code(x)));
-    };
-    let (mut lowest, mut highest) = (vec![0; channels], vec![0; channels]);
-    level(&|_| -reach, &mut |channel, found| lowest[channel] = found);
-    level(&|_| reach, &mut |channel, found| highest[channel] = found);
-    let flips: Vec<bool> = lowest.iter().zip(&highest).map(|(low, high)| low > high).collect();
-    let rank = |channel: usize, level: usize| if flips[channel] { levels - 1 - level } else { level };
-    let mut cuts = vec![0; channels * (levels - 1)];
-    for step in 1..levels {
-        // The least sum that reaches the step lies in low + 1 ..= high.
-        let (mut low, mut high) = (vec![-reach - 1; channels], vec![reach + 1; channels]);
-        while low.iter().zip(&high).any(|(low, high)| high - low > 1) {
-            let middle: Vec<i32> = low.iter().zip(&high).map(|(low, high)| (low + high).div_euclid(2)).collect();
-            level(&|channel| middle[channel].clamp(-reach, reach), &mut |channel, found| {
-                if high[channel] - low[channel] > 1 {
-                    let bound = if rank(channel, found) >= step { &mut high } else { &mut low };
-                    bound[channel] = middle[channel];
-                }
-            });
-        }
-        for (channel, &at) in high.iter().enumerate() {
-            let cut = &mut cuts[channel * (levels - 1) + step - 1];
-            *cut = if at > reach { i32::MAX } else if at == -reach { i32::MIN } else { at };
-        }
+    let mut asked = Asked { functions, cuts, row: vec![0.0; channels], levels: vec![0; channels], reach };
+    let lowest = asked.levels(|_| -reach).to_vec();
+    let flips: Vec<bool> = lowest.iter().zip(asked.levels(|_| reach)).map(|(low, high)| low > high).collect();
+    let steps = cuts.cuts.len();
+    let mut found = vec![0; channels * steps];
+    for step in 0..steps {
+        let cuts = asked.search(step + 1, &flips);
+        found.iter_mut().skip(step).step_by(steps).zip(cuts).for_each(|(found, cut)| *found = cut);
     }
-    let found = Thresholds::new(levels, &cuts, flips).map_err(|_| NotMonotone { channel: 0, at: 0 })?;
-    check(&found, reach, &mut level)?;
+    let found = Thresholds::new(steps + 1, &found, flips).map_err(|_| NotMonotone { channel: 0, at: 0 })?;
+    asked.check(&found)?;
     Ok(found)
 }
 
-/// A function that evaluates one sum per channel and hands the levels on.
-type Level<'a> = dyn FnMut(&dyn Fn(usize) -> i32, &mut dyn FnMut(usize, usize)) + 'a;
+/// Functions under question.
+struct Asked<'a> {
+    functions: &'a Functions,
+    cuts: &'a Cuts,
+    row: Vec<f32>,
+    levels: Vec<usize>,
+    reach: i32,
+}
 
 /// More comparisons than this would be noticed when freezing.
 const AFFORDABLE: usize = 1 << 24;
 
-fn check(found: &Thresholds, reach: i32, level: &mut Level<'_>) -> Result<(), NotMonotone> {
-    let channels = found.channels();
-    let sums = 2 * reach as usize + 1;
-    let stride = sums.saturating_mul(channels).div_ceil(AFFORDABLE).max(1);
-    let mut wrong = None;
-    let mut compare = |sum: &dyn Fn(usize) -> i32| {
-        level(sum, &mut |channel, asked| {
-            if found.level(channel, sum(channel)) != asked {
-                wrong.get_or_insert(NotMonotone { channel, at: sum(channel) });
+impl Asked<'_> {
+    /// The level of each channel's code at a sum of its own.
+    fn levels(&mut self, sum: impl Fn(usize) -> i32) -> &[usize] {
+        self.row.iter_mut().enumerate().for_each(|(channel, x)| *x = sum(channel) as f32);
+        self.functions.apply(&mut self.row, &[]);
+        self.levels.iter_mut().zip(&self.row).for_each(|(level, &x)| *level = self.cuts.level(x));
+        &self.levels
+    }
+
+    /// In each channel the least sum whose level, counted from the other end in flipped channels,
+    /// reaches `step`: by bisection of all channels at once.
+    fn search(&mut self, step: usize, flips: &[bool]) -> Vec<i32> {
+        let (reach, steps) = (self.reach, self.cuts.cuts.len());
+        let reached =
+            |channel: usize, level: usize| (if flips[channel] { steps - level } else { level }) >= step;
+        // It lies in low + 1 ..= high.
+        let (mut low, mut high) = (vec![-reach - 1; flips.len()], vec![reach + 1; flips.len()]);
+        while low.iter().zip(&high).any(|(low, high)| high - low > 1) {
+            let middle: Vec<i32> =
+                low.iter().zip(&high).map(|(low, high)| (low + high).div_euclid(2)).collect();
+            let levels = self.levels(|channel| middle[channel].clamp(-reach, reach));
+            for (channel, &level) in levels.iter().enumerate() {
+                if high[channel] - low[channel] > 1 {
+                    let bound = if reached(channel, level) { &mut high } else { &mut low };
+                    bound[channel] = middle[channel];
+                }
             }
-        });
-    };
-    (-reach..=reach).step_by(stride).for_each(|sum| compare(&|_| sum));
-    if stride > 1 {
-        for rank in 0..found.levels() - 1 {
-            let cuts = found.cuts(rank);
+        }
+        // Cuts at the ends lie beyond all sums.
+        let cut = |at: i32| match at {
+            at if at > reach => i32::MAX,
+            at if at == -reach => i32::MIN,
+            at => at,
+        };
+        high.into_iter().map(cut).collect()
+    }
+
+    fn check(&mut self, found: &Thresholds) -> Result<(), NotMonotone> {
+        let sums = 2 * self.reach as usize + 1;
+        let stride = sums.saturating_mul(found.channels()).div_ceil(AFFORDABLE).max(1);
+        for sum in (-self.reach..=self.reach).step_by(stride) {
+            self.compare(found, |_| sum)?;
+        }
+        let ranks = if stride > 1 { found.levels() - 1 } else { 0 };
+        for rank in 0..ranks {
             for beside in [-1, 0] {
-                compare(&|channel| cuts[channel].saturating_add(beside).clamp(-reach, reach));
+                let reach = self.reach;
+                self.compare(found, |c| found.cuts(rank)[c].saturating_add(beside).clamp(-reach, reach))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, found: &Thresholds, sum: impl Fn(usize) -> i32) -> Result<(), NotMonotone> {
+        let levels = self.levels(&sum).iter().enumerate();
+        let wrong = levels.into_iter().find(|&(channel, &level)| found.level(channel, sum(channel)) != level);
+        wrong.map_or(Ok(()), |(channel, _)| Err(NotMonotone { channel, at: sum(channel) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use qnn_quant::Alphabet;
+    use qnn_tensor::ops::normalized;
+
+    use super::*;
+    use crate::program::{Chain, Data, Link};
+    use crate::tensors::Tensors;
+
+    /// Batch norm with these parameters, then a ReLU with this slope for negative numbers.
+    fn functions(norm: &[[f32; 3]], slope: f32) -> Functions {
+        let part = |i: usize| Data::Floats(norm.iter().map(|parameters| parameters[i]).collect());
+        let data = BTreeMap::from(["mean", "s", "beta"].map(str::to_owned).map(|name| {
+            let i = ["mean", "s", "beta"].iter().position(|of| *of == name);
+            (name, part(i.unwrap_or(0)))
+        }));
+        let [mean, s, beta] = ["mean", "s", "beta"].map(str::to_owned);
+        let links = vec![Link::Norm { mean, s, beta }, Link::LeakyRelu { slope }];
+        Functions::new(&Chain { links }, norm.len(), &Tensors { data: &data, stage: 0 }).unwrap()
+    }
+
+    fn parameter() -> impl Strategy<Value = f32> {
+        prop_oneof![-8.0_f32..8.0, (-16_i32..16).prop_map(|n| n as f32 / 4.0), Just(0.0), Just(-0.0)]
+    }
+
+    proptest! {
+        #[test]
+        fn thresholds_are_the_functions_at_every_sum(
+            norm in proptest::collection::vec([parameter(), parameter(), parameter()], 1..5),
+            cuts in proptest::collection::vec(parameter(), 1..4),
+            reach in 0_i32..70,
+        ) {
+            let mut cuts = cuts;
+            cuts.sort_by(f32::total_cmp);
+            let steps = Cuts { alphabet: Alphabet::unsigned(2), cuts };
+            let found = thresholds(&functions(&norm, 1.0), &steps, norm.len(), reach).unwrap();
+            for (channel, &[mean, s, beta]) in norm.iter().enumerate() {
+                for sum in -reach..=reach {
+                    let x = normalized(sum as f32, mean, s, beta);
+                    let level = steps.cuts.iter().filter(|&&cut| x >= cut).count();
+                    prop_assert_eq!(found.level(channel, sum), level, "channel {}, sum {}", channel, sum);
+                }
             }
         }
     }
-    wrong.map_or(Ok(()), Err)
-}
 
-struct Asked<'a> {
-    functions: &'a Functions,
-    row: Vec<f32>,
-}
-
-impl Asked<'_> {
-    fn codes(&mut self, sum: &dyn Fn(usize) -> i32) -> &[f32] {
-        self.row.iter_mut().enumerate().for_each(|(channel, x)| *x = sum(channel) as f32);
-        self.functions.apply(&mut self.row, &[]);
-        &self.row
+    #[test]
+    fn what_goes_up_and_down_has_none() {
+        let functions = functions(&[[0.0, 1.0, 0.0]], -1.0);
+        let steps = Cuts { alphabet: Alphabet::BINARY, cuts: vec![5.0] };
+        assert!(matches!(thresholds(&functions, &steps, 1, 20), Err(NotMonotone { channel: 0, .. })));
     }
 }

@@ -3,6 +3,7 @@ use qnn_tensor::parallel::for_each_chunk_of;
 
 use super::Target;
 use crate::Result;
+use crate::bits::{pack, unpack};
 use crate::chain::Functions;
 use crate::memory::{Source, with_scratch};
 use crate::program::{Chain, Value};
@@ -51,17 +52,24 @@ impl ChainRun {
             }
             Some(Source::Codes(layout, bytes)) => {
                 let bytes = &bytes[layout.bytes_for(pixels.start)..layout.bytes_for(pixels.end)];
-                layout.unpack(bytes, y).expect("both are whole pixels");
+                unpack(layout, bytes, y);
             }
         }
         self.functions.apply_at(pixels, self.channels, operand, y);
     }
 
-    fn codes(&self, first: usize, layout: Layout, x: Option<Source<'_>>, operand: Option<Source<'_>>, y: &mut [u8]) {
+    fn codes(
+        &self,
+        first: usize,
+        layout: Layout,
+        x: Option<Source<'_>>,
+        operand: Option<Source<'_>>,
+        y: &mut [u8],
+    ) {
         let pixels = y.len() / layout.pixel_bytes();
         with_scratch(pixels * self.channels, |numbers| {
             self.numbers(first, x, operand, numbers);
-            layout.pack(numbers, y).expect("a chain that makes codes ends in a quantizer");
+            pack(layout, numbers, y);
         });
     }
 }

@@ -47,7 +47,9 @@ impl PoolRun {
     pub(crate) fn run(&self, x: Source<'_>, y: Target<'_>) {
         match (x, y) {
             (Source::Codes(layout, x), Target::Codes(_, y)) => {
-                let Kind::Codes { geometry, falling } = &self.kind else { unreachable!("numbers have other pools") };
+                let Kind::Codes { geometry, falling } = &self.kind else {
+                    unreachable!("numbers have other pools")
+                };
                 let extreme = falling.as_deref().map_or(Extreme::Largest, Extreme::SmallestWhere);
                 Kernels::current().pool_codes(geometry, layout, extreme, x, y);
             }

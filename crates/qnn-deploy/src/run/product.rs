@@ -1,11 +1,13 @@
 use qnn_kernels::packed::{
-    ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Thresholds, Tile, Tiles,
+    ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Thresholds, Tile,
+    Tiles, WeightOnlyConv,
 };
 use qnn_kernels::{ChannelAffine, Conv2dShape, Kernels, MatmulShape};
 use qnn_tensor::parallel::for_each_chunk_of;
 
 use super::{Target, unpackable};
 use crate::Result;
+use crate::bits::pack;
 use crate::chain::Functions;
 use crate::codes::{encoding, kernel_layout};
 use crate::memory::{Source, with_scratch};
@@ -22,9 +24,17 @@ pub(crate) struct ProductRun {
 #[derive(Debug)]
 enum Kernel {
     /// One f32 accumulator per output.
-    Float { weights: Vec<f32>, pad: f32, affine: [Option<Vec<f32>>; 2], rest: Functions },
+    Float { weights: Box<FloatWeights>, pad: f32, affine: [Option<Vec<f32>>; 2], rest: Functions },
     /// Integers, and what becomes of them.
-    Integer { conv: IntegerConv, end: End },
+    Integer { conv: Box<IntegerConv>, end: End },
+}
+
+/// What numbers are multiplied by.
+#[derive(Debug)]
+enum FloatWeights {
+    Numbers(Vec<f32>),
+    /// In planes of bits, also in memory.
+    Packed(WeightOnlyConv),
 }
 
 /// A convolution of integers, by what its input lies in.
@@ -42,7 +52,12 @@ enum End {
 }
 
 impl ProductRun {
-    pub(crate) fn new(product: &Product, input: &Value, output: &Value, tensors: &Tensors<'_>) -> Result<Self> {
+    pub(crate) fn new(
+        product: &Product,
+        input: &Value,
+        output: &Value,
+        tensors: &Tensors<'_>,
+    ) -> Result<Self> {
         let geometry = product.geometry(input.shape, output.shape[2]);
         let weights = product.weights.numbers(geometry.weight_len(), tensors)?;
         let kernel = match product.arithmetic {
@@ -52,6 +67,7 @@ impl ProductRun {
                     return Err(tensors.error("sums in f32 have no thresholds".to_owned()));
                 };
                 let mut rest = Functions::new(chain, geometry.out_channels, tensors)?;
+                let weights = Box::new(FloatWeights::new(&product.weights, &geometry, weights, tensors)?);
                 Kernel::Float { weights, pad: product.pad_code.into(), affine: rest.take_affine(), rest }
             }
         };
@@ -61,7 +77,11 @@ impl ProductRun {
     pub(crate) fn run(&self, x: Source<'_>, operand: Option<Source<'_>>, y: Target<'_>, images: usize) {
         match (&self.kernel, x, y) {
             (Kernel::Float { weights, pad, affine, rest }, Source::Floats(x), Target::Floats(y)) => {
-                self.float(images, x, weights, *pad, affine, y);
+                let out = channel_affine(affine);
+                match &**weights {
+                    FloatWeights::Numbers(w) => self.float(images, x, w, *pad, out, y),
+                    FloatWeights::Packed(conv) => conv.run(Kernels::current(), x, *pad, out, y),
+                }
                 self.rest(rest, operand, y);
             }
             (Kernel::Integer { conv, end }, Source::Codes(_, x), y) => self.integer(conv, end, x, operand, y),
@@ -77,15 +97,24 @@ impl ProductRun {
         Some(sums)
     }
 
-    fn float(&self, images: usize, x: &[f32], w: &[f32], pad: f32, affine: &[Option<Vec<f32>>; 2], y: &mut [f32]) {
-        let out = channel_affine(affine);
-        let ConvGeometry { height, width, channels, out_channels, kernel, stride, padding, groups, .. } = self.geometry;
-        if kernel == [height, width] && self.geometry.out_pixels() == 1 && groups == 1 {
+    fn float(
+        &self,
+        images: usize,
+        x: &[f32],
+        w: &[f32],
+        pad: f32,
+        out: ChannelAffine<'_, f32>,
+        y: &mut [f32],
+    ) {
+        let ConvGeometry { height, width, channels, out_channels, kernel, stride, padding, groups, .. } =
+            self.geometry;
+        if is_matmul(&self.geometry) {
             let shape = MatmulShape { rows: images, inner: height * width * channels, columns: out_channels };
             return qnn_kernels::matmul(shape, x, w, out, y);
         }
         let batch = images;
-        let shape = Conv2dShape { batch, height, width, channels, out_channels, kernel, stride, padding, groups };
+        let shape =
+            Conv2dShape { batch, height, width, channels, out_channels, kernel, stride, padding, groups };
         qnn_kernels::conv2d(&shape, x, w, pad, out, y);
     }
 
@@ -129,7 +158,7 @@ impl ProductRun {
         with_scratch(tile.accumulators.len(), |numbers| {
             from_sums(tile.accumulators, numbers);
             functions.apply_at(tile.pixels, self.geometry.out_channels, operand, numbers);
-            layout.pack(numbers, tile.bytes).expect("a chain that makes codes ends in a quantizer");
+            pack(layout, numbers, tile.bytes);
         });
     }
 }
@@ -163,6 +192,32 @@ impl IntegerConv {
     }
 }
 
+/// Whether every image gives one pixel that sees all of it: then images are rows of a matrix.
+fn is_matmul(geometry: &ConvGeometry) -> bool {
+    geometry.kernel == [geometry.height, geometry.width] && geometry.out_pixels() == 1 && geometry.groups == 1
+}
+
+impl FloatWeights {
+    fn new(
+        weights: &Weights,
+        geometry: &ConvGeometry,
+        numbers: Vec<f32>,
+        tensors: &Tensors<'_>,
+    ) -> Result<Self> {
+        let encoding = match weights {
+            Weights::Packed { alphabet, .. } => {
+                encoding(*alphabet).filter(|&encoding| encoding != Encoding::Int8)
+            }
+            Weights::Float { .. } => None,
+        };
+        let Some(encoding) = encoding else { return Ok(Self::Numbers(numbers)) };
+        let rows = ConvGeometry::matmul(geometry.terms(), geometry.out_channels);
+        let geometry = if is_matmul(geometry) { &rows } else { geometry };
+        let conv = WeightOnlyConv::new(geometry, encoding, &numbers).map_err(unpackable(tensors.stage))?;
+        Ok(Self::Packed(conv))
+    }
+}
+
 fn from_sums(sums: &[i32], numbers: &mut [f32]) {
     numbers.iter_mut().zip(sums).for_each(|(x, &sum)| *x = sum as f32);
 }
@@ -183,10 +238,11 @@ impl Kernel {
         let (Some(layout), Weights::Packed { alphabet, .. }) = (input.layout(), &product.weights) else {
             return Err(tensors.error("a product of integers needs codes on both sides".to_owned()));
         };
-        let w = encoding(*alphabet).ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?;
+        let w =
+            encoding(*alphabet).ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?;
         let conv = IntegerConv::new(geometry, layout.encoding(), product.pad_code, w, weights);
         let conv = conv.map_err(unpackable(tensors.stage))?;
-        Ok(Self::Integer { conv, end: End::new(&product.finish, output, tensors)? })
+        Ok(Self::Integer { conv: Box::new(conv), end: End::new(&product.finish, output, tensors)? })
     }
 }
 
@@ -207,7 +263,9 @@ impl End {
                 let found = Thresholds::new(levels, cuts, tensors.flags(flips, channels)?);
                 Ok(Self::Thresholds(found.map_err(unpackable(tensors.stage))?))
             }
-            (Finish::Thresholds { .. }, None) => Err(tensors.error("thresholds make codes, not numbers".to_owned())),
+            (Finish::Thresholds { .. }, None) => {
+                Err(tensors.error("thresholds make codes, not numbers".to_owned()))
+            }
         }
     }
 }

@@ -35,10 +35,17 @@ impl Net {
     pub(crate) fn build(self, scheme: &Scheme, seed: u64) -> Box<dyn Layer> {
         let (scheme, init) = (scheme.clone(), &mut Init::new(seed));
         match self {
-            Self::LeNet5 => Box::new(LeNet5::new(&LeNet5Config { scheme, ..LeNet5Config::default() }, init).unwrap()),
+            Self::LeNet5 => {
+                Box::new(LeNet5::new(&LeNet5Config { scheme, ..LeNet5Config::default() }, init).unwrap())
+            }
             Self::Vgg7 => {
-                let config =
-                    Vgg7Config { input: self.shape(), width: 20, hidden: 40, scheme, ..Vgg7Config::default() };
+                let config = Vgg7Config {
+                    input: self.shape(),
+                    width: 20,
+                    hidden: 40,
+                    scheme,
+                    ..Vgg7Config::default()
+                };
                 Box::new(Vgg7::new(&config, init).unwrap())
             }
             Self::ResNet8(shortcut) => {
@@ -49,11 +56,8 @@ impl Net {
                 Box::new(ResNet::new(&ResNetConfig { scheme, ..ResNetConfig::new(3) }, init).unwrap())
             }
             Self::Mlp => {
-                let config = MlpConfig {
-                    scheme,
-                    dropout: vec![0.2, 0.5, 0.5],
-                    ..MlpConfig::new(60, &[70, 33], 10)
-                };
+                let config =
+                    MlpConfig { scheme, dropout: vec![0.2, 0.5, 0.5], ..MlpConfig::new(60, &[70, 33], 10) };
                 Box::new(Mlp::new(&config, init).unwrap())
             }
         }
@@ -78,7 +82,11 @@ pub(crate) fn randomize(model: &mut dyn Module, seed: u64) {
             let mean = at.as_str().ends_with("mean");
             let mut value = buffer.value().clone();
             fill(&mut value, || {
-                if mean { rng.random_range(-6..6) as f32 * 0.5 } else { [0.25, 1.0, 4.0, 7.3][rng.random_range(0..4)] }
+                if mean {
+                    rng.random_range(-6..6) as f32 * 0.5
+                } else {
+                    [0.25, 1.0, 4.0, 7.3][rng.random_range(0..4)]
+                }
             });
             buffer.set(value);
         }
@@ -114,6 +122,10 @@ pub(crate) fn assert_exact(what: &str, model: &dyn Layer, shape: [usize; 3]) {
     for count in [1, 7] {
         let x = images(count, shape, count as u64);
         let (expected, found) = (graph_logits(model, &x), session.run(x.as_slice()).unwrap());
-        assert_eq!(bits(&found), bits(&expected), "{what}, {count} images: {found:?} for {expected:?}\n{program:?}");
+        assert_eq!(
+            bits(&found),
+            bits(&expected),
+            "{what}, {count} images: {found:?} for {expected:?}\n{program:?}"
+        );
     }
 }

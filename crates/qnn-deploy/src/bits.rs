@@ -1,0 +1,65 @@
+//! Packing and unpacking inside of stages: single planes by the kernels' own vectors, all else by the
+//! layout, with the same bits.
+
+use qnn_kernels::packed::{Encoding, Layout};
+
+/// Packs codes that a quantizer has made.
+pub(crate) fn pack(layout: Layout, codes: &mut [f32], packed: &mut [u8]) {
+    let result = match layout.encoding() {
+        Encoding::Sign => layout.pack_signs(codes, packed),
+        // A plane of ones is the plane of the signs of −1 and −0.
+        Encoding::Unsigned { bits: 1 } => {
+            codes.iter_mut().for_each(|code| *code = -*code);
+            Layout::new(Encoding::Sign, layout.channels()).and_then(|signs| signs.pack_signs(codes, packed))
+        }
+        _ => layout.pack(codes, packed),
+    };
+    result.expect("a chain that makes codes ends in a quantizer");
+}
+
+/// The codes of whole pixels.
+pub(crate) fn unpack(layout: Layout, packed: &[u8], codes: &mut [f32]) {
+    let [clear, set] = match layout.encoding() {
+        Encoding::Sign => [1.0, -1.0],
+        Encoding::Unsigned { bits: 1 } => [0.0, 1.0],
+        _ => return layout.unpack(packed, codes).expect("both are whole pixels"),
+    };
+    let pixels = codes.chunks_exact_mut(layout.channels()).zip(packed.chunks_exact(layout.pixel_bytes()));
+    for (codes, packed) in pixels {
+        for (codes, &byte) in codes.chunks_mut(8).zip(packed) {
+            for (i, code) in codes.iter_mut().enumerate() {
+                *code = if byte >> i & 1 == 1 { set } else { clear };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_agree_with_the_layout() {
+        let encodings = [
+            Encoding::Sign,
+            Encoding::Unsigned { bits: 1 },
+            Encoding::Unsigned { bits: 2 },
+            Encoding::Ternary,
+        ];
+        for encoding in encodings {
+            for channels in [1, 3, 8, 16, 17, 33, 64, 65, 130] {
+                let layout = Layout::new(encoding, channels).unwrap();
+                let code = |i: usize| encoding.code(i * 7 % 5 % encoding.levels()) as f32;
+                let codes: Vec<f32> = (0..3 * channels).map(code).collect();
+                let (mut expected, mut found) =
+                    (vec![0; layout.bytes_for(3)], vec![0xff; layout.bytes_for(3)]);
+                layout.pack(&codes, &mut expected).unwrap();
+                pack(layout, &mut codes.clone(), &mut found);
+                assert_eq!(found, expected, "{encoding} {channels}");
+                let mut back = vec![9.0; codes.len()];
+                unpack(layout, &found, &mut back);
+                assert_eq!(back, codes, "{encoding} {channels}");
+            }
+        }
+    }
+}
