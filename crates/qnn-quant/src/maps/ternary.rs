@@ -22,6 +22,8 @@ use crate::{
 ///
 /// Published with [`StraightThrough`], `dx = dy`; [`ClippedIdentity`](crate::ClippedIdentity) is common as well.
 ///
+#[doc = include_str!("../../plots/ternary.svg")]
+///
 /// Codes: {−1, 0, +1}, 2 bits, scales α_g, or 1 in the unscaled form.
 ///
 /// ```
