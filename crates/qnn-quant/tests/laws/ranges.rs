@@ -1,5 +1,7 @@
 //! Affine quantization's ranges and observers, activation scales, and the ternary optimum.
 
+use std::slice;
+
 use ndarray::{ArrayD, Axis, IxDyn, array};
 use ndarray_rand::RandomExt;
 use ndarray_rand::rand_distr::Normal;
@@ -41,10 +43,10 @@ fn squared_error(range: Range, x: &ArrayD<f32>, bits: u32) -> f64 {
 fn calibration_cuts_outliers_and_errs_less() {
     let mut x = normal(20_000, 1);
     x[7] = 60.0;
-    let whole = range_of(RangeMethod::MinMax, &[x.clone()]);
+    let whole = range_of(RangeMethod::MinMax, slice::from_ref(&x));
     assert_eq!(whole.high(), 60.0);
     for bits in [4, 8] {
-        let best = range_of(RangeMethod::SquaredError { bits }, &[x.clone()]);
+        let best = range_of(RangeMethod::SquaredError { bits }, slice::from_ref(&x));
         assert!(squared_error(best, &x, bits) < squared_error(whole, &x, bits), "{bits} bits: {best:?}");
         // No other hundredth of the range is better by more than what the bins hide.
         for percent in 1..=100 {
@@ -56,7 +58,7 @@ fn calibration_cuts_outliers_and_errs_less() {
             );
         }
     }
-    let divergence = range_of(RangeMethod::Divergence { bits: 8 }, &[x.clone()]);
+    let divergence = range_of(RangeMethod::Divergence { bits: 8 }, slice::from_ref(&x));
     assert!((2.0..20.0).contains(&divergence.high()), "{divergence:?}");
     assert!(divergence.low() >= whole.low());
 }
@@ -67,7 +69,7 @@ fn percentiles_are_quantiles() {
     let mut sorted: Vec<f32> = x.iter().copied().collect();
     sorted.sort_by(f32::total_cmp);
     for percent in [90.0, 99.0, 99.9, 100.0] {
-        let range = range_of(RangeMethod::Percentile { percent }, &[x.clone()]);
+        let range = range_of(RangeMethod::Percentile { percent }, slice::from_ref(&x));
         let at = |part: f64| sorted[((part * 50_000.0) as usize).min(49_999)];
         assert!((range.high() - at(percent / 100.0)).abs() < 0.02, "{percent}: {range:?}");
         assert!((range.low() - at(1.0 - percent / 100.0)).abs() < 0.02, "{percent}: {range:?}");
@@ -114,7 +116,7 @@ proptest! {
         let x = normal(len, seed);
         let (a, b) = x.view().split_at(Axis(0), cut.index(len));
         for method in methods().into_iter().filter(|method| !matches!(method, RangeMethod::MovingAverage { .. })) {
-            let whole = range_of(method, std::slice::from_ref(&x));
+            let whole = range_of(method, slice::from_ref(&x));
             prop_assert_eq!(range_of(method, &[a.to_owned(), b.to_owned()]), whole, "{:?}", method);
             prop_assert_eq!(range_of(method, &[b.to_owned(), a.to_owned()]), whole, "{:?}", method);
         }
