@@ -1,9 +1,12 @@
+mod build;
+mod values;
+
 use std::sync::Arc;
 
-use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
-
+use self::build::one_per_group;
+pub(crate) use self::values::Spacing;
 use crate::levels::level;
-use crate::{Alphabet, Error, Groups, Levels, Result, Scale, elementwise};
+use crate::{Alphabet, Error, Groups, Levels, Result, Scale};
 
 /// The levels of one quantized tensor: what [`Quantizer::fit`](crate::Quantizer::fit) found.
 ///
@@ -103,106 +106,6 @@ impl Grid {
     /// The grid of a tensor that is not quantized: 32 bits, no alphabet, "codes" are the values themselves.
     pub fn unquantized() -> Self {
         Grid::of(None)
-    }
-
-    /// The same grid with all levels divided by an integer, exactly.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Grid`] if the denominator is 0, above 2^24, or set already.
-    pub fn divided_by(mut self, denominator: u32) -> Result<Self> {
-        if self.denominator != 1 || !(1..=1 << 24).contains(&denominator) {
-            let value = format!("{denominator} after {}", self.denominator);
-            let expected = "1 to 2^24, set once".to_owned();
-            return Err(Error::Grid { what: "the denominator", value, expected });
-        }
-        self.denominator = denominator;
-        self.scales =
-            self.numerators.iter().map(|&scale| (f64::from(scale) / f64::from(denominator)) as f32).collect();
-        Ok(self)
-    }
-
-    /// The same grid with the number per group that the map's codes depend on: a threshold, a largest element.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Grid`] if there is not one per group.
-    pub fn with_statistics(mut self, statistics: Vec<f64>) -> Result<Self> {
-        one_per_group("the number of statistics", statistics.len(), self.groups)?;
-        self.statistics = statistics;
-        Ok(self)
-    }
-
-    /// The same grid, of whose alphabet only these codes occur: powers of two, written as integers.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Grid`] unless the members increase and lie in the alphabet.
-    pub fn with_members(mut self, members: Vec<i32>) -> Result<Self> {
-        let inside = |code: &i32| self.alphabet.is_some_and(|alphabet| alphabet.contains(*code));
-        if members.is_empty() || !members.is_sorted_by(|a, b| a < b) || !members.iter().all(inside) {
-            let value = format!("{members:?}");
-            let expected = format!("increasing codes of {:?}", self.alphabet);
-            return Err(Error::Grid { what: "the members", value, expected });
-        }
-        self.members = Some(members.into());
-        Ok(self)
-    }
-
-    /// The same grid with a value for each code: `table[group · count + position of the code]`, in increasing order within a
-    /// group (or NaN, of a tensor that diverged).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Grid`] if there is not one value per code and group, or if a group's values decrease.
-    pub fn with_table(mut self, table: Vec<f32>) -> Result<Self> {
-        let count = self.alphabet.map_or(0, |alphabet| alphabet.count as usize);
-        let expected =
-            || format!("{count} values in increasing order for each of {} groups", self.groups.count());
-        let what = "the table";
-        if count == 0 || table.len() != count * self.groups.count() {
-            return Err(Error::Grid { what, value: format!("{} values", table.len()), expected: expected() });
-        }
-        if let Some(row) = table.chunks_exact(count).find(|row| row.windows(2).any(|pair| pair[0] > pair[1]))
-        {
-            return Err(Error::Grid { what, value: format!("{row:?}"), expected: expected() });
-        }
-        self.table = Some(table.into());
-        Ok(self)
-    }
-
-    /// The same grid for affine quantization: the alphabet is that of the *stored* integers `q`, and a group's codes are
-    /// `q − Z` with a zero point `Z` of its own.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Grid`] unless there is one zero point per group and all lie in the alphabet.
-    pub fn with_zero_points(mut self, zero_points: Vec<i32>) -> Result<Self> {
-        one_per_group("the number of zero points", zero_points.len(), self.groups)?;
-        let inside = |zero: &i32| self.alphabet.is_some_and(|alphabet| alphabet.contains(*zero));
-        if let Some(zero) = zero_points.iter().find(|zero| !inside(zero)) {
-            let (value, expected) = (zero.to_string(), format!("one of {:?}", self.alphabet));
-            return Err(Error::Grid { what: "a zero point", value, expected });
-        }
-        self.zero_points = zero_points;
-        Ok(self)
-    }
-
-    /// The same grid with the inputs at which the code changes, per group, where these are not the midpoints between
-    /// neighbouring values.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Grid`] if there is not one threshold between each two neighbouring codes of each group.
-    pub fn with_thresholds(mut self, thresholds: Vec<f32>) -> Result<Self> {
-        let each = self.count().saturating_sub(1);
-        if each == 0 || thresholds.len() != each * self.groups.count() {
-            let (value, groups) = (thresholds.len().to_string(), self.groups.count());
-            let expected = format!("{each} for each of {groups} groups");
-            return Err(Error::Grid { what: "the number of thresholds", value, expected });
-        }
-        self.thresholds = Some(thresholds.into());
-        Ok(self)
     }
 
     /// The integer codes, or `None` for a tensor that is not quantized. With zero points, all codes that any group has.
@@ -351,130 +254,11 @@ impl Grid {
             len,
         }
     }
-
-    /// Values of integer codes.
-    ///
-    /// ```
-    /// # use qnn_quant::{Quantizer, ScaledSign};
-    /// # use ndarray::array;
-    /// let w = array![[0.5, -0.25], [-0.5, 0.75]].into_dyn();
-    /// let map = ScaledSign::per_axis(1);
-    /// let grid = map.fit(w.view())?;
-    /// let codes = map.codes(w.view(), &grid)?;
-    /// assert_eq!(grid.dequantize(codes.view())?, array![[0.5, -0.5], [-0.5, 0.5]].into_dyn());
-    /// # Ok::<(), qnn_quant::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotInAlphabet`], [`Error::GroupsDoNotFit`], and [`Error::Unquantized`] if there is no alphabet.
-    pub fn dequantize(&self, codes: ArrayViewD<'_, i32>) -> Result<ArrayD<f32>> {
-        self.check(&codes)?;
-        let mut values = codes.mapv(|code| code as f32);
-        self.dequantize_mut(values.view_mut())?;
-        Ok(values)
-    }
-
-    /// Whether all integers are codes of their groups.
-    fn check(&self, codes: &ArrayViewD<'_, i32>) -> Result<()> {
-        let stored = self.alphabet.ok_or(Error::Unquantized { map: "this grid" })?;
-        let partition = self.groups.partition(codes.shape())?;
-        let foreign = |&(index, &code): &(usize, &i32)| {
-            let zero = self.zero_points.get(index / partition.inner % partition.count).copied().unwrap_or(0);
-            let member = self.members.as_ref().is_none_or(|members| members.binary_search(&code).is_ok());
-            !member || !Alphabet { first: stored.first - zero, ..stored }.contains(code)
-        };
-        let Some((index, &code)) = codes.iter().enumerate().find(foreign) else { return Ok(()) };
-        let alphabet = self.alphabet_of(index / partition.inner % partition.count).unwrap_or(stored);
-        let Alphabet { first, step, .. } = alphabet;
-        Err(Error::NotInAlphabet { index, code, first, step, last: alphabet.last() })
-    }
-
-    /// Replaces codes, held as f32, by their values. NaN stays NaN.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::GroupsDoNotFit`].
-    ///
-    /// # Panics
-    ///
-    /// If the grid has a table and a number is no code.
-    pub fn dequantize_mut(&self, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        let (groups, denominator) = (self.groups, self.denominator as f32);
-        match self.spacing() {
-            Spacing::Unit => Ok(()),
-            Spacing::Table(rows) => elementwise::update(codes, groups, &rows, |code, row| row.value(code)),
-            Spacing::Product => {
-                elementwise::update(codes, groups, &self.numerators, |code, &scale| code * scale)
-            }
-            Spacing::Quotient => {
-                elementwise::update(codes, groups, &self.numerators, |code, _| code / denominator)
-            }
-            Spacing::Both => elementwise::update(codes, groups, &self.numerators, |code, &scale| {
-                level(code.into(), scale, self.denominator)
-            }),
-        }
-    }
-
-    /// The cheapest computation of values that rounds as [`value`](Grid::value) does.
-    pub(crate) fn spacing(&self) -> Spacing<'_> {
-        let unit = self.numerators.iter().all(|&scale| scale == 1.0);
-        match (&self.table, self.alphabet, self.denominator) {
-            (Some(table), Some(alphabet), _) => {
-                let row = |values| Row { alphabet, values };
-                Spacing::Table(table.chunks_exact(alphabet.count as usize).map(row).collect())
-            }
-            (_, _, 1) if unit => Spacing::Unit,
-            // One rounding of an exact product, in f32 as in f64.
-            (_, _, 1) => Spacing::Product,
-            // f64 has more than twice the digits of f32, so a quotient of f32 rounded to both ends in the same f32.
-            _ if unit => Spacing::Quotient,
-            _ => Spacing::Both,
-        }
-    }
-}
-
-/// How codes become values.
-pub(crate) enum Spacing<'a> {
-    /// They are the values.
-    Unit,
-    /// `code · scale`.
-    Product,
-    /// `code / denominator`.
-    Quotient,
-    /// `code · scale / denominator`, in f64.
-    Both,
-    /// By position, one row per group.
-    Table(Vec<Row<'a>>),
-}
-
-/// The values of one group's codes.
-pub(crate) struct Row<'a> {
-    alphabet: Alphabet,
-    values: &'a [f32],
-}
-
-impl Row<'_> {
-    #[inline]
-    pub(crate) fn value(&self, code: f32) -> f32 {
-        if code.is_nan() { code } else { self.values[self.alphabet.position(code as i32)] }
-    }
-}
-
-fn one_per_group(what: &'static str, found: usize, groups: Groups) -> Result<()> {
-    if found == groups.count() {
-        return Ok(());
-    }
-    Err(Error::Grid {
-        what,
-        value: found.to_string(),
-        expected: format!("{}, one per group", groups.count()),
-    })
 }
 
 #[cfg(test)]
 mod tests {
-    use ndarray::aview1;
+    use ndarray::{ArrayD, aview1};
 
     use super::*;
 

@@ -63,7 +63,8 @@ impl Histogram {
         let first = position(range.low(), exponent);
         let mut counts = vec![0; BINS];
         for (index, count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-            let position = (self.first + index as i64) >> (exponent - self.exponent);
+            // Further shifts change nothing more.
+            let position = (self.first + index as i64) >> (exponent - self.exponent).min(63);
             counts[(position - first) as usize] += count;
         }
         *self = Histogram { exponent, first, counts, range: Some(range) };

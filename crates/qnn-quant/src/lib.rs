@@ -40,17 +40,30 @@
 //!
 //! | map | levels | bits | published gradient |
 //! |---|---|---|---|
-//! | [`Sign`] | ±1 | 1 | [`ClippedIdentity`] |
+//! | [`Sign`], [`StochasticSign`] | ±1 | 1 | [`ClippedIdentity`] |
 //! | [`ScaledSign`] | ±mean\|w\| | 1 | [`XnorNetGradient`] per filter, [`StraightThrough`] per layer |
 //! | [`ConstantScaledSign`] | ±s | 1 | [`ClippedIdentity`] |
-//! | [`BinaryUnit`] | 0, 1 | 1 | [`ClippedUnit`] |
+//! | [`HysteresisSign`] | ±mean\|w\|, with memory | 1 | [`StraightThrough`] |
+//! | [`MagnitudeAwareSign`] | ±mean\|w\| per channel | 1 | [`MagnitudeAwareGradient`] |
+//! | [`BinaryUnit`], [`Heaviside`] | 0, 1 | 1 | [`ClippedUnit`], [`ClippedIdentity`] |
 //! | [`Ternary`] | −α, 0, α | 2 | [`StraightThrough`] |
+//! | [`TrainedTernary`] | −Wn, 0, Wp, trained | 2 | [`TrainedTernaryGradient`] |
 //! | [`DorefaWeights`] | odd / (2^k − 1) | 1–8 | [`DorefaTanh`], 1 bit: [`StraightThrough`] |
 //! | [`DorefaActivations`] | 0 .. 1 in steps of 1 / (2^k − 1) | 1–8 | [`ClippedUnit`] |
+//! | [`DorefaGradients`] | −M .. M, rounded by chance | 1–8 | of gradients themselves |
+//! | [`EvenLevels`] | n from −a to a | 1–8 | [`ClippedIdentity`] |
+//! | [`Uniform`], [`FixedPoint`], [`QuantizedHardTanh`] | multiples of a step | 1–8 | [`ClippedIdentity`] |
+//! | [`QuantizedRelu`] | multiples of a step from 0 | 1–8 | [`ClippedUnit`] |
+//! | [`Affine`] | S (q − Z) | 1–8 | [`WithinLevels`] |
+//! | [`Ap2`], [`LogAp2`], [`Inq`] | powers of two | 10, few, 2–6 | [`StraightThrough`] |
+//! | [`Pact`], [`Lsq`] | evenly spaced, trained | 1–8 | [`PactGradient`], [`LsqGradient`] |
 //! | [`Identity`] | all | 32 | [`StraightThrough`] |
 //!
-//! Further gradients: [`ApproxSign`], [`ScaledSignGradient`], and any closure as [`Custom`]. All of them by name:
-//! [`registry`]. One's own map implements [`Quantizer`], one's own gradient [`Slope`] or [`Estimator`].
+//! Further gradients: [`ApproxSign`], [`SwishSign`], [`ModifiedTanh`], [`ErrorDecay`], [`LeakyClipped`], [`ScaledSignGradient`], and any closure
+//! as [`Custom`]. All of them by name: [`registry`]. One's own map implements [`Quantizer`], one's own gradient [`Slope`] or [`Estimator`].
+//!
+//! Around them: what is [`Trained`], remembered or random ([`Moment`]); INQ's portions ([`InqPartition`]); ranges that are observed
+//! ([`RangeObserver`]) and integer-only arithmetic ([`Multiplier`]); XNOR-Net's scales of activations ([`ActivationScaling`]).
 //!
 //! # Invariants
 //!

@@ -50,9 +50,8 @@ impl Pair {
     ///
     /// Those of [`Quantizer::fit`].
     pub fn codes(&self, x: ArrayViewD<'_, f32>) -> Result<(ArrayD<f32>, Grid)> {
-        let grid = self.map.fit(x.view())?;
         let mut codes = ArrayD::zeros(x.raw_dim());
-        self.map.codes_into(x, &grid, codes.view_mut())?;
+        let grid = self.map.fit_codes_into(x, codes.view_mut())?;
         Ok((codes, grid))
     }
 

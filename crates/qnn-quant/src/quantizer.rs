@@ -88,6 +88,18 @@ pub trait Quantizer: Debug + Send + Sync {
         grid.dequantize_mut(values)
     }
 
+    /// [`fit`](Quantizer::fit) and [`codes_into`](Quantizer::codes_into) in one call: the tensor is read at most twice by the maps
+    /// of this crate, whatever they measure (three times by [`Ternary`](crate::Ternary) along an axis).
+    ///
+    /// # Errors
+    ///
+    /// Those of both.
+    fn fit_codes_into(&self, x: ArrayViewD<'_, f32>, codes: ArrayViewMutD<'_, f32>) -> Result<Grid> {
+        let grid = self.fit(x.view())?;
+        self.codes_into(x, &grid, codes)?;
+        Ok(grid)
+    }
+
     /// What codes depend on besides the tensor: nothing for most maps.
     fn dependence(&self) -> Dependence {
         Dependence::Nothing
@@ -155,6 +167,10 @@ impl<Q: Quantizer + ?Sized> Quantizer for Arc<Q> {
 
     fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
         (**self).values_into(x, grid, values)
+    }
+
+    fn fit_codes_into(&self, x: ArrayViewD<'_, f32>, codes: ArrayViewMutD<'_, f32>) -> Result<Grid> {
+        (**self).fit_codes_into(x, codes)
     }
 
     fn dependence(&self) -> Dependence {

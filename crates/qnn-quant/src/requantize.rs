@@ -16,7 +16,8 @@ use crate::{Error, Result};
 /// ```
 /// # use qnn_quant::Multiplier;
 /// let quarter = Multiplier::new(0.25)?;
-/// assert_eq!([5, 6, -5, -6].map(|acc| quarter.apply(acc)), [1, 2, -1, -2]);
+/// // 5/4 is rounded twice: the multiply makes 5/2 a 3, the shift makes 3/2 a 2.
+/// assert_eq!([4, 5, 6, -4, -5, -6].map(|acc| quarter.apply(acc)), [1, 2, 2, -1, -1, -2]);
 /// assert_eq!(quarter.requantize(-6, 10, 0..=255), 8);
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```

@@ -8,6 +8,13 @@ pub(crate) fn round_half_even(x: f64) -> f64 {
     (x + SHIFT) - SHIFT
 }
 
+/// Into [low, high]; NaN stays NaN. Unlike `clamp` it asks nothing of the ends, which keeps a panic out of inner loops.
+#[inline]
+pub(crate) fn clip(x: f64, low: f64, high: f64) -> f64 {
+    let x = if x < low { low } else { x };
+    if x > high { high } else { x }
+}
+
 /// The greatest f32 that is not above `x`: for every f32 `w`, `w > x` in f64 exactly if `w > floor_to_f32(x)` in f32.
 pub(crate) fn floor_to_f32(x: f64) -> f32 {
     let nearest = x as f32;

@@ -6,10 +6,12 @@
 //!
 //! NaN makes the group's statistic NaN; an infinite element is an error. A group without elements has the statistic 0.
 
-use ndarray::ArrayViewD;
+use std::sync::{Mutex, PoisonError};
+
+use ndarray::{ArrayViewD, ArrayViewMutD};
 use rayon::prelude::*;
 
-use crate::elementwise::row_major;
+use crate::elementwise::{fill_pieces, row_major};
 use crate::groups::Partition;
 use crate::{Error, Groups, Result};
 
@@ -152,16 +154,44 @@ fn best_threshold(magnitudes: &[f32]) -> f32 {
 /// If there is not one threshold per group.
 pub fn mean_abs_above(x: ArrayViewD<'_, f32>, groups: Groups, thresholds: &[f32]) -> Result<Vec<f64>> {
     assert_eq!(thresholds.len(), groups.count(), "there must be one threshold per group");
-    let above = |group: usize, chunk: &[f32]| {
-        let threshold = thresholds[group];
-        let sum = sum_of(chunk, |x| if x.abs() > threshold { f64::from(x.abs()) } else { 0.0 });
-        let count = chunk.iter().map(|x| u32::from(x.abs() > threshold)).sum::<u32>();
-        (sum, u64::from(count))
-    };
-    let sums = fold(&x, groups, above, |a, b| (a.0 + b.0, a.1 + b.1))?;
+    let sums =
+        fold(&x, groups, |group, chunk| above(chunk, thresholds[group]), |a, b| (a.0 + b.0, a.1 + b.1))?;
     let means: Vec<f64> = sums.into_iter().map(|(sum, count)| sum / count.max(1) as f64).collect();
     finite("the mean of |x| above the threshold", &x, &means)?;
     Ok(means)
+}
+
+/// [`mean_abs_above`] of a whole tensor, to the bit, while `out = f(x)` is written in the same pass.
+pub(crate) fn mean_abs_above_while(
+    x: ArrayViewD<'_, f32>,
+    threshold: f32,
+    out: ArrayViewMutD<'_, f32>,
+    f: impl Fn(f32) -> f32 + Sync,
+) -> Result<f64> {
+    crate::elementwise::same_shape("the output", x.shape(), out.shape())?;
+    let rows = row_major(&x);
+    let parts = Mutex::new(vec![(0.0, 0); rows.len().div_ceil(CHUNK)]);
+    fill_pieces(out, |start, piece| {
+        let inputs = &rows[start..start + piece.len()];
+        for (chunk, out) in inputs.chunks(CHUNK).zip(piece.chunks_mut(CHUNK)) {
+            out.iter_mut().zip(chunk).for_each(|(out, &x)| *out = f(x));
+        }
+        let sums: Vec<(f64, u64)> = inputs.chunks(CHUNK).map(|chunk| above(chunk, threshold)).collect();
+        let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts[start / CHUNK..][..sums.len()].copy_from_slice(&sums);
+    });
+    let parts = parts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (sum, count) = parts.into_iter().reduce(|a, b| (a.0 + b.0, a.1 + b.1)).unwrap_or_default();
+    let mean = sum / count.max(1) as f64;
+    finite("the mean of |x| above the threshold", &x, &[mean])?;
+    Ok(mean)
+}
+
+/// Sum and number of the magnitudes above a threshold.
+fn above(chunk: &[f32], threshold: f32) -> (f64, u64) {
+    let sum = sum_of(chunk, |x| if x.abs() > threshold { f64::from(x.abs()) } else { 0.0 });
+    let count = chunk.iter().map(|x| u32::from(x.abs() > threshold)).sum::<u32>();
+    (sum, u64::from(count))
 }
 
 /// The sum of `x · y` per group. Here infinite elements are no error: they give what IEEE arithmetic gives.
@@ -196,7 +226,8 @@ pub(crate) fn sum_of_pairs<const N: usize>(
     Ok(parts.into_iter().fold([0.0; N], add))
 }
 
-/// Elements that are reduced together. A constant of the format of results: with another one the last bits change.
+/// Elements that are reduced together. A constant of the format of results: with another one the last bits change. Pieces of
+/// work are whole multiples of it.
 const CHUNK: usize = 1024;
 /// Independent accumulators within a chunk, so that additions need not wait for each other.
 const LANES: usize = 8;

@@ -6,6 +6,8 @@ use crate::{Levels, Slope};
 /// dx = dy · (2 − 2|x|) · 1[|x| ≤ 1]
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-approx-sign.svg")]
+///
 /// It is the derivative of `2x + x²` on [−1, 0] and `2x − x²` on [0, 1], which is constant ∓1 outside.
 ///
 /// ```

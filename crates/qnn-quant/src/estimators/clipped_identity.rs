@@ -6,6 +6,8 @@ use crate::{Levels, Slope};
 /// dx = dy · 1[|x| ≤ c]
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-clipped-identity.svg")]
+///
 /// `c` is 1 by default; with `c = ∞` nothing is clipped. With a NaN or negative `c` every slope is 0.
 ///
 /// ```

@@ -6,6 +6,8 @@ use crate::{Levels, Slope};
 /// dx = dy · 1[0 ≤ x ≤ 1]
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-clipped-unit.svg")]
+///
 /// ```
 /// # use qnn_quant::{BinaryUnit, Pair};
 /// # use ndarray::array;

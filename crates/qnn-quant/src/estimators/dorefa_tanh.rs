@@ -10,6 +10,8 @@ use crate::{Estimator, Grid, Result, elementwise};
 /// dx = dy · (1 − tanh²w) / max |tanh w|
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-dorefa-tanh.svg")]
+///
 /// The maximum is taken over each group of the grid, and for 1 in a zero tensor. A slope beyond f32 (the maximum can be
 /// subnormal) is the greatest finite f32, so that finite inputs give no NaN.
 ///

@@ -8,6 +8,8 @@ use crate::{Error, Levels, Result, Slope};
 /// t  = 10^(2 progress − 1), from 0.1 to 10 over training,   k = max(1/t, 1)
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-error-decay.svg")]
+///
 /// It is the derivative of `k tanh(t x)`: first the gradients reach all weights, later they are exact near the threshold.
 ///
 /// ```

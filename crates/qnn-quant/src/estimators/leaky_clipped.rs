@@ -6,6 +6,8 @@ use crate::{Levels, Slope};
 /// dx = dy · { 1  if |x| ≤ c,   leak  otherwise }
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-leaky-clipped.svg")]
+///
 /// `c` is 1 and `leak` 0.1 by default. It is the derivative of `clip(x, −c, c)` continued with the slope `leak`.
 ///
 /// ```

@@ -6,6 +6,8 @@ use crate::{Levels, Slope};
 /// dx = dy · 1[−Qn < x/s < Qp]                                       −Qn s, Qp s: the outer levels
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-lsq.svg")]
+///
 /// ```
 /// # use qnn_quant::{Lsq, Pair};
 /// # use ndarray::array;

@@ -6,6 +6,8 @@ use crate::{Levels, Slope};
 /// dx = dy · m (2 − 2|w|) · 1[|w| ≤ 1]                               m: the greatest level, held constant
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-magnitude-aware-sign.svg")]
+///
 /// It is one of the published gradients that contain the scale. A slope beyond f32 is the greatest f32.
 ///
 /// ```

@@ -10,6 +10,8 @@ use crate::{Estimator, Grid, Result, elementwise};
 /// dx = dy · k (1 − tanh²(2k (x − t) / d))     t: the threshold nearest to x,  d: the distance of the levels beside it
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-modified-tanh.svg")]
+///
 /// With two levels there is one threshold; for `{−1, +1}` (t = 0, d = 2) it is the derivative of the report's
 /// `f2(x) = tanh(kx)`. With more levels it is the derivative of its `f3(x) = f2(x − 2 round(x/2)) + 2 round(x/2)`, rescaled to
 /// the distance of the levels, and 0 outside of them; the purely periodic form goes on for ever and is an option. A map without levels

@@ -6,6 +6,8 @@ use crate::{Levels, Slope};
 /// dx = dy · 1[0 ≤ x < a]                                            a: the greatest level
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-pact.svg")]
+///
 /// The half-open interval is the paper's: at `x = a` the gradient goes to `a` alone.
 ///
 /// ```

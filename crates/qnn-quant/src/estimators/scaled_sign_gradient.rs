@@ -9,6 +9,8 @@ use crate::{Estimator, Grid, Groups, Levels, Result, elementwise, estimator, sta
 /// dx_j = α · 1[|w_j| ≤ c] · dy_j  +  sign(w_j) / n · Σ_i dy_i sign(w_i)
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-scaled-sign.svg")]
+///
 /// The sum runs over the `n` elements that share the scale: every weight of a filter moves its `α`. `c` is 1 by default.
 /// Of a map other than [`ScaledSign`](crate::ScaledSign), `α` is the greatest level.
 ///

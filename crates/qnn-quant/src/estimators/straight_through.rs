@@ -6,6 +6,8 @@ use crate::{Levels, Slope};
 /// dx = dy
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-identity.svg")]
+///
 /// ```
 /// # use qnn_quant::{Estimator, StraightThrough};
 /// assert_eq!(StraightThrough.name(), "identity");

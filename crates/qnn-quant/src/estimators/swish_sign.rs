@@ -7,6 +7,8 @@ use crate::{Levels, Slope};
 /// dx = dy · β (2 − βx tanh(βx/2)) / (1 + cosh(βx))                  β = 5 by default
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-swish-sign.svg")]
+///
 /// It is the derivative of `2σ(βx) (1 + βx (1 − σ(βx))) − 1`. Any x is safe: far out the slope is 0.
 ///
 /// ```

@@ -8,6 +8,8 @@ use crate::{Estimator, Grid, Result, elementwise, estimator};
 /// dx = dy · { Wp  if w > D,    1  if |w| ≤ D,    Wn  if w < −D }
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-trained-ternary.svg")]
+///
 /// Of a map other than [`TrainedTernary`](crate::TrainedTernary), `Wp` and `Wn` are the magnitudes of the outer levels, and
 /// the regions begin at its outer thresholds. It is one of the published gradients that contain the scale.
 ///

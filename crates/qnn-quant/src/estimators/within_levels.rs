@@ -6,6 +6,8 @@ use crate::{Levels, Slope};
 /// dx = dy · 1[lowest level ≤ x ≤ highest level]
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-within-levels.svg")]
+///
 /// It is the derivative of the clip that any map with a range contains. Without quantization everything passes.
 ///
 /// ```

@@ -6,6 +6,8 @@ use crate::{Levels, Slope};
 /// dx = dy · (1/n + α · 1[|w| ≤ 1])
 /// ```
 ///
+#[doc = include_str!("../../plots/estimator-xnor-net.svg")]
+///
 /// `n` is the number of elements that share the scale `α`; of a map other than [`ScaledSign`](crate::ScaledSign), `α` is
 /// the greatest level. Against the exact chain rule ([`ScaledSignGradient`](crate::ScaledSignGradient)) the term `1/n`
 /// takes only the element's own share of `α` into account, and loses the product of the signs. Unlike other estimators

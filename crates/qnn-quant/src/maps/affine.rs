@@ -3,7 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::elementwise::{Form, quantize_into};
-use crate::rounding::round_half_even;
+use crate::rounding::{clip, round_half_even};
 use crate::{
     Alphabet, Error, Estimator, Granularity, Grid, Groups, Quantizer, Range, Result, WithinLevels, statistics,
 };
@@ -23,6 +23,8 @@ use crate::{
 /// own are taken. A zero range (a tensor of zeros) has `S = 1`: everything there is stays exact; S is at least the least normal f32.
 ///
 /// Published with [`WithinLevels`], `dx = dy · 1[S (qmin − Z) ≤ x ≤ S (qmax − Z)]`: fake quantization.
+///
+#[doc = include_str!("../../plots/affine.svg")]
 ///
 /// Codes: `q − Z`, so that a value is `S · code`, b bits; the stored integers are `code + Z` with the grid's
 /// [`zero_points`](Grid::zero_points).
@@ -161,7 +163,7 @@ impl Affine {
             })
             .collect();
         quantize_into(x, grid, &parameters, form, out, |x, &[scale, low, high]| {
-            round_half_even((f64::from(x) / scale).clamp(low, high)) as f32
+            round_half_even(clip(f64::from(x) / scale, low, high)) as f32
         })
     }
 }

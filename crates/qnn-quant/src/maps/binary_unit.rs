@@ -16,6 +16,8 @@ use crate::{Alphabet, ClippedUnit, Estimator, Grid, Quantizer, Result};
 ///
 /// Published with [`ClippedUnit`], `dx = dy · 1[0 ≤ x ≤ 1]`.
 ///
+#[doc = include_str!("../../plots/binary-unit.svg")]
+///
 /// Codes: {0, 1}, 1 bit, scale 1.
 ///
 /// ```

@@ -16,6 +16,8 @@ use crate::{Alphabet, ClippedIdentity, Error, Estimator, Grid, Groups, Quantizer
 ///
 /// Published with [`ClippedIdentity`], `dx = dy · 1[|w| ≤ 1]`: the slope does not contain `s`.
 ///
+#[doc = include_str!("../../plots/constant-scaled-sign.svg")]
+///
 /// Codes: {−1, +1}, 1 bit, scale `s`.
 ///
 /// ```

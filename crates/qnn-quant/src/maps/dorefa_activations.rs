@@ -16,6 +16,8 @@ use crate::{Alphabet, ClippedUnit, Estimator, Grid, Quantizer, Result};
 ///
 /// Published with [`ClippedUnit`], `dx = dy · 1[0 ≤ x ≤ 1]`.
 ///
+#[doc = include_str!("../../plots/dorefa-activations.svg")]
+///
 /// Codes: 0 to `2^k − 1`, k bits, values `code / (2^k − 1)`.
 ///
 /// ```

@@ -23,6 +23,8 @@ use crate::{
 ///
 /// Published for the backward pass alone, so it has no gradient of its own; [`StraightThrough`] stands in.
 ///
+#[doc = include_str!("../../plots/dorefa-gradients.svg")]
+///
 /// Codes: the odd integers from `−(2^k − 1)` to `2^k − 1`, k bits, values `code · M / (2^k − 1)`.
 ///
 /// ```

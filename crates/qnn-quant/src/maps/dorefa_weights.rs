@@ -25,6 +25,8 @@ use crate::{
 ///
 /// Published with [`DorefaTanh`], `dx = dy · (1 − tanh²w) / max |tanh w|`, for k ≥ 2, and with [`StraightThrough`] for k = 1.
 ///
+#[doc = include_str!("../../plots/dorefa-weights.svg")]
+///
 /// Codes: the odd integers from `−(2^k − 1)` to `2^k − 1`, k bits, values `code / (2^k − 1)`; for k = 1 those of
 /// [`ScaledSign`].
 ///

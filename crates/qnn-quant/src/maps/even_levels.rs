@@ -4,7 +4,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use super::sign::signs_into;
 use crate::elementwise::{Form, quantize_into};
-use crate::rounding::round_half_even;
+use crate::rounding::{clip, round_half_even};
 use crate::trained::positive;
 use crate::{Alphabet, ClippedIdentity, Error, Estimator, Grid, Groups, Quantizer, Result};
 
@@ -19,6 +19,8 @@ use crate::{Alphabet, ClippedIdentity, Error, Estimator, Grid, Groups, Quantizer
 ///
 /// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ a]`, the derivative of the hard tanh, and with
 /// [`ModifiedTanh`](crate::ModifiedTanh) as its rival.
+///
+#[doc = include_str!("../../plots/alphabet.svg")]
 ///
 /// Codes: `−(n−1), −(n−3), .., n−1`, ⌈log2 n⌉ bits, values `code · a / (n − 1)`.
 ///
@@ -84,7 +86,7 @@ impl EvenLevels {
         let (end, steps) = (f64::from(self.end), f64::from(self.count - 1));
         let width = 2.0 * end;
         quantize_into(x, grid, &[()], form, out, |x, ()| {
-            let index = round_half_even((f64::from(x).clamp(-end, end) + end) * steps / width);
+            let index = round_half_even((clip(x.into(), -end, end) + end) * steps / width);
             (2.0 * index - steps) as f32
         })
     }

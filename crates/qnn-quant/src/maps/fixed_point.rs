@@ -3,7 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::elementwise::{Form, quantize_into};
-use crate::rounding::round_half_even;
+use crate::rounding::{clip, round_half_even};
 use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Groups, Quantizer, Result};
 
 /// Fixed-point weights of q bits in [−1, 1): a sign and q − 1 places after the point.
@@ -14,6 +14,8 @@ use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Groups, Quantizer, Resul
 ///
 /// Published with [`ClippedIdentity`], `dx = dy · 1[|w| ≤ 1]`, the derivative of the hard tanh. (The report prints the hard
 /// tanh itself in its place.)
+///
+#[doc = include_str!("../../plots/fixed-point.svg")]
 ///
 /// Codes: `−2^(q−1)` to `2^(q−1) − 1`, q bits, scale `2^−(q−1)`.
 ///
@@ -86,9 +88,9 @@ pub(crate) fn places_into(
     form: Form,
     out: ArrayViewMutD<'_, f32>,
 ) -> Result<()> {
-    let (unit, low, high) = (unit as f32, alphabet.first as f32, alphabet.last() as f32);
+    let (unit, low, high) = (unit as f32, alphabet.first.into(), alphabet.last().into());
     // A product with a power of two is exact in f32, unless it overflows, and then it is clipped.
     quantize_into(x, grid, &[()], form, out, |x, ()| {
-        round_half_even((unit * x).clamp(low, high).into()) as f32
+        round_half_even(clip((unit * x).into(), low, high)) as f32
     })
 }

@@ -15,6 +15,8 @@ use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Quantizer, Result};
 ///
 /// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ 1]`.
 ///
+#[doc = include_str!("../../plots/heaviside.svg")]
+///
 /// Codes: {0, 1}, 1 bit, scale 1.
 ///
 /// ```

@@ -23,6 +23,8 @@ use crate::{
 ///
 /// Published with [`StraightThrough`], `dx = dy`.
 ///
+#[doc = include_str!("../../plots/hysteresis-sign.svg")]
+///
 /// Codes: {−1, +1}, 1 bit, scale mean |w|.
 ///
 /// ```

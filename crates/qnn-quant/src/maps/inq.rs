@@ -19,6 +19,8 @@ use crate::{Alphabet, Error, Estimator, Grid, Groups, Quantizer, Result, Straigh
 ///
 /// Published with [`StraightThrough`], `dx = dy`, for the weights that are not frozen.
 ///
+#[doc = include_str!("../../plots/inq.svg")]
+///
 /// Codes: 0 and ±2^0 to ±2^(2^(b−2) − 1), which is how a factored product uses them; b bits, scale `2^n2`. 2 to 6 bits: with 7 the
 /// least magnitude would be 2⁻³¹ of the greatest, below what an f32 sum can hold beside it. The exponents are kept where
 /// `2^n1` and `2^n2` are ordinary numbers of f32; a zero tensor has scale 0.

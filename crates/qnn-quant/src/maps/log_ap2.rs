@@ -18,6 +18,8 @@ use crate::{Alphabet, Error, Estimator, Grid, Groups, Quantizer, Result, Straigh
 ///
 /// Published with [`StraightThrough`], `dx = dy`.
 ///
+#[doc = include_str!("../../plots/log-ap2.svg")]
+///
 /// Codes: 0 and `±2^0` to `±2^(highest − lowest)`, ⌈log2(2(highest − lowest) + 3)⌉ bits, scale `2^lowest`.
 ///
 /// ```

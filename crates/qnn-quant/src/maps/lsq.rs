@@ -3,7 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::elementwise::{Form, quantize_into};
-use crate::rounding::round_half_even;
+use crate::rounding::{clip, round_half_even};
 use crate::trained::{LEAST, in_range, positive};
 use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, Trained, statistics};
 
@@ -24,6 +24,8 @@ use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, T
 ///
 /// The first axis of activations is the batch. Training starts at `s = 2 E|x| / √Qp`. Signed maps have at least 2 bits:
 /// with one, Qp is 0 and g infinite.
+///
+#[doc = include_str!("../../plots/lsq.svg")]
 ///
 /// Codes: −Qn to Qp, k bits, scale s.
 ///
@@ -108,7 +110,7 @@ impl Lsq {
         let (step, alphabet) = (f64::from(self.step), self.alphabet());
         let (low, high) = (f64::from(alphabet.first), f64::from(alphabet.last()));
         quantize_into(x, grid, &[()], form, out, |x, ()| {
-            round_half_even((f64::from(x) / step).clamp(low, high)) as f32
+            round_half_even(clip(f64::from(x) / step, low, high)) as f32
         })
     }
 }
@@ -160,7 +162,7 @@ impl Trained for Lsq {
         let scale = self.gradient_scale(x.shape());
         let [sum] = statistics::sum_of_pairs(x, dy, |x, dy| {
             let ratio = f64::from(x) / step;
-            let clipped = ratio.clamp(low, high);
+            let clipped = clip(ratio, low, high);
             // At the ends and beyond the slope is the level itself; between them round(x/s) − x/s.
             let residue = if clipped == ratio && low < ratio && ratio < high { ratio } else { 0.0 };
             [f64::from(dy) * (round_half_even(clipped) - residue)]

@@ -17,6 +17,8 @@ use crate::{Estimator, Grid, MagnitudeAwareGradient, Quantizer, Result, ScaledSi
 ///
 /// Published with [`MagnitudeAwareGradient`], `dx = dy · m (2 − 2|w|) · 1[|w| ≤ 1]`, the magnitude held constant.
 ///
+#[doc = include_str!("../../plots/magnitude-aware-sign.svg")]
+///
 /// Codes: {−1, +1}, 1 bit, scales m_o.
 ///
 /// ```

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::elementwise::{Form, quantize_into};
-use crate::rounding::round_half_even;
+use crate::rounding::{clip, round_half_even};
 use crate::trained::{in_range, positive};
 use crate::{Alphabet, Estimator, Grid, Groups, PactGradient, Quantizer, Result, Trained, statistics};
 
@@ -21,6 +21,8 @@ use crate::{Alphabet, Estimator, Grid, Groups, PactGradient, Quantizer, Result, 
 /// ```
 ///
 /// to which the paper adds an L2 penalty on `a`, as an optimizer's weight decay does.
+///
+#[doc = include_str!("../../plots/pact.svg")]
 ///
 /// Codes: 0 to `2^k − 1`, k bits, values `code · a / (2^k − 1)`.
 ///
@@ -72,7 +74,7 @@ impl Pact {
     ) -> Result<()> {
         let (n, height) = (f64::from((1_u32 << self.bits) - 1), f64::from(self.height));
         quantize_into(x, grid, &[()], form, out, |x, ()| {
-            round_half_even(n * f64::from(x).clamp(0.0, height) / height) as f32
+            round_half_even(n * clip(x.into(), 0.0, height) / height) as f32
         })
     }
 }

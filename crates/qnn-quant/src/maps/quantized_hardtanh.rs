@@ -12,6 +12,8 @@ use crate::{ClippedIdentity, Estimator, FixedPoint, Grid, Quantizer, Result};
 ///
 /// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ 1]`.
 ///
+#[doc = include_str!("../../plots/quantized-hardtanh.svg")]
+///
 /// Codes: `−2^(q−1)` to `2^(q−1) − 1`, q bits, scale `2^−(q−1)`.
 ///
 /// ```

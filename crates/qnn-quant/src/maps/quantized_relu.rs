@@ -16,6 +16,8 @@ use crate::{Alphabet, ClippedUnit, Estimator, Grid, Quantizer, Result};
 ///
 /// Published with [`ClippedUnit`], `dx = dy · 1[0 ≤ x ≤ 1]`, the derivative of the clipped ReLU.
 ///
+#[doc = include_str!("../../plots/quantized-relu.svg")]
+///
 /// Codes: 0 to `2^q − 1`, q bits, scale `2^−q`; with the sign bit spent, 0 to `2^(q−1) − 1`, q − 1 bits, scale `2^−(q−1)`.
 ///
 /// ```

@@ -20,6 +20,8 @@ use crate::{
 /// Published per filter with [`XnorNetGradient`], `dx = dy · (1/n + α 1[|w| ≤ 1])`, and per layer with
 /// [`StraightThrough`], `dx = dy`. The third choice is the exact chain rule through α, [`ScaledSignGradient`](crate::ScaledSignGradient).
 ///
+#[doc = include_str!("../../plots/scaled-sign.svg")]
+///
 /// Codes: {−1, +1}, 1 bit, scales α_g.
 ///
 /// ```

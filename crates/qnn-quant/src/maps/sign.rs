@@ -14,6 +14,8 @@ use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Groups, Quantizer, Resul
 ///
 /// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ 1]`.
 ///
+#[doc = include_str!("../../plots/sign.svg")]
+///
 /// Codes: {−1, +1}, 1 bit, scale 1.
 ///
 /// ```

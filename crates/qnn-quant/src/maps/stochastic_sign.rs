@@ -17,6 +17,8 @@ use crate::{Alphabet, ClippedIdentity, Dependence, Estimator, Grid, Groups, Mome
 ///
 /// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ 1]`.
 ///
+#[doc = include_str!("../../plots/stochastic-sign.svg")]
+///
 /// Codes: {−1, +1}, 1 bit, scale 1.
 ///
 /// ```

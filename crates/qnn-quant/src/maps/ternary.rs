@@ -22,6 +22,8 @@ use crate::{
 ///
 /// Published with [`StraightThrough`], `dx = dy`; [`ClippedIdentity`](crate::ClippedIdentity) is common as well.
 ///
+#[doc = include_str!("../../plots/ternary.svg")]
+///
 /// Codes: {−1, 0, +1}, 2 bits, scales α_g, or 1 in the unscaled form.
 ///
 /// ```
@@ -110,6 +112,12 @@ impl Ternary {
         quantize_into(x, grid, &thresholds, form, out, |x, &threshold| ternary(x, threshold))
     }
 
+    fn grid(&self, groups: Groups, thresholds: Vec<f32>, scales: Vec<f32>) -> Result<Grid> {
+        let statistics = thresholds.iter().copied().map(f64::from).collect();
+        let grid = Grid::new(Alphabet::TERNARY, groups, scales)?.with_statistics(statistics)?;
+        grid.with_thresholds(thresholds.into_iter().flat_map(|threshold| [-threshold, threshold]).collect())
+    }
+
     fn thresholds(&self, x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f32>> {
         match self.threshold {
             Threshold::Best => statistics::ternary_threshold(x, groups),
@@ -149,12 +157,26 @@ impl Quantizer for Ternary {
         let groups = self.granularity.groups(x.shape())?;
         let thresholds = self.thresholds(x.view(), groups)?;
         let scales = self.scales(x, groups, &thresholds)?;
-        let statistics = thresholds.iter().copied().map(f64::from).collect();
-        let grid = Grid::new(Alphabet::TERNARY, groups, scales)?.with_statistics(statistics)?;
-        grid.with_thresholds(thresholds.into_iter().flat_map(|threshold| [-threshold, threshold]).collect())
+        self.grid(groups, thresholds, scales)
     }
 
     one_pass!(write);
+
+    /// The second pass over a whole tensor both measures α and writes codes.
+    fn fit_codes_into(&self, x: ArrayViewD<'_, f32>, codes: ArrayViewMutD<'_, f32>) -> Result<Grid> {
+        if self.granularity != Granularity::Tensor || !self.scaled {
+            let grid = self.fit(x.view())?;
+            self.codes_into(x, &grid, codes)?;
+            return Ok(grid);
+        }
+        let threshold = self.thresholds(x.view(), Groups::Tensor)?[0];
+        let mean = statistics::mean_abs_above_while(x, threshold, codes, |x| ternary(x, threshold))?;
+        self.grid(
+            Groups::Tensor,
+            vec![threshold],
+            vec![if threshold.is_nan() { threshold } else { mean as f32 }],
+        )
+    }
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(StraightThrough)

@@ -29,6 +29,8 @@ use crate::{
 /// (the paper's eq. (7) prints both as plain sums; `−Wn` is the value, so `dWn` takes the minus sign.) Training starts at the mean of
 /// |w| over each region.
 ///
+#[doc = include_str!("../../plots/trained-ternary.svg")]
+///
 /// Codes: {−1, 0, +1}, 2 bits. The two levels have no common factor: the grid is [not factored](Grid::is_factored), its values
 /// come from a table.
 ///

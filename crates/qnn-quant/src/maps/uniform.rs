@@ -3,7 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::elementwise::{Form, quantize_into};
-use crate::rounding::round_half_even;
+use crate::rounding::{clip, round_half_even};
 use crate::trained::positive;
 use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Groups, Quantizer, Result};
 
@@ -19,6 +19,8 @@ use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Groups, Quantizer, Resul
 /// symmetric codes as `−2^(k−1) − 1`; the symmetric range is meant.)
 ///
 /// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ α]`.
+///
+#[doc = include_str!("../../plots/uniform.svg")]
 ///
 /// Codes: ±(2^(k−1) − 1), or two's complement; k bits, values `code / s`.
 ///
@@ -87,7 +89,7 @@ impl Uniform {
         let (low, high) = (f64::from(self.alphabet().first), f64::from(self.alphabet().last()));
         // The ends of the clip are whole numbers, so clipping before rounding is clipping after it.
         quantize_into(x, grid, &[()], form, out, |x, ()| {
-            round_half_even((scale * f64::from(x)).clamp(low, high)) as f32
+            round_half_even(clip(scale * f64::from(x), low, high)) as f32
         })
     }
 }

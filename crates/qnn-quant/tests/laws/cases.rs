@@ -9,6 +9,9 @@ use crate::reference::{Pairs, affine, binary, learned, multi_bit, powers, ternar
 
 pub(crate) type Map = Arc<dyn Quantizer>;
 
+/// Codes and values of a tensor.
+type Plain = Arc<dyn Fn(&ArrayD<f32>) -> Pairs>;
+
 /// A map and what is known about it.
 #[derive(Clone)]
 pub(crate) struct Case {
@@ -16,7 +19,7 @@ pub(crate) struct Case {
     pub(crate) map: Map,
     /// With one group per index of an axis, where there is a choice.
     pub(crate) along: Option<Arc<dyn Fn(Granularity) -> Map>>,
-    pub(crate) plain: Arc<dyn Fn(&ArrayD<f32>) -> Pairs>,
+    pub(crate) plain: Plain,
     /// `q(q(x)) = q(x)`.
     pub(crate) idempotent: bool,
     /// An infinite element is an error.

@@ -133,6 +133,33 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn fitting_while_writing_codes_changes_nothing(x in array()) {
+        for case in all() {
+            let maps = case.along.as_ref().map(|along| along(Granularity::Axis(0))).into_iter().chain([case.map]);
+            for map in maps {
+                let mut codes = [ArrayD::zeros(x.raw_dim()), ArrayD::zeros(x.raw_dim())];
+                let grid = map.fit(x.view()).unwrap();
+                map.codes_into(x.view(), &grid, codes[0].view_mut()).unwrap();
+                let fused = map.fit_codes_into(x.view(), codes[1].view_mut()).unwrap();
+                prop_assert_eq!(&fused, &grid, "{:?}", map);
+                prop_assert_eq!(bits(&codes[0]), bits(&codes[1]), "{:?}", map);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_large_tensor_has_the_same_grid_in_two_passes() {
+    let x = ArrayD::from_shape_fn(IxDyn(&[70_001]), |i| ((i[0] * 7919) % 1000) as f32 / 500.0 - 1.0);
+    let mut codes = ArrayD::zeros(x.raw_dim());
+    let map = Ternary::per_tensor();
+    assert_eq!(map.fit_codes_into(x.view(), codes.view_mut()).unwrap(), map.fit(x.view()).unwrap());
+}
+
 #[test]
 fn levels_are_the_f32_nearest_to_the_fraction() {
     for bits in 1..=8 {

@@ -1,0 +1,150 @@
+//! How fast tensors are quantized, against what the memory can do in the same run.
+//!
+//! ```text
+//! cargo bench --bench quantizers
+//! ```
+//!
+//! A tensor of 16 million f32 is read once and its values are written once, on all cores; a map that measures something reads it
+//! twice and writes its codes. The measure is a copy of the same tensor by the same threads, each cutting the same pieces. After the benchmarks a table gives
+//! each map's bytes per second and its fraction of the copy's, both the best of several interleaved repetitions.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use qnn::quant::elementwise::map_into;
+use qnn::quant::ndarray::{ArrayD, IxDyn};
+use qnn::quant::registry::{self, Parameters};
+use qnn::quant::{Grid, Groups, Quantizer};
+
+/// Elements: 64 MiB, far beyond any cache.
+const LEN: usize = 1 << 24;
+
+fn main() {
+    let x = tensor();
+    let mut out = ArrayD::zeros(x.raw_dim());
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .configure_from_args();
+    let mut group = criterion.benchmark_group("quantizers/16777216");
+    group.throughput(Throughput::Bytes(bytes(1)));
+    group.bench_function("copy", |b| b.iter(|| copy(&x, &mut out)));
+    for (name, parameters) in maps() {
+        let map = registry::quantizer(name, &parameters).expect("the parameters fit");
+        let grid = map.fit(x.view()).expect("finite elements");
+        group.bench_function(name, |b| b.iter(|| values(&*map, &x, &grid, &mut out)));
+        if measures(name) {
+            group.throughput(Throughput::Bytes(bytes(2)));
+            group.bench_function(format!("{name} with its statistic"), |b| {
+                b.iter(|| fit_and_codes(&*map, &x, &mut out))
+            });
+            group.throughput(Throughput::Bytes(bytes(1)));
+        }
+    }
+    group.finish();
+    // A compile check (`cargo bench --no-run`, `cargo test --benches`) wants no table.
+    if std::env::args().any(|argument| argument == "--bench") {
+        table(&x, &mut out);
+    }
+}
+
+fn table(x: &ArrayD<f32>, out: &mut ArrayD<f32>) {
+    println!("{:<24}{:>10}{:>14}", "map", "GB/s", "of the copy");
+    for (name, parameters) in maps() {
+        let map = registry::quantizer(name, &parameters).expect("the parameters fit");
+        let grid = map.fit(x.view()).expect("finite elements");
+        let (mut of_copy, mut of_map) = (f64::INFINITY, f64::INFINITY);
+        for _ in 0..7 {
+            of_copy = of_copy.min(seconds(|| copy(x, out)));
+            of_map = of_map.min(seconds(|| values(&*map, x, &grid, out)));
+        }
+        println!("{name:<24}{:>10.1}{:>13.0}%", bytes(1) as f64 / of_map / 1e9, 100.0 * of_copy / of_map);
+        if measures(name) {
+            let whole =
+                (0..7).map(|_| seconds(|| fit_and_codes(&*map, x, out))).fold(f64::INFINITY, f64::min);
+            // The copy moves two tensors, this map three.
+            let fraction = 100.0 * 1.5 * of_copy / whole;
+            println!(
+                "{:<24}{:>10.1}{fraction:>13.0}%",
+                "  with its statistic",
+                bytes(2) as f64 / whole / 1e9
+            );
+        }
+    }
+}
+
+/// Bytes moved by one write and this many reads.
+fn bytes(reads: u64) -> u64 {
+    (reads + 1) * 4 * LEN as u64
+}
+
+fn seconds(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}
+
+fn copy(x: &ArrayD<f32>, out: &mut ArrayD<f32>) {
+    map_into(x.view(), Groups::Tensor, &[()], out.view_mut(), |x, ()| x).expect("equal shapes");
+    black_box(&out);
+}
+
+fn values(map: &dyn Quantizer, x: &ArrayD<f32>, grid: &Grid, out: &mut ArrayD<f32>) {
+    map.values_into(x.view(), grid, out.view_mut()).expect("a grid of this tensor");
+    black_box(&out);
+}
+
+fn fit_and_codes(map: &dyn Quantizer, x: &ArrayD<f32>, out: &mut ArrayD<f32>) {
+    map.fit_codes_into(x.view(), out.view_mut()).expect("finite elements");
+    black_box(&out);
+}
+
+/// Numbers in (−2, 2) without a pattern that branches could learn.
+fn tensor() -> ArrayD<f32> {
+    let mut state = 1_u64;
+    let numbers = (0..LEN).map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f32 / (1 << 23) as f32 - 1.0) * 2.0
+    });
+    // The first axis is a batch of one, for the map that has a scale per example.
+    ArrayD::from_shape_vec(IxDyn(&[1, LEN / 64, 64]), numbers.collect())
+        .expect("as many numbers as the shape has")
+}
+
+fn measures(name: &str) -> bool {
+    [
+        "scaled-sign",
+        "hysteresis-sign",
+        "magnitude-aware-sign",
+        "ternary",
+        "trained-ternary",
+        "dorefa-weights",
+        "dorefa-gradients",
+        "affine",
+        "inq",
+    ]
+    .contains(&name)
+}
+
+/// Every map of the registry.
+fn maps() -> Vec<(&'static str, Parameters)> {
+    let names = registry::quantizers().filter(|listing| listing.name != "identity");
+    names
+        .map(|listing| {
+            let takes = |parameter| listing.parameters.contains(&parameter);
+            let parameters = Parameters {
+                bits: takes("bits").then_some(4),
+                scale: takes("scale").then_some(0.125),
+                wp: takes("wp").then_some(0.7),
+                wn: takes("wn").then_some(0.4),
+                lowest: takes("lowest").then_some(-6),
+                highest: takes("highest").then_some(0),
+                clip: (listing.name == "pact").then_some(1.5),
+                ..Parameters::default()
+            };
+            (listing.name, parameters)
+        })
+        .collect()
+}

@@ -1,0 +1,117 @@
+//! From codes to values.
+
+use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
+
+use super::Grid;
+use crate::levels::level;
+use crate::{Alphabet, Error, Result, elementwise};
+
+impl Grid {
+    /// Values of integer codes.
+    ///
+    /// ```
+    /// # use qnn_quant::{Quantizer, ScaledSign};
+    /// # use ndarray::array;
+    /// let w = array![[0.5, -0.25], [-0.5, 0.75]].into_dyn();
+    /// let map = ScaledSign::per_axis(1);
+    /// let grid = map.fit(w.view())?;
+    /// let codes = map.codes(w.view(), &grid)?;
+    /// assert_eq!(grid.dequantize(codes.view())?, array![[0.5, -0.5], [-0.5, 0.5]].into_dyn());
+    /// # Ok::<(), qnn_quant::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotInAlphabet`], [`Error::GroupsDoNotFit`], and [`Error::Unquantized`] if there is no alphabet.
+    pub fn dequantize(&self, codes: ArrayViewD<'_, i32>) -> Result<ArrayD<f32>> {
+        self.check(&codes)?;
+        let mut values = codes.mapv(|code| code as f32);
+        self.dequantize_mut(values.view_mut())?;
+        Ok(values)
+    }
+
+    /// Whether all integers are codes of their groups.
+    fn check(&self, codes: &ArrayViewD<'_, i32>) -> Result<()> {
+        let stored = self.alphabet.ok_or(Error::Unquantized { map: "this grid" })?;
+        let partition = self.groups.partition(codes.shape())?;
+        let foreign = |&(index, &code): &(usize, &i32)| {
+            let zero = self.zero_points.get(index / partition.inner % partition.count).copied().unwrap_or(0);
+            let member = self.members.as_ref().is_none_or(|members| members.binary_search(&code).is_ok());
+            !member || !Alphabet { first: stored.first - zero, ..stored }.contains(code)
+        };
+        let Some((index, &code)) = codes.iter().enumerate().find(foreign) else { return Ok(()) };
+        let alphabet = self.alphabet_of(index / partition.inner % partition.count).unwrap_or(stored);
+        let Alphabet { first, step, .. } = alphabet;
+        Err(Error::NotInAlphabet { index, code, first, step, last: alphabet.last() })
+    }
+
+    /// Replaces codes, held as f32, by their values. NaN stays NaN.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::GroupsDoNotFit`].
+    ///
+    /// # Panics
+    ///
+    /// If the grid has a table and a number is no code.
+    pub fn dequantize_mut(&self, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        let (groups, denominator) = (self.groups, self.denominator as f32);
+        match self.spacing() {
+            Spacing::Unit => Ok(()),
+            Spacing::Table(rows) => elementwise::update(codes, groups, &rows, |code, row| row.value(code)),
+            Spacing::Product => {
+                elementwise::update(codes, groups, &self.numerators, |code, &scale| code * scale)
+            }
+            Spacing::Quotient => {
+                elementwise::update(codes, groups, &self.numerators, |code, _| code / denominator)
+            }
+            Spacing::Both => elementwise::update(codes, groups, &self.numerators, |code, &scale| {
+                level(code.into(), scale, self.denominator)
+            }),
+        }
+    }
+
+    /// The cheapest computation of values that rounds as [`value`](Grid::value) does.
+    pub(crate) fn spacing(&self) -> Spacing<'_> {
+        let unit = self.numerators.iter().all(|&scale| scale == 1.0);
+        match (&self.table, self.alphabet, self.denominator) {
+            (Some(table), Some(alphabet), _) => {
+                let row = |values| Row { alphabet, values };
+                Spacing::Table(table.chunks_exact(alphabet.count as usize).map(row).collect())
+            }
+            (_, _, 1) if unit => Spacing::Unit,
+            // One rounding of an exact product, in f32 as in f64.
+            (_, _, 1) => Spacing::Product,
+            // f64 has more than twice the digits of f32, so a quotient of f32 rounded to both ends in the same f32.
+            _ if unit => Spacing::Quotient,
+            _ => Spacing::Both,
+        }
+    }
+}
+
+/// How codes become values.
+pub(crate) enum Spacing<'a> {
+    /// They are the values.
+    Unit,
+    /// `code · scale`.
+    Product,
+    /// `code / denominator`.
+    Quotient,
+    /// `code · scale / denominator`, in f64.
+    Both,
+    /// By position, one row per group.
+    Table(Vec<Row<'a>>),
+}
+
+/// The values of one group's codes.
+pub(crate) struct Row<'a> {
+    alphabet: Alphabet,
+    values: &'a [f32],
+}
+
+impl Row<'_> {
+    #[inline]
+    pub(crate) fn value(&self, code: f32) -> f32 {
+        if code.is_nan() { code } else { self.values[self.alphabet.position(code as i32)] }
+    }
+}

@@ -1,0 +1,237 @@
+//! Affine quantization's ranges and observers, activation scales, and the ternary optimum.
+
+use std::slice;
+
+use ndarray::{ArrayD, Axis, IxDyn, array};
+use ndarray_rand::RandomExt;
+use ndarray_rand::rand_distr::Normal;
+use proptest::prelude::*;
+use qnn_quant::*;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::inputs::array as arrays;
+use crate::reference::ternary::gain;
+
+fn normal(len: usize, seed: u64) -> ArrayD<f32> {
+    ArrayD::random_using(IxDyn(&[len]), Normal::new(0.3, 1.0).unwrap(), &mut ChaCha8Rng::seed_from_u64(seed))
+}
+
+fn methods() -> [RangeMethod; 6] {
+    [
+        RangeMethod::MinMax,
+        RangeMethod::MovingAverage { rate: 0.1 },
+        RangeMethod::Percentile { percent: 99.0 },
+        RangeMethod::SquaredError { bits: 4 },
+        RangeMethod::SquaredError { bits: 8 },
+        RangeMethod::Divergence { bits: 8 },
+    ]
+}
+
+fn range_of(method: RangeMethod, batches: &[ArrayD<f32>]) -> Range {
+    let mut observer = RangeObserver::new(method).unwrap();
+    batches.iter().for_each(|batch| observer.observe(batch.view()).unwrap());
+    observer.range().unwrap()
+}
+
+fn squared_error(range: Range, x: &ArrayD<f32>, bits: u32) -> f64 {
+    let map = Affine::asymmetric(bits).unwrap().with_ranges(vec![range]).unwrap();
+    quantize(&map, x).unwrap().iter().zip(x).map(|(&y, &x)| (f64::from(y) - f64::from(x)).powi(2)).sum()
+}
+
+#[test]
+fn calibration_cuts_outliers_and_errs_less() {
+    let mut x = normal(20_000, 1);
+    x[7] = 60.0;
+    let whole = range_of(RangeMethod::MinMax, slice::from_ref(&x));
+    assert_eq!(whole.high(), 60.0);
+    for bits in [4, 8] {
+        let best = range_of(RangeMethod::SquaredError { bits }, slice::from_ref(&x));
+        assert!(squared_error(best, &x, bits) < squared_error(whole, &x, bits), "{bits} bits: {best:?}");
+        // No other hundredth of the range is better by more than what the bins hide.
+        for percent in 1..=100 {
+            let part = |end: f32| end * percent as f32 / 100.0;
+            let other = Range::new(part(whole.low()), part(whole.high())).unwrap();
+            assert!(
+                squared_error(best, &x, bits) <= 1.02 * squared_error(other, &x, bits),
+                "{bits} bits: {other:?}"
+            );
+        }
+    }
+    let divergence = range_of(RangeMethod::Divergence { bits: 8 }, slice::from_ref(&x));
+    assert!((2.0..20.0).contains(&divergence.high()), "{divergence:?}");
+    assert!(divergence.low() >= whole.low());
+}
+
+#[test]
+fn percentiles_are_quantiles() {
+    let x = normal(50_000, 2);
+    let mut sorted: Vec<f32> = x.iter().copied().collect();
+    sorted.sort_by(f32::total_cmp);
+    for percent in [90.0, 99.0, 99.9, 100.0] {
+        let range = range_of(RangeMethod::Percentile { percent }, slice::from_ref(&x));
+        let at = |part: f64| sorted[((part * 50_000.0) as usize).min(49_999)];
+        assert!((range.high() - at(percent / 100.0)).abs() < 0.02, "{percent}: {range:?}");
+        assert!((range.low() - at(1.0 - percent / 100.0)).abs() < 0.02, "{percent}: {range:?}");
+    }
+    let whole = range_of(RangeMethod::Percentile { percent: 100.0 }, &[x]);
+    assert_eq!((whole.low(), whole.high()), (sorted[0], sorted[49_999]));
+}
+
+#[test]
+fn a_moving_average_starts_with_the_first_batch() {
+    let batches = [array![2.0, 4.0].into_dyn(), array![0.0, 8.0].into_dyn()];
+    let range = range_of(RangeMethod::MovingAverage { rate: 0.25 }, &batches);
+    assert_eq!((range.low(), range.high()), (1.5, 5.0));
+    let method = RangeMethod::MovingAverage { rate: 0.25 };
+    let mut resumed = RangeObserver::resume(method, Some(Range::new(2.0, 4.0).unwrap())).unwrap();
+    resumed.observe(batches[1].view()).unwrap();
+    assert_eq!(resumed.range(), Some(range));
+    assert!(RangeObserver::resume(RangeMethod::Percentile { percent: 99.0 }, None).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_finite_batches_give_a_range_within_what_was_seen(a in arrays(), b in arrays()) {
+        let all: Vec<f32> = a.iter().chain(&b).copied().collect();
+        for method in methods() {
+            let mut observer = RangeObserver::new(method).unwrap();
+            observer.observe(a.view()).unwrap();
+            observer.observe(b.view()).unwrap();
+            let Some(range) = observer.range() else {
+                prop_assert!(all.is_empty());
+                continue;
+            };
+            let (low, high) = all.iter().fold((0.0_f32, 0.0_f32), |ends, &x| (ends.0.min(x), ends.1.max(x)));
+            prop_assert!(low <= range.low() && range.high() <= high, "{method:?}: {range:?} of {low} to {high}");
+            let map = Affine::asymmetric(8).unwrap().with_ranges(vec![range]).unwrap();
+            prop_assert!(quantize(&map, &a).unwrap().iter().all(|y| y.is_finite()));
+        }
+    }
+
+    #[test]
+    fn how_elements_are_batched_does_not_matter(len in 1_usize..3000, cut in any::<prop::sample::Index>(), seed in any::<u64>()) {
+        let x = normal(len, seed);
+        let (a, b) = x.view().split_at(Axis(0), cut.index(len));
+        for method in methods().into_iter().filter(|method| !matches!(method, RangeMethod::MovingAverage { .. })) {
+            let whole = range_of(method, slice::from_ref(&x));
+            prop_assert_eq!(range_of(method, &[a.to_owned(), b.to_owned()]), whole, "{:?}", method);
+            prop_assert_eq!(range_of(method, &[b.to_owned(), a.to_owned()]), whole, "{:?}", method);
+        }
+    }
+
+    #[test]
+    fn zero_is_exact_and_stored_integers_fit(x in arrays(), bits in 1_u32..=8, unsigned in any::<bool>()) {
+        let map = Affine::asymmetric(bits).unwrap();
+        let map = if unsigned { map.unsigned() } else { map };
+        let grid = map.fit(x.view()).unwrap();
+        let zero = grid.zero_points()[0];
+        let first = if unsigned { 0 } else { -(1 << (bits - 1)) };
+        prop_assert!(grid.codes(0).contains(&0) && grid.bits() == bits);
+        for code in map.codes(x.view(), &grid).unwrap() {
+            prop_assert!((first..first + (1 << bits)).contains(&(code + zero)));
+        }
+    }
+
+    #[test]
+    fn no_ternary_threshold_errs_less_than_the_exact_one(x in arrays()) {
+        prop_assume!(!x.is_empty());
+        let best = statistics::ternary_threshold(x.view(), Groups::Tensor).unwrap()[0];
+        for other in x.iter().map(|x| f64::from(x.abs())).chain([0.0]) {
+            prop_assert!(gain(&x, other) <= gain(&x, best.into()) * (1.0 + 1e-12), "{best} of {x}, but {other}");
+        }
+    }
+
+    #[test]
+    fn activation_scales_are_a_convolution_with_a_box(
+        (n, h, w, c) in (1_usize..3, 1_usize..6, 1_usize..6, 1_usize..4),
+        kernel in [1_usize..4, 1_usize..4],
+        stride in [1_usize..3, 1_usize..3],
+        padding in [[0_usize..3, 0_usize..3], [0_usize..3, 0_usize..3]],
+        seed in any::<u64>(),
+    ) {
+        let scaling = ActivationScaling { kernel, stride, padding };
+        let x = normal(n * h * w * c, seed).into_shape_with_order((n, h, w, c)).unwrap();
+        let [[top, bottom], [left, right]] = padding;
+        let fits = kernel[0] <= h + top + bottom && kernel[1] <= w + left + right;
+        let found = scaling.scales(x.view());
+        prop_assert_eq!(found.is_ok(), fits);
+        let Ok(found) = found else { return Ok(()) };
+        let at = |image: usize, y: usize, x_: usize, channel: usize| {
+            let inside = (top..top + h).contains(&y) && (left..left + w).contains(&x_);
+            if inside { f64::from(x[[image, y - top, x_ - left, channel]].abs()) } else { 0.0 }
+        };
+        for ((image, row, column, _), &scale) in found.indexed_iter() {
+            let mut sum = 0.0;
+            for y in row * stride[0]..row * stride[0] + kernel[0] {
+                for x in column * stride[1]..column * stride[1] + kernel[1] {
+                    sum += (0..c).map(|channel| at(image, y, x, channel)).sum::<f64>();
+                }
+            }
+            let want = sum / (kernel[0] * kernel[1] * c) as f64;
+            prop_assert!((f64::from(scale) - want).abs() <= 1e-6 * want, "{scale}, not {want}");
+        }
+    }
+}
+
+#[test]
+fn one_range_per_channel() {
+    let x = array![[1.0, -100.0], [-1.0, 50.0]].into_dyn();
+    let ranges = vec![Range::new(-1.0, 1.0).unwrap(), Range::new(-100.0, 50.0).unwrap()];
+    let map = Affine::asymmetric(8).unwrap().with_granularity(Granularity::Axis(1));
+    let fixed = map.clone().with_ranges(ranges.clone()).unwrap();
+    assert_eq!(quantize(&fixed, &x).unwrap(), quantize(&map, &x).unwrap());
+    let tensor = Affine::asymmetric(8).unwrap().with_ranges(ranges).unwrap();
+    assert!(matches!(tensor.fit(x.view()), Err(Error::Grid { .. })));
+    // Groups with different zero points have different codes; the alphabet has all of them.
+    let grid = map.fit(x.view()).unwrap();
+    assert_ne!(grid.zero_points()[0], grid.zero_points()[1]);
+    for group in 0..2 {
+        assert!(grid.codes(group).iter().all(|&code| grid.alphabet().unwrap().contains(code)));
+    }
+    let codes = map.codes(x.view(), &grid).unwrap();
+    assert_eq!(grid.dequantize(codes.view()).unwrap(), quantize(&map, &x).unwrap());
+    assert!(grid.dequantize(codes.mapv(|code| 300 - code).view()).is_err());
+}
+
+#[test]
+fn what_is_not_finite_is_refused_and_changes_nothing() {
+    for method in methods() {
+        let mut observer = RangeObserver::new(method).unwrap();
+        assert!(matches!(
+            observer.observe(array![0.0, f32::NAN].into_dyn().view()),
+            Err(Error::NotANumber { index: 1 })
+        ));
+        assert!(matches!(
+            observer.observe(array![f32::INFINITY].into_dyn().view()),
+            Err(Error::Infinite { .. })
+        ));
+        assert_eq!(observer.range(), None);
+    }
+    for method in [
+        RangeMethod::MovingAverage { rate: 0.0 },
+        RangeMethod::MovingAverage { rate: f64::NAN },
+        RangeMethod::Percentile { percent: 50.0 },
+        RangeMethod::SquaredError { bits: 0 },
+        RangeMethod::Divergence { bits: 33 },
+    ] {
+        assert!(RangeObserver::new(method).is_err(), "{method:?}");
+    }
+}
+
+#[test]
+fn a_network_layer_in_integers_is_the_quantized_layer() {
+    // Σ (S1 c1)(S2 c2) / S3, rounded, for all codes of small layers: at most one unit beside the exact quotient.
+    let (s1, s2, s3) = (0.013_f64, 0.0041_f64, 0.071_f64);
+    let multiplier = Multiplier::new(s1 * s2 / s3).unwrap();
+    for acc in (-128 * 127 * 9..128 * 127 * 9).step_by(997) {
+        let exact = f64::from(acc) * s1 * s2 / s3;
+        let found = multiplier.requantize(acc, 3, -128..=127);
+        assert!(
+            (f64::from(found) - (exact + 3.0).clamp(-128.0, 127.0)).abs() <= 1.0,
+            "{acc}: {found}, {exact}"
+        );
+    }
+}

@@ -1,0 +1,333 @@
+//! Quantizes a tensor from a file with any quantizer of the library, so that its results can be compared with those of any
+//! other system, from any language.
+//!
+//! ```text
+//! cargo run --release --example quantize -- --list
+//! cargo run --release --example quantize -- --quantizer sign --estimator approx-sign \
+//!     --input x.npy --upstream dy.npy --values y.npy --gradient dx.npy --codes c.npy --scales s.npy
+//! ```
+//!
+//! Files are NumPy's `.npy`, float32 of any shape; codes and zero points are int32. A parameter that neither the quantizer nor
+//! the estimator has a use for is an error.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{ArgGroup, Parser};
+use ndarray_npy::{ViewNpyExt, WritableElement, WriteNpyExt};
+use qnn::quant::ndarray::{Array1, Array2, ArrayD, ArrayViewD, Ix2};
+use qnn::quant::registry::{self, Listing, Parameters};
+use qnn::quant::{Dependence, Granularity, Grid, Moment, Pair, Quantizer};
+
+/// Quantize a tensor, and take the pseudo-gradient.
+#[derive(Debug, Parser)]
+#[command(name = "quantize", allow_negative_numbers = true)]
+#[command(group = ArgGroup::new("backward").multiple(true).args(["gradient", "parameter_gradients"]))]
+struct Options {
+    /// All quantizers and estimators with their formulas and parameters
+    #[arg(long)]
+    list: bool,
+    /// The forward map
+    #[arg(long, required_unless_present = "list")]
+    quantizer: Option<String>,
+    /// The gradient: the one that the map was published with by default
+    #[arg(long)]
+    estimator: Option<String>,
+    /// x: the tensor, float32
+    #[arg(long, required_unless_present = "list")]
+    input: Option<PathBuf>,
+    /// dy: the gradient with respect to the values, of x's shape
+    #[arg(long, requires = "backward")]
+    upstream: Option<PathBuf>,
+    /// The codes before, of x's shape: the state of `hysteresis-sign`
+    #[arg(long)]
+    previous: Option<PathBuf>,
+    /// Take trained parameters (of `pact`, `lsq`, `trained-ternary`) from the tensor, as at the start of training
+    #[arg(long)]
+    initial: bool,
+    #[command(flatten)]
+    parameters: ParameterFlags,
+    #[command(flatten)]
+    outputs: Outputs,
+}
+
+/// What to write: any of these.
+#[derive(Debug, clap::Args)]
+struct Outputs {
+    /// y: the quantized values, float32
+    #[arg(long)]
+    values: Option<PathBuf>,
+    /// The integer codes, int32
+    #[arg(long)]
+    codes: Option<PathBuf>,
+    /// One factor per group from codes to values; Wp and Wn of `trained-ternary`
+    #[arg(long)]
+    scales: Option<PathBuf>,
+    /// All levels: one row of values per group
+    #[arg(long)]
+    level_table: Option<PathBuf>,
+    /// What is added to codes to get the integers that `affine` stores, int32
+    #[arg(long)]
+    zero_points: Option<PathBuf>,
+    /// dx
+    #[arg(long, requires = "upstream")]
+    gradient: Option<PathBuf>,
+    /// The gradients of trained parameters, in the order in which they are named
+    #[arg(long, requires = "upstream")]
+    parameter_gradients: Option<PathBuf>,
+}
+
+/// What `--list` names as parameters.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Parameters (see --list)")]
+struct ParameterFlags {
+    #[arg(long)]
+    bits: Option<u32>,
+    #[arg(long)]
+    levels: Option<u32>,
+    #[arg(long)]
+    scale: Option<f32>,
+    /// `tensor`, `last`, or the number of an axis
+    #[arg(long)]
+    axis: Option<Granularity>,
+    #[arg(long)]
+    threshold: Option<f64>,
+    #[arg(long)]
+    unscaled: bool,
+    #[arg(long)]
+    exact: bool,
+    #[arg(long)]
+    wp: Option<f32>,
+    #[arg(long)]
+    wn: Option<f32>,
+    /// Of whatever is random; has no effect where nothing is
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[arg(long)]
+    low: Option<f32>,
+    #[arg(long)]
+    high: Option<f32>,
+    #[arg(long)]
+    symmetric: bool,
+    #[arg(long)]
+    asymmetric: bool,
+    #[arg(long)]
+    unsigned: bool,
+    #[arg(long)]
+    sign_bit: bool,
+    #[arg(long)]
+    lowest: Option<i32>,
+    #[arg(long)]
+    highest: Option<i32>,
+    #[arg(long)]
+    clip: Option<f32>,
+    #[arg(long)]
+    k: Option<f32>,
+    #[arg(long)]
+    periodic: bool,
+    #[arg(long)]
+    beta: Option<f32>,
+    #[arg(long)]
+    t: Option<f32>,
+    #[arg(long)]
+    leak: Option<f32>,
+}
+
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let outcome = if options.list { list(&mut std::io::stdout()) } else { run(&options) };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list(out: &mut impl std::io::Write) -> Outcome {
+    let mut section = |title: &str, listings: &mut dyn Iterator<Item = Listing>| -> Outcome {
+        writeln!(out, "{title}")?;
+        for Listing { name, formula, parameters } in listings {
+            let flags: String = parameters.iter().map(|parameter| format!(" --{parameter}")).collect();
+            writeln!(out, "  {name:<22}{formula}")?;
+            if !flags.is_empty() {
+                writeln!(out, "  {:<22} {flags}", "")?;
+            }
+        }
+        Ok(())
+    };
+    section("Quantizers", &mut registry::quantizers())?;
+    section("Estimators: dx", &mut registry::estimators())
+}
+
+fn run(options: &Options) -> Outcome {
+    let x = read(options.input.as_deref().ok_or("--input is missing")?)?;
+    let pair = pair(options, x.view())?;
+    let grid = pair.map.fit(x.view())?;
+    let (codes, values) = forward(options, &pair, &grid, x.view())?;
+    let outputs = &options.outputs;
+    write(&outputs.values, &values)?;
+    if outputs.codes.is_some() {
+        write(&outputs.codes, &codes?)?;
+    }
+    write(&outputs.scales, &Array1::from_vec(scales(&pair, &grid)))?;
+    if outputs.level_table.is_some() {
+        write(&outputs.level_table, &levels(&grid)?)?;
+    }
+    if outputs.zero_points.is_some() && grid.zero_points().is_empty() {
+        return Err(format!("`--zero-points` has no meaning for {}", pair.map.name()).into());
+    }
+    write(&outputs.zero_points, &Array1::from_vec(grid.zero_points().to_vec()))?;
+    if let Some(upstream) = &options.upstream {
+        backward(outputs, &pair, &grid, x.view(), read(upstream)?.view())?;
+    }
+    println!(
+        "{} with {}: {} bits, {} levels",
+        pair.map.name(),
+        pair.gradient.name(),
+        grid.bits(),
+        grid.count()
+    );
+    Ok(())
+}
+
+fn pair(options: &Options, x: ArrayViewD<'_, f32>) -> Outcome<Pair> {
+    let name = options.quantizer.as_deref().ok_or("--quantizer is missing")?;
+    let mut parameters = parameters(&options.parameters);
+    let takes = |parameter| {
+        registry::quantizers().any(|listing| listing.name == name && listing.parameters.contains(&parameter))
+    };
+    parameters.seed = takes("seed").then_some(options.parameters.seed);
+    if options.initial {
+        // Something to start from, for the parameters that are replaced.
+        parameters.scale = parameters.scale.or(takes("scale").then_some(1.0));
+        parameters.wp = parameters.wp.or(takes("wp").then_some(1.0));
+        parameters.wn = parameters.wn.or(takes("wn").then_some(1.0));
+    }
+    let pair = registry::pair(name, options.estimator.as_deref(), &parameters)?;
+    if !options.initial {
+        return Ok(pair);
+    }
+    let trained =
+        pair.map.trained().ok_or_else(|| format!("{name} has no trained parameters: `--initial`"))?;
+    let map = trained.with_parameters(&trained.initial(x)?)?;
+    Ok(Pair { map, gradient: pair.gradient })
+}
+
+fn parameters(flags: &ParameterFlags) -> Parameters {
+    Parameters {
+        bits: flags.bits,
+        levels: flags.levels,
+        scale: flags.scale,
+        axis: flags.axis,
+        threshold: flags.threshold,
+        unscaled: flags.unscaled,
+        exact: flags.exact,
+        wp: flags.wp,
+        wn: flags.wn,
+        seed: None,
+        low: flags.low,
+        high: flags.high,
+        symmetric: flags.symmetric,
+        asymmetric: flags.asymmetric,
+        unsigned: flags.unsigned,
+        sign_bit: flags.sign_bit,
+        lowest: flags.lowest,
+        highest: flags.highest,
+        clip: flags.clip,
+        k: flags.k,
+        periodic: flags.periodic,
+        beta: flags.beta,
+        t: flags.t,
+        leak: flags.leak,
+    }
+}
+
+type Codes = qnn::quant::Result<ArrayD<i32>>;
+
+/// The codes, an error where one is NaN, and the values.
+fn forward(
+    options: &Options,
+    pair: &Pair,
+    grid: &Grid,
+    x: ArrayViewD<'_, f32>,
+) -> Outcome<(Codes, ArrayD<f32>)> {
+    let mut values = ArrayD::zeros(x.raw_dim());
+    let Some(previous) = &options.previous else {
+        pair.map.values_into(x.view(), grid, values.view_mut())?;
+        return Ok((pair.map.codes(x, grid), values));
+    };
+    if pair.map.dependence() != Dependence::Memory {
+        return Err(format!("`--previous` has no meaning for {}", pair.map.name()).into());
+    }
+    let previous = read(previous)?;
+    pair.map.codes_at_into(x, grid, &Moment::after(previous.view()), values.view_mut())?;
+    let codes = match values.iter().position(|code| code.is_nan()) {
+        Some(index) => Err(qnn::quant::Error::NotANumber { index }),
+        None => Ok(values.mapv(|code| code as i32)),
+    };
+    grid.dequantize_mut(values.view_mut())?;
+    Ok((codes, values))
+}
+
+fn backward(
+    outputs: &Outputs,
+    pair: &Pair,
+    grid: &Grid,
+    x: ArrayViewD<'_, f32>,
+    dy: ArrayViewD<'_, f32>,
+) -> Outcome {
+    if outputs.gradient.is_some() {
+        write(&outputs.gradient, &pair.pullback(x.view(), grid, dy.view())?)?;
+    }
+    if outputs.parameter_gradients.is_some() {
+        let missing = || format!("{} has no trained parameters: `--parameter-gradients`", pair.map.name());
+        let gradients = pair.map.trained().ok_or_else(missing)?.parameter_gradients(x, dy)?;
+        let gradients: Vec<f32> = gradients.into_iter().map(|gradient| gradient as f32).collect();
+        write(&outputs.parameter_gradients, &Array1::from_vec(gradients))?;
+    }
+    Ok(())
+}
+
+/// From codes to values; of levels without a common factor, their parameters or 1.
+fn scales(pair: &Pair, grid: &Grid) -> Vec<f32> {
+    match pair.map.trained() {
+        Some(trained) if !grid.is_factored() => trained.parameters(),
+        _ => grid.scales().to_vec(),
+    }
+}
+
+fn levels(grid: &Grid) -> Outcome<ArrayD<f32>> {
+    let groups = grid.groups().count();
+    let values: Vec<f32> = (0..groups).flat_map(|group| grid.values(group)).collect();
+    Ok(Array2::from_shape_vec(Ix2(groups, grid.count()), values)?.into_dyn())
+}
+
+/// A view of the whole file: no allocation is sized by a number in its header.
+fn read(path: &Path) -> Outcome<ArrayD<f32>> {
+    let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let bytes = fs::read(path).map_err(|error| fail(&error))?;
+    let announced =
+        bytes.get(8..12).map_or(0, |length| u32::from_le_bytes([length[0], length[1], length[2], length[3]]));
+    if bytes.get(6).is_some_and(|&version| version > 1) && announced as usize > bytes.len() {
+        return Err(fail(&"the header is longer than the file").into());
+    }
+    let view = ArrayViewD::<f32>::view_npy(&bytes).map_err(|error| fail(&error))?;
+    Ok(view.as_standard_layout().into_owned())
+}
+
+fn write<T, D>(path: &Option<PathBuf>, array: &qnn::quant::ndarray::Array<T, D>) -> Outcome
+where
+    T: WritableElement,
+    D: qnn::quant::ndarray::Dimension,
+{
+    let Some(path) = path else { return Ok(()) };
+    let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let file = fs::File::create(path).map_err(|error| fail(&error))?;
+    Ok(array.write_npy(std::io::BufWriter::new(file)).map_err(|error| fail(&error))?)
+}
