@@ -2,10 +2,10 @@
 
 pub use crate::data::{DatasetName, Source};
 pub use crate::experiment::{Experiment, Variant};
-pub use crate::layers::{Init, Layer, Mode, Module};
+pub use crate::layers::{Constraint, Init, Initializer, Layer, Mode, Module};
 pub use crate::models::{
-    Activation, LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet, ResNetConfig, Scheme, Shortcut, Vgg7,
-    Vgg7Config,
+    Activation, BnnCnn, BnnCnnConfig, LeNet5, LeNet5Config, Mlp, MlpConfig, Norm, ResNet, ResNetConfig,
+    Scheme, Shortcut, Vgg7, Vgg7Config,
 };
 pub use crate::quant::{Estimator, Pair, Quantizer};
 pub use crate::tensor::{Tape, Tensor, Var};

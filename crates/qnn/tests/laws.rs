@@ -13,6 +13,8 @@ mod command_line;
 mod exactness;
 #[path = "laws/example.rs"]
 mod example;
+#[path = "laws/family.rs"]
+mod family;
 #[path = "laws/interruption.rs"]
 mod interruption;
 #[path = "laws/outputs.rs"]

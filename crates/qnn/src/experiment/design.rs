@@ -1,7 +1,10 @@
 use std::fmt::Debug;
 
 use qnn_layers::{Init, Layer};
-use qnn_models::{LeNet5, LeNet5Config, ResNet, ResNetConfig, Scheme, Vgg7, Vgg7Config};
+use qnn_models::{
+    BnnCnn, BnnCnnConfig, LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet, ResNetConfig, Scheme, Vgg7,
+    Vgg7Config,
+};
 
 /// A network as data: what a variant of an experiment holds and the command line changes.
 pub trait Design: Debug + Send + Sync {
@@ -62,6 +65,8 @@ macro_rules! design {
 }
 design!(LeNet5Config, LeNet5, |config| config.input);
 design!(Vgg7Config, Vgg7, |config| config.input);
+design!(BnnCnnConfig, BnnCnn, |config| config.input);
+design!(MlpConfig, Mlp, |config| image_of(config.in_features));
 design!(
     ResNetConfig,
     ResNet,
@@ -75,3 +80,26 @@ design!(
         Ok(true)
     }
 );
+
+/// The image that a network of so many inputs takes: a grey square, a coloured square, or one row.
+fn image_of(values: usize) -> [usize; 3] {
+    let square = |pixels: usize| Some(pixels.isqrt()).filter(|side| side * side == pixels);
+    let coloured = || square(values / 3).filter(|_| values.is_multiple_of(3));
+    match (square(values), coloured()) {
+        (Some(side), _) => [side, side, 1],
+        (None, Some(side)) => [side, side, 3],
+        (None, None) => [1, values, 1],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn perceptrons_take_squares_where_they_can() {
+        let input = |values| MlpConfig::new(values, &[2], 10).input();
+        assert_eq!((input(784), input(1024)), ([28, 28, 1], [32, 32, 1]));
+        assert_eq!((input(3072), input(10)), ([32, 32, 3], [1, 10, 1]));
+    }
+}

@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser};
 use qnn_data::{DatasetName, Source};
+use qnn_quant::Granularity;
+use qnn_quant::registry::Parameters;
 use qnn_train::Schedule;
 
 /// The flags that every experiment shares.
@@ -56,9 +58,33 @@ pub struct Options {
     #[arg(long, value_name = "S", help_heading = "Network")]
     pub scale: Option<f32>,
 
+    /// Over which elements --quantizer takes its statistics
+    #[arg(long, value_name = "tensor|last|N", help_heading = "Network")]
+    pub axis: Option<Granularity>,
+
+    /// Threshold of --quantizer, where it has one
+    #[arg(long, value_name = "T", help_heading = "Network")]
+    pub threshold: Option<f64>,
+
+    /// Levels -1, 0, 1 of --quantizer ternary
+    #[arg(long, help_heading = "Network")]
+    pub unscaled: bool,
+
     /// Pseudo-gradient of the kernels' quantizer instead of the published one
     #[arg(long, value_name = "NAME", help_heading = "Network")]
     pub estimator: Option<String>,
+
+    /// Where the slope of --estimator ends, and the range of maps that have one
+    #[arg(long, value_name = "C", help_heading = "Network")]
+    pub clip: Option<f32>,
+
+    /// Steepness of --estimator modified-tanh
+    #[arg(long, value_name = "K", help_heading = "Network")]
+    pub k: Option<f32>,
+
+    /// Steepness of --estimator swish-sign
+    #[arg(long, value_name = "B", help_heading = "Network")]
+    pub beta: Option<f32>,
 
     /// Keep the first layer in full precision
     #[arg(long, value_name = "true|false", action = ArgAction::Set, help_heading = "Network")]
@@ -123,4 +149,18 @@ pub struct Options {
     /// Fail if the best test accuracy stays below this
     #[arg(long, value_name = "PERCENT", help_heading = "Output")]
     pub require: Option<f64>,
+}
+
+impl Options {
+    /// What the flags say about the quantizer's map.
+    pub(super) fn of_map(&self) -> Parameters {
+        let Self { bits, scale, axis, threshold, unscaled, .. } = *self;
+        Parameters { bits, scale, axis, threshold, unscaled, ..Parameters::default() }
+    }
+
+    /// What the flags say about the estimator.
+    pub(super) fn of_estimator(&self) -> Parameters {
+        let Self { clip, k, beta, .. } = *self;
+        Parameters { clip, k, beta, ..Parameters::default() }
+    }
 }

@@ -28,7 +28,8 @@ impl<'e> Plan<'e> {
         let variant = choose_variant(experiment, options)?;
         let mut design = variant.design.boxed();
         change_design(design.as_mut(), options)?;
-        let name = choose_dataset(experiment, options)?;
+        let published_on = variant.dataset().unwrap_or(experiment.datasets[0]);
+        let name = choose_dataset(experiment, options, published_on)?;
         let source = options.data.clone().unwrap_or(Source::Auto);
         if options.download {
             download(name, &source, options.quiet)?;
@@ -43,7 +44,7 @@ impl<'e> Plan<'e> {
         let dataset = dataset.fit_to(design.input())?;
         let (recipe, augment) = make_recipe(experiment, options, embedded)?;
         // A figure published for other data or another network is no measure of this run.
-        let comparable = !embedded && name == experiment.datasets[0] && !changes_network(options);
+        let comparable = !embedded && name == published_on && !changes_network(options);
         let published = variant.published_for(design.depth()).filter(|_| comparable);
         let default_out = || PathBuf::from("runs").join(experiment.name).join(variant.name);
         let out = options.out.clone().unwrap_or_else(default_out);
@@ -77,7 +78,13 @@ fn label(
     add("quantizer", options.quantizer.clone());
     add("bits", options.bits.map(|bits| bits.to_string()));
     add("scale", options.scale.map(|scale| scale.to_string()));
+    add("axis", options.axis.map(|axis| axis.to_string()));
+    add("threshold", options.threshold.map(|threshold| threshold.to_string()));
+    add("levels", options.unscaled.then(|| "unscaled".to_owned()));
     add("estimator", options.estimator.clone());
+    add("clip", options.clip.map(|clip| clip.to_string()));
+    add("k", options.k.map(|k| k.to_string()));
+    add("beta", options.beta.map(|beta| beta.to_string()));
     add("first-fp", options.first_fp.map(|first| first.to_string()));
     add("last-fp", options.last_fp.map(|last| last.to_string()));
     add("from", options.init_from.as_ref().map(|file| file.display().to_string()));
@@ -109,10 +116,14 @@ fn change_design(design: &mut dyn Design, options: &Options) -> Result<(), Error
     change_quantizer(scheme, options)
 }
 
-fn choose_dataset(experiment: &Experiment, options: &Options) -> Result<DatasetName, Error> {
+fn choose_dataset(
+    experiment: &Experiment,
+    options: &Options,
+    published_on: DatasetName,
+) -> Result<DatasetName, Error> {
     let allowed = &experiment.datasets;
     match options.dataset {
-        None => Ok(allowed[0]),
+        None => Ok(published_on),
         Some(name) if allowed.contains(&name) => Ok(name),
         Some(name) => {
             let allowed: Vec<_> = allowed.iter().map(ToString::to_string).collect();
@@ -179,22 +190,31 @@ fn override_recipe(recipe: &mut Recipe, options: &Options) -> Result<(), Error> 
 
 /// Puts the map and the pseudo-gradient of the command line in place of the variant's.
 fn change_quantizer(scheme: &mut Scheme, options: &Options) -> Result<(), Error> {
-    let parameters = Parameters { bits: options.bits, scale: options.scale, ..Parameters::default() };
+    let (of_map, of_estimator) = (options.of_map(), options.of_estimator());
+    let has = |parameters| parameters != Parameters::default();
     let estimator = options.estimator.as_deref();
     match (&options.quantizer, &mut scheme.kernel) {
-        (Some(name), kernel) => *kernel = Some(registry::pair(name, estimator, &parameters)?),
-        (None, _) if options.bits.or(options.scale.map(|_| 0)).is_some() => {
-            return Err(Error::flag("--bits and --scale", "they belong to --quantizer, which is not given"));
+        (Some(name), kernel) => {
+            let parameters = Parameters { clip: of_estimator.clip, ..of_map };
+            let all = Parameters { k: of_estimator.k, beta: of_estimator.beta, ..parameters };
+            *kernel = Some(registry::pair(name, estimator, &all)?);
         }
-        (None, Some(kernel)) => {
-            if let Some(name) = estimator {
-                kernel.gradient = registry::estimator(name, &Parameters::default())?;
-            }
+        (None, _) if has(of_map) => {
+            let reason = "they belong to --quantizer, which is not given";
+            return Err(Error::flag("--bits, --scale, --axis, --threshold and --unscaled", reason));
+        }
+        (None, Some(kernel)) if estimator.is_some() => {
+            let name = estimator.unwrap_or_default();
+            kernel.gradient = registry::estimator(name, &of_estimator)?;
         }
         (None, None) if estimator.is_some() => {
             return Err(Error::flag("--estimator", "this variant has no kernel quantizer; see --quantizer"));
         }
-        (None, None) => {}
+        (None, _) if has(of_estimator) => {
+            let reason = "they belong to --quantizer or --estimator, which are not given";
+            return Err(Error::flag("--clip, --k and --beta", reason));
+        }
+        (None, _) => {}
     }
     Ok(())
 }

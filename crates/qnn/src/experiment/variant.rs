@@ -1,3 +1,5 @@
+use qnn_data::DatasetName;
+
 use super::Design;
 
 /// One row of a published table: a network, and what was reported for it.
@@ -10,12 +12,13 @@ pub struct Variant {
     /// The network.
     pub design: Box<dyn Design>,
     published: Vec<(Option<usize>, f64)>,
+    dataset: Option<DatasetName>,
 }
 
 impl Variant {
     /// A variant without published figures.
     pub fn new(name: &'static str, about: &'static str, design: impl Design + 'static) -> Self {
-        Self { name, about, design: Box::new(design), published: Vec::new() }
+        Self { name, about, design: Box::new(design), published: Vec::new(), dataset: None }
     }
 
     /// The published test accuracy in percent.
@@ -30,6 +33,16 @@ impl Variant {
     pub fn published_at(mut self, depth: usize, accuracy: f64) -> Self {
         self.published.push((Some(depth), accuracy));
         self
+    }
+
+    /// The data set of this row, if it is not the experiment's first.
+    #[must_use]
+    pub fn on(self, dataset: DatasetName) -> Self {
+        Self { dataset: Some(dataset), ..self }
+    }
+
+    pub(super) fn dataset(&self) -> Option<DatasetName> {
+        self.dataset
     }
 
     /// What was published for this depth, in percent.

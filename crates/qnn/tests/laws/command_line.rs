@@ -6,7 +6,7 @@ use crate::example::{SMALL, command, run, run_well, said};
 
 /// An example, its flags, the exit code, and what the message must name: 2 where the command line
 /// itself is at fault, 1 where a value turns out to be impossible or a file is missing.
-const REFUSED: [(&str, &str, i32, &str); 28] = [
+const REFUSED: [(&str, &str, i32, &str); 32] = [
     ("resnet20_bc", "--nonsense", 2, "--nonsense"),
     ("resnet20_bc", "--variant nonsense", 2, "--variant"),
     ("resnet20_bc", "--depth 9", 1, "6n + 2"),
@@ -20,6 +20,10 @@ const REFUSED: [(&str, &str, i32, &str); 28] = [
     ("resnet20_bc", "--quantizer constant-scaled-sign --scale=-1", 2, "`scale`"),
     ("resnet20_bc", "--variant fp --estimator approx-sign", 2, "--estimator"),
     ("resnet20_bc", "--estimator nonsense", 2, "`nonsense`"),
+    ("resnet20_bc", "--threshold 0.5", 2, "--threshold"),
+    ("resnet20_bc", "--k 3", 2, "--k"),
+    ("resnet20_bc", "--estimator identity --k 3", 2, "`--k`"),
+    ("resnet20_bc", "--quantizer ternary --axis middle", 2, "--axis"),
     ("resnet20_bc", "--first-fp maybe", 2, "--first-fp"),
     ("resnet20_bc", "--dataset mnist", 2, "--dataset"),
     ("lenet5_mnist", "--dataset cifar10", 2, "--dataset"),

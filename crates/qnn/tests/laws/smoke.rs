@@ -16,7 +16,7 @@ fn every_example_trains_on_the_embedded_digits() {
     names().par_iter().for_each(|name| {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("not/there/yet");
-        let flags = "--data embedded --limit 64 --epochs 1 --batch 16 --threads 1 --quiet";
+        let flags = "--data embedded --limit 16 --epochs 1 --batch 4 --threads 1 --quiet";
         let said = run_well(name, flags, &out);
         let line = said.out.strip_suffix('\n').unwrap_or_else(|| panic!("{name}: {:?}", said.out));
         assert_eq!(line.lines().count(), 1, "{name}: one line is for machines to read: {line}");
