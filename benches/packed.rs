@@ -39,12 +39,12 @@ fn bench_isa(criterion: &mut Criterion, isa: Isa) {
     println!("{isa}: at most {:.0} G multiply-accumulates of bits per second", limit / 1e9);
     let mut bench = Bench { group: criterion.benchmark_group("packed"), kernels, limit };
     for (channels, extent) in [(64, 56), (128, 28), (256, 14), (512, 7)] {
-        bench.from_packed(&square(channels, extent));
-        bench.from_f32(&square(channels, extent));
+        bench.packed_input(&square(channels, extent));
+        bench.float_input(&square(channels, extent));
     }
     // The layers of ResNet-20.
     for (channels, extent) in [(16, 32), (32, 16), (64, 8)] {
-        bench.from_packed(&square(channels, extent));
+        bench.packed_input(&square(channels, extent));
     }
     bench.scaled(&square(128, 28));
     bench.encodings(&square(128, 28));
@@ -101,13 +101,13 @@ impl Bench<'_> {
         best.get()
     }
 
-    fn from_packed(&mut self, geometry: &ConvGeometry) {
+    fn packed_input(&mut self, geometry: &ConvGeometry) {
         let mut layer = Layer::new(geometry, 1, Encoding::Sign, Encoding::Sign);
         let kernels = self.kernels;
         self.time(&format!("conv3x3/{}", name(geometry)), geometry.macs(), || layer.run(kernels));
     }
 
-    fn from_f32(&mut self, geometry: &ConvGeometry) {
+    fn float_input(&mut self, geometry: &ConvGeometry) {
         let mut layer = Layer::new(geometry, 1, Encoding::Sign, Encoding::Sign);
         let values: Vec<f32> =
             (0..geometry.pixels() * geometry.channels).map(|index| (index * 7919 % 5) as f32 - 2.0).collect();
