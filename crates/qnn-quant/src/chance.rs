@@ -4,7 +4,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::elementwise::{fill_pieces, row_major, same_shape};
+use crate::elementwise::{fill_pieces, row_major, same_shape, vectorised};
 use crate::groups::Partition;
 use crate::{Groups, Result};
 
@@ -41,10 +41,18 @@ pub(crate) fn map_into<P: Sync>(
             let mut bytes = [[0_u8; 4]; BATCH];
             random.fill_bytes(bytes[..batch.len()].as_flattened_mut());
             let inputs = x[start..start + batch.len()].iter().zip(&bytes);
-            if let [parameter] = parameters {
-                batch.iter_mut().zip(inputs).for_each(|(out, (&x, bytes))| {
-                    *out = f(x, u32::from_le_bytes(*bytes), parameter);
-                });
+            let group = (start / inner) % count;
+            if (start + batch.len() - 1) / inner == start / inner {
+                let parameter = &parameters[group];
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let outputs = batch.iter_mut().zip(inputs);
+                        outputs.for_each(|(out, (&x, bytes))| {
+                            *out = f(x, u32::from_le_bytes(*bytes), parameter)
+                        });
+                    },
+                );
             } else {
                 batch.iter_mut().zip(inputs).enumerate().for_each(|(i, (out, (&x, bytes)))| {
                     *out = f(x, u32::from_le_bytes(*bytes), &parameters[(start + i) / inner % count]);

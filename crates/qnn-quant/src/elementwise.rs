@@ -39,18 +39,21 @@ pub fn map_into<P: Sync>(
     write_row_major(out, &mut |out| {
         run(out, partition, &|start, out, span| {
             let x = &x[start..start + out.len()];
-            match span {
-                Span::Group(group) => {
-                    let parameter = &parameters[group];
-                    out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x, parameter));
-                }
-                Span::Rows => {
-                    let rows = out.chunks_exact_mut(partition.count).zip(x.chunks_exact(partition.count));
-                    for (out, x) in rows {
-                        out.iter_mut().zip(x).zip(parameters).for_each(|((out, &x), p)| *out = f(x, p));
+            vectorised(
+                #[inline(always)]
+                || match span {
+                    Span::Group(group) => {
+                        let parameter = &parameters[group];
+                        map_slice(out, x, parameter, &f);
                     }
-                }
-            }
+                    Span::Rows => {
+                        let rows = out.chunks_exact_mut(partition.count).zip(x.chunks_exact(partition.count));
+                        for (out, x) in rows {
+                            map_row(out, x, parameters, &f);
+                        }
+                    }
+                },
+            );
         });
     });
     Ok(())
@@ -80,20 +83,22 @@ pub fn zip_into<P: Sync>(
     write_row_major(out, &mut |out| {
         run(out, partition, &|start, out, span| {
             let (x, y) = (&x[start..start + out.len()], &y[start..start + out.len()]);
-            match span {
-                Span::Group(group) => {
-                    let parameter = &parameters[group];
-                    out.iter_mut().zip(x).zip(y).for_each(|((out, &x), &y)| *out = f(x, y, parameter));
-                }
-                Span::Rows => {
-                    let count = partition.count;
-                    let inputs = x.chunks_exact(count).zip(y.chunks_exact(count));
-                    for (out, (x, y)) in out.chunks_exact_mut(count).zip(inputs) {
-                        let inputs = x.iter().zip(y).zip(parameters);
-                        out.iter_mut().zip(inputs).for_each(|(out, ((&x, &y), p))| *out = f(x, y, p));
+            vectorised(
+                #[inline(always)]
+                || match span {
+                    Span::Group(group) => {
+                        let parameter = &parameters[group];
+                        zip_slice(out, x, y, parameter, &f);
                     }
-                }
-            }
+                    Span::Rows => {
+                        let count = partition.count;
+                        let inputs = x.chunks_exact(count).zip(y.chunks_exact(count));
+                        for (out, (x, y)) in out.chunks_exact_mut(count).zip(inputs) {
+                            zip_row(out, x, y, parameters, &f);
+                        }
+                    }
+                },
+            );
         });
     });
     Ok(())
@@ -117,26 +122,54 @@ pub(crate) fn quantize_into<P: Sync>(
 ) -> Result<()> {
     let groups = grid.groups();
     let denominator = grid.scale_denominator();
-    // An integer has no negative zero.
-    let code = |x: f32, p: &P| code(x, p) + 0.0;
-    match grid.spacing() {
-        Spacing::Unit => map_into(x, groups, parameters, out, code),
-        _ if form == Form::Codes => map_into(x, groups, parameters, out, code),
+    // An integer has no negative zero: `+ 0.0` makes it a positive one. `inline(always)` and `move`, here and in the maps, since
+    // a call in the innermost loop, or a number behind a reference, would keep it from being vectorised.
+    let spacing = if form == Form::Codes { Spacing::Unit } else { grid.spacing() };
+    match spacing {
+        Spacing::Unit => map_into(
+            x,
+            groups,
+            parameters,
+            out,
+            #[inline(always)]
+            move |x, p| code(x, p) + 0.0,
+        ),
         Spacing::Product => {
-            let paired = pair_up(parameters, grid.scales());
-            map_into(x, groups, &paired, out, |x, (p, scale)| code(x, p) * *scale)
+            let pairs = pair_up(parameters, grid.scales());
+            map_into(
+                x,
+                groups,
+                &pairs,
+                out,
+                #[inline(always)]
+                move |x, (p, scale)| (code(x, p) + 0.0) * *scale,
+            )
         }
         Spacing::Quotient => {
             let denominator = denominator as f32;
-            map_into(x, groups, parameters, out, |x, p| code(x, p) / denominator)
+            map_into(
+                x,
+                groups,
+                parameters,
+                out,
+                #[inline(always)]
+                move |x, p| (code(x, p) + 0.0) / denominator,
+            )
         }
         Spacing::Both => {
-            let paired = pair_up(parameters, grid.numerators());
-            map_into(x, groups, &paired, out, |x, (p, scale)| level(code(x, p).into(), **scale, denominator))
+            let pairs = pair_up(parameters, grid.numerators());
+            map_into(
+                x,
+                groups,
+                &pairs,
+                out,
+                #[inline(always)]
+                move |x, (p, scale)| level((code(x, p) + 0.0).into(), **scale, denominator),
+            )
         }
         Spacing::Table(rows) => {
-            let paired = pair_up(parameters, &rows);
-            map_into(x, groups, &paired, out, |x, (p, row)| row.value(code(x, p)))
+            let pairs = pair_up(parameters, &rows);
+            map_into(x, groups, &pairs, out, move |x, (p, row)| row.value(code(x, p)))
         }
     }
 }
@@ -162,16 +195,21 @@ pub fn update<P: Sync>(
 ) -> Result<()> {
     let partition = partition(&x.view(), groups, parameters.len())?;
     if let Some(slice) = x.as_slice_mut() {
-        run(slice, partition, &|_, piece, span| match span {
-            Span::Group(group) => {
-                let parameter = &parameters[group];
-                piece.iter_mut().for_each(|x| *x = f(*x, parameter));
-            }
-            Span::Rows => {
-                for row in piece.chunks_exact_mut(partition.count) {
-                    row.iter_mut().zip(parameters).for_each(|(x, p)| *x = f(*x, p));
-                }
-            }
+        run(slice, partition, &|_, piece, span| {
+            vectorised(
+                #[inline(always)]
+                || match span {
+                    Span::Group(group) => {
+                        let parameter = &parameters[group];
+                        update_slice(piece, parameter, &f);
+                    }
+                    Span::Rows => {
+                        for row in piece.chunks_exact_mut(partition.count) {
+                            update_row(row, parameters, &f);
+                        }
+                    }
+                },
+            );
         });
         return Ok(());
     }
@@ -204,6 +242,59 @@ pub(crate) fn same_shape(what: &'static str, expected: &[usize], found: &[usize]
         return Ok(());
     }
     Err(Error::Shape { what, expected: expected.to_vec(), found: found.to_vec() })
+}
+
+/// Runs a loop compiled for the widest vectors that the processor has.
+///
+/// The loop is the same Rust for all of them, without fused operations, so the bits are the same too. All that it calls has to
+/// be inlined: what is left as a call is compiled for any processor.
+#[inline(always)]
+pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
+}
+
+// The innermost loops. They are functions so that the compiler knows that the output overlaps nothing else.
+
+#[inline(always)]
+fn map_slice<P>(out: &mut [f32], x: &[f32], parameter: &P, f: &impl Fn(f32, &P) -> f32) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = f(x, parameter);
+    }
+}
+
+#[inline(always)]
+fn map_row<P>(out: &mut [f32], x: &[f32], parameters: &[P], f: &impl Fn(f32, &P) -> f32) {
+    for ((out, &x), parameter) in out.iter_mut().zip(x).zip(parameters) {
+        *out = f(x, parameter);
+    }
+}
+
+#[inline(always)]
+fn zip_slice<P>(out: &mut [f32], x: &[f32], y: &[f32], parameter: &P, f: &impl Fn(f32, f32, &P) -> f32) {
+    for ((out, &x), &y) in out.iter_mut().zip(x).zip(y) {
+        *out = f(x, y, parameter);
+    }
+}
+
+#[inline(always)]
+fn zip_row<P>(out: &mut [f32], x: &[f32], y: &[f32], parameters: &[P], f: &impl Fn(f32, f32, &P) -> f32) {
+    for (((out, &x), &y), parameter) in out.iter_mut().zip(x).zip(y).zip(parameters) {
+        *out = f(x, y, parameter);
+    }
+}
+
+#[inline(always)]
+fn update_slice<P>(x: &mut [f32], parameter: &P, f: &impl Fn(f32, &P) -> f32) {
+    for x in x {
+        *x = f(*x, parameter);
+    }
+}
+
+#[inline(always)]
+fn update_row<P>(x: &mut [f32], parameters: &[P], f: &impl Fn(f32, &P) -> f32) {
+    for (x, parameter) in x.iter_mut().zip(parameters) {
+        *x = f(*x, parameter);
+    }
 }
 
 /// How the elements of one piece are spread over the groups.

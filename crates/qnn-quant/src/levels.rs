@@ -46,6 +46,7 @@ impl From<f32> for Scale {
     }
 }
 
+#[inline(always)]
 pub(crate) fn level(code: f64, numerator: f32, denominator: u32) -> f32 {
     (code * f64::from(numerator) / f64::from(denominator)) as f32
 }

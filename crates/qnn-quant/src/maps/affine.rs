@@ -162,9 +162,15 @@ impl Affine {
                 [scale.into(), (stored.first - zero).into(), (stored.last() - zero).into()]
             })
             .collect();
-        quantize_into(x, grid, &parameters, form, out, |x, &[scale, low, high]| {
-            round_half_even(clip(f64::from(x) / scale, low, high)) as f32
-        })
+        quantize_into(
+            x,
+            grid,
+            &parameters,
+            form,
+            out,
+            #[inline(always)]
+            move |x, &[scale, low, high]| round_half_even(clip(f64::from(x) / scale, low, high)) as f32,
+        )
     }
 }
 

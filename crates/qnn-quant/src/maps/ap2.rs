@@ -43,13 +43,27 @@ impl Ap2 {
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         match form {
-            Form::Values => elementwise::map_into(x, grid.groups(), &[()], out, |x, ()| ap2(x)),
-            Form::Codes => elementwise::map_into(x, grid.groups(), &[()], out, |x, ()| {
-                let power = ap2(x);
-                let position = if power == 0.0 { 0.0 } else { (exponent(power) + OFFSET) as f32 };
-                let code = if power < 0.0 { -position } else { position };
-                if x.is_nan() { x } else { code }
-            }),
+            Form::Values => elementwise::map_into(
+                x,
+                grid.groups(),
+                &[()],
+                out,
+                #[inline(always)]
+                move |x, ()| ap2(x),
+            ),
+            Form::Codes => elementwise::map_into(
+                x,
+                grid.groups(),
+                &[()],
+                out,
+                #[inline(always)]
+                move |x, ()| {
+                    let power = ap2(x);
+                    let position = if power == 0.0 { 0.0 } else { (exponent(power) + OFFSET) as f32 };
+                    let code = if power < 0.0 { -position } else { position };
+                    if x.is_nan() { x } else { code }
+                },
+            ),
         }
     }
 }

@@ -85,5 +85,13 @@ pub(crate) fn unit_codes_into(
     out: ArrayViewMutD<'_, f32>,
 ) -> Result<()> {
     let n = f64::from(n);
-    quantize_into(x, grid, &[()], form, out, |x, ()| round_half_even(n * f64::from(x.clamp(0.0, 1.0))) as f32)
+    quantize_into(
+        x,
+        grid,
+        &[()],
+        form,
+        out,
+        #[inline(always)]
+        move |x, ()| round_half_even(n * f64::from(x.clamp(0.0, 1.0))) as f32,
+    )
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::chance::{self, Words};
-use crate::rounding::round_half_even;
+use crate::rounding::{clip, round_half_even};
 use crate::{
     Alphabet, Dependence, Estimator, Granularity, Grid, Moment, Quantizer, Result, StraightThrough,
     statistics,
@@ -92,13 +92,22 @@ impl Quantizer for DorefaGradients {
     ) -> Result<()> {
         let n = f64::from((1_u32 << self.bits) - 1);
         let words = Words { seed: self.seed, draw: moment.draw };
-        let maxima = grid.numerators();
-        chance::map_into(x, grid.groups(), maxima, words, codes, |x, word, &max| {
-            // (word + 1/2) / 2³² − 1/2, without converting an unsigned integer.
-            let noise = (f64::from(word as i32 ^ i32::MIN) + 0.5) * 2_f64.powi(-32);
-            let ratio = if max == 0.0 { 0.0 } else { f64::from(x) / (2.0 * f64::from(max)) };
-            let unit = (ratio + 0.5 + noise / n).clamp(0.0, 1.0);
-            (2.0 * round_half_even(n * unit) - n) as f32
-        })
+        let half = |&max: &f32| if max == 0.0 { 0.0 } else { 0.5 / f64::from(max) };
+        let halves: Vec<f64> = grid.numerators().iter().map(half).collect();
+        let unit_of_word = 2_f64.powi(-32) / n;
+        chance::map_into(
+            x,
+            grid.groups(),
+            &halves,
+            words,
+            codes,
+            #[inline(always)]
+            move |x, word, &half| {
+                // N: ((word + 1/2) / 2³² − 1/2) / n, without converting an unsigned integer.
+                let noise = (f64::from(word as i32 ^ i32::MIN) + 0.5) * unit_of_word;
+                let unit = clip(f64::from(x) * half + 0.5 + noise, 0.0, 1.0);
+                (2.0 * round_half_even(n * unit) - n) as f32
+            },
+        )
     }
 }

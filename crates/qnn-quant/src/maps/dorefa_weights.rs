@@ -5,7 +5,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 use super::sign::signs_into;
 use crate::elementwise::{Form, quantize_into};
 use crate::math::tanh;
-use crate::rounding::round_half_even;
+use crate::rounding::{clip, round_half_even};
 use crate::{
     Alphabet, DorefaTanh, Estimator, Granularity, Grid, Quantizer, Result, ScaledSign, StraightThrough,
     statistics,
@@ -81,11 +81,20 @@ impl DorefaWeights {
             return signs_into(x, grid, form, out);
         }
         let maxima = super::own_statistics(self.name(), grid)?;
+        let halves: Vec<f64> = maxima.iter().map(|max| 0.5 / max).collect();
         let n = f64::from(self.denominator());
-        quantize_into(x, grid, maxima, form, out, |x, &max| {
-            let unit = (tanh(x.into()) / (2.0 * max) + 0.5).clamp(0.0, 1.0);
-            (2.0 * round_half_even(n * unit) - n) as f32
-        })
+        quantize_into(
+            x,
+            grid,
+            &halves,
+            form,
+            out,
+            #[inline(always)]
+            move |x, &half| {
+                let unit = clip(tanh(x.into()) * half + 0.5, 0.0, 1.0);
+                (2.0 * round_half_even(n * unit) - n) as f32
+            },
+        )
     }
 }
 

@@ -85,10 +85,18 @@ impl EvenLevels {
         }
         let (end, steps) = (f64::from(self.end), f64::from(self.count - 1));
         let width = 2.0 * end;
-        quantize_into(x, grid, &[()], form, out, |x, ()| {
-            let index = round_half_even((clip(x.into(), -end, end) + end) * steps / width);
-            (2.0 * index - steps) as f32
-        })
+        quantize_into(
+            x,
+            grid,
+            &[()],
+            form,
+            out,
+            #[inline(always)]
+            move |x, ()| {
+                let index = round_half_even((clip(x.into(), -end, end) + end) * steps / width);
+                (2.0 * index - steps) as f32
+            },
+        )
     }
 }
 

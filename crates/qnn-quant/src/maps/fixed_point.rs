@@ -90,7 +90,13 @@ pub(crate) fn places_into(
 ) -> Result<()> {
     let (unit, low, high) = (unit as f32, alphabet.first.into(), alphabet.last().into());
     // A product with a power of two is exact in f32, unless it overflows, and then it is clipped.
-    quantize_into(x, grid, &[()], form, out, |x, ()| {
-        round_half_even(clip((unit * x).into(), low, high)) as f32
-    })
+    quantize_into(
+        x,
+        grid,
+        &[()],
+        form,
+        out,
+        #[inline(always)]
+        move |x, ()| round_half_even(clip((unit * x).into(), low, high)) as f32,
+    )
 }

@@ -38,10 +38,18 @@ impl Heaviside {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
-        quantize_into(x, grid, &[()], form, out, |x, ()| {
-            let step = if x > 0.0 { 1.0 } else { 0.0 };
-            if x.is_nan() { x } else { step }
-        })
+        quantize_into(
+            x,
+            grid,
+            &[()],
+            form,
+            out,
+            #[inline(always)]
+            move |x, ()| {
+                let step = if x > 0.0 { 1.0 } else { 0.0 };
+                if x.is_nan() { x } else { step }
+            },
+        )
     }
 }
 

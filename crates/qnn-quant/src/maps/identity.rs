@@ -33,7 +33,14 @@ impl Quantizer for Identity {
     }
 
     fn codes_into(&self, x: ArrayViewD<'_, f32>, _: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        elementwise::map_into(x, Groups::Tensor, &[()], codes, |x, ()| x)
+        elementwise::map_into(
+            x,
+            Groups::Tensor,
+            &[()],
+            codes,
+            #[inline(always)]
+            move |x, ()| x,
+        )
     }
 
     fn is_fixed(&self) -> bool {

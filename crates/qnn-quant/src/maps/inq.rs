@@ -110,13 +110,19 @@ impl Inq {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
-        let scale = f64::from(grid.scales()[0]);
+        let scale = grid.scales()[0];
         // Of a zero tensor every element is below every level.
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        let greatest = f64::from(1_i32 << self.span());
-        quantize_into(x, grid, &[()], form, out, |x, ()| {
-            code(f64::from(x.clamp(f32::MIN, f32::MAX)) * inverse, greatest)
-        })
+        let greatest = (1 << self.span()) as f32;
+        quantize_into(
+            x,
+            grid,
+            &[()],
+            form,
+            out,
+            #[inline(always)]
+            move |x, ()| code(x.clamp(f32::MIN, f32::MAX) * inverse, greatest),
+        )
     }
 }
 
@@ -142,22 +148,21 @@ impl Quantizer for Inq {
 
 /// `⌊log2(4x/3)⌋`: the exponent of the power of two that is nearest to a positive `x`, the greater one of two.
 fn nearest_exponent(x: f64) -> i32 {
-    (power_nearest(x).to_bits() >> 52) as i32 - 1023
-}
-
-/// The power of two nearest to an ordinary x > 0, the greater one of two: one more than half of the mantissa's range carries
-/// into the exponent.
-#[inline]
-fn power_nearest(x: f64) -> f64 {
-    f64::from_bits((x.to_bits() + (1 << 51)) & (0x7FF << 52))
+    // From half of the mantissa's range on, an addition carries into the exponent.
+    ((x.to_bits() + (1 << 51)) >> 52) as i32 - 1023
 }
 
 /// `x` in units of the least magnitude, of which `greatest` is the largest multiple.
-#[inline]
-fn code(x: f64, greatest: f64) -> f32 {
+#[inline(always)]
+fn code(x: f32, greatest: f32) -> f32 {
+    const HALF: u32 = 1 << 22;
+    const EXPONENT: u32 = 0xFF << 23;
     let magnitude = x.abs();
-    let power = power_nearest(magnitude.clamp(1.0, greatest)).min(greatest);
+    let bounded = if magnitude < 1.0 { 1.0 } else { magnitude };
+    let bounded = if bounded > greatest { greatest } else { bounded };
+    // The nearest power of two, by the same carry.
+    let power = f32::from_bits((bounded.to_bits() + HALF) & EXPONENT);
     let power = if magnitude < 0.5 { 0.0 } else { power };
     let code = if x < 0.0 { -power } else { power };
-    if x.is_nan() { x as f32 } else { code as f32 }
+    if x.is_nan() { x } else { code }
 }

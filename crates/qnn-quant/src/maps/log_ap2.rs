@@ -62,14 +62,24 @@ impl LogAp2 {
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let (low, high) = (power(self.lowest), power(self.highest));
-        let inverse = f64::from(low).recip();
-        quantize_into(x, grid, &[()], form, out, |x, ()| {
-            let nearest = ap2(x);
-            let magnitude = (f64::from(nearest.abs().clamp(low, high)) * inverse) as f32;
-            let code = if nearest < 0.0 { -magnitude } else { magnitude };
-            // Zero and NaN are their own codes.
-            if nearest.abs() > 0.0 { code } else { nearest }
-        })
+        // The reciprocal of a power of two is one, at worst a subnormal one.
+        let inverse = low.recip();
+        quantize_into(
+            x,
+            grid,
+            &[()],
+            form,
+            out,
+            #[inline(always)]
+            move |x, ()| {
+                let nearest = ap2(x);
+                let magnitude = if nearest.abs() < low { low } else { nearest.abs() };
+                let magnitude = if magnitude > high { high } else { magnitude } * inverse;
+                let code = if nearest < 0.0 { -magnitude } else { magnitude };
+                // Zero and NaN are their own codes.
+                if nearest.abs() > 0.0 { code } else { nearest }
+            },
+        )
     }
 }
 

@@ -109,9 +109,15 @@ impl Lsq {
     ) -> Result<()> {
         let (step, alphabet) = (f64::from(self.step), self.alphabet());
         let (low, high) = (f64::from(alphabet.first), f64::from(alphabet.last()));
-        quantize_into(x, grid, &[()], form, out, |x, ()| {
-            round_half_even(clip(f64::from(x) / step, low, high)) as f32
-        })
+        quantize_into(
+            x,
+            grid,
+            &[()],
+            form,
+            out,
+            #[inline(always)]
+            move |x, ()| round_half_even(clip(f64::from(x) / step, low, high)) as f32,
+        )
     }
 }
 

@@ -73,9 +73,15 @@ impl Pact {
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let (n, height) = (f64::from((1_u32 << self.bits) - 1), f64::from(self.height));
-        quantize_into(x, grid, &[()], form, out, |x, ()| {
-            round_half_even(n * clip(x.into(), 0.0, height) / height) as f32
-        })
+        quantize_into(
+            x,
+            grid,
+            &[()],
+            form,
+            out,
+            #[inline(always)]
+            move |x, ()| round_half_even(n * clip(x.into(), 0.0, height) / height) as f32,
+        )
     }
 }
 

@@ -63,13 +63,27 @@ pub(crate) fn signs_into(
     out: ArrayViewMutD<'_, f32>,
 ) -> Result<()> {
     if form == Form::Codes {
-        return elementwise::map_into(x, Groups::Tensor, &[()], out, |x, ()| sign(x));
+        return elementwise::map_into(
+            x,
+            Groups::Tensor,
+            &[()],
+            out,
+            #[inline(always)]
+            move |x, ()| sign(x),
+        );
     }
     // The value ±scale is the scale with the sign put on: as many instructions as the code.
-    elementwise::map_into(x, grid.groups(), grid.scales(), out, |x, &scale| {
-        let value = if x < 0.0 { -scale } else { scale };
-        if x.is_nan() { x } else { value }
-    })
+    elementwise::map_into(
+        x,
+        grid.groups(),
+        grid.scales(),
+        out,
+        #[inline(always)]
+        move |x, &scale| {
+            let value = if x < 0.0 { -scale } else { scale };
+            if x.is_nan() { x } else { value }
+        },
+    )
 }
 
 /// +1 for `x ≥ 0`, −1 for `x < 0`, NaN for NaN.

@@ -72,7 +72,15 @@ impl Quantizer for StochasticSign {
         codes: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let words = Words { seed: self.seed, draw: moment.draw };
-        chance::map_into(x, Groups::Tensor, &[()], words, codes, |x, word, ()| chosen(x, word))
+        chance::map_into(
+            x,
+            Groups::Tensor,
+            &[()],
+            words,
+            codes,
+            #[inline(always)]
+            move |x, word, ()| chosen(x, word),
+        )
     }
 }
 

@@ -109,7 +109,15 @@ impl Ternary {
     ) -> Result<()> {
         let thresholds = super::own_statistics(self.name(), grid)?;
         let thresholds: Vec<f32> = thresholds.iter().map(|&threshold| threshold as f32).collect();
-        quantize_into(x, grid, &thresholds, form, out, |x, &threshold| ternary(x, threshold))
+        quantize_into(
+            x,
+            grid,
+            &thresholds,
+            form,
+            out,
+            #[inline(always)]
+            move |x, &threshold| ternary(x, threshold),
+        )
     }
 
     fn grid(&self, groups: Groups, thresholds: Vec<f32>, scales: Vec<f32>) -> Result<Grid> {

@@ -101,16 +101,23 @@ impl TrainedTernary {
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let delta = super::own_statistics(self.name(), grid)?[0] as f32;
-        let (positive, negative) = match form {
-            Form::Codes => (1.0, -1.0),
-            Form::Values => (self.positive, -self.negative),
+        let levels = match form {
+            Form::Codes => [delta, 1.0, -1.0],
+            Form::Values => [delta, self.positive, -self.negative],
         };
-        elementwise::map_into(x, grid.groups(), &[()], out, |x, ()| {
-            let code = ternary(x, delta);
-            let value = if code > 0.0 { positive } else { negative };
-            // Zero and NaN are their own values.
-            if code.abs() == 1.0 { value } else { code }
-        })
+        elementwise::map_into(
+            x,
+            grid.groups(),
+            &[levels],
+            out,
+            #[inline(always)]
+            move |x, &[delta, positive, negative]| {
+                let value = if x > delta { positive } else { 0.0 };
+                let value = if x < -delta { negative } else { value };
+                let sum = x + delta;
+                if sum.is_nan() { sum } else { value }
+            },
+        )
     }
 }
 

@@ -88,9 +88,15 @@ impl Uniform {
         let scale = f64::from(self.denominator()) / f64::from(self.alpha);
         let (low, high) = (f64::from(self.alphabet().first), f64::from(self.alphabet().last()));
         // The ends of the clip are whole numbers, so clipping before rounding is clipping after it.
-        quantize_into(x, grid, &[()], form, out, |x, ()| {
-            round_half_even(clip(scale * f64::from(x), low, high)) as f32
-        })
+        quantize_into(
+            x,
+            grid,
+            &[()],
+            form,
+            out,
+            #[inline(always)]
+            move |x, ()| round_half_even(clip(scale * f64::from(x), low, high)) as f32,
+        )
     }
 }
 
