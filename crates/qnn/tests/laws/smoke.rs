@@ -8,7 +8,7 @@ use qnn::train::{Checkpoint, load_model};
 use rayon::prelude::*;
 use serde_json::Value;
 
-use crate::example::{command, names, run, run_well, said};
+use crate::example::{TOOLS, command, names, run, run_well, said};
 use crate::outputs::rows;
 
 #[test]
@@ -86,6 +86,35 @@ fn every_example_explains_itself() {
         let refused = run(&name, "--variant nonsense", folder.path());
         refused.assert_refused(2, &format!("--variant: \"nonsense\" is none of {}\n", variants.join(", ")));
     }
+}
+
+#[test]
+fn every_tool_explains_itself() {
+    for name in TOOLS {
+        let help = said(command(name).arg("--help"));
+        assert_eq!((help.code, help.err.as_str()), (Some(0), ""), "{name}");
+        assert!(help.out.contains(&format!("Usage: {name}")), "{name}: {}", help.out);
+        assert_eq!(said(command(name).arg("--nonsense")).code, Some(2), "{name}");
+    }
+}
+
+#[test]
+fn a_trained_network_is_packed_verified_and_predicts() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    run_well("lenet5_mnist", "--variant bnn --data embedded --limit 64 --epochs 1 --batch 16 --quiet", &out);
+    let (model, packed) = (out.join("model.safetensors"), folder.path().join("lenet5.qnn"));
+    let mut deploy = command("deploy");
+    deploy.args("--network lenet5 --preset bnn --data embedded --limit 64".split(' '));
+    let said_deploy = said(deploy.arg("--model").arg(&model).arg("--out").arg(&packed));
+    assert_eq!(said_deploy.code, Some(0), "{}", said_deploy.err);
+    assert!(said_deploy.out.contains("64 equal predictions; no bit differs"), "{}", said_deploy.out);
+    let mut predict = command("predict");
+    let said_predict = said(
+        predict.arg("--model").arg(&packed).args("--data embedded --dataset digits --count 8".split(' ')),
+    );
+    assert_eq!(said_predict.code, Some(0), "{}", said_predict.err);
+    assert!(said_predict.out.contains('%'), "{}", said_predict.out);
 }
 
 /// The names that `--list` shows: indented lines, a name first.
