@@ -215,17 +215,16 @@ mod tests {
             axis: takes("axis").then_some(Granularity::Axis(0)),
             threshold: takes("threshold").then_some(0.5),
             unscaled: takes("unscaled"),
-            // The exact optimum leaves no threshold to choose.
-            exact: takes("exact") && !takes("threshold"),
+            // Not beside a threshold of one's own.
+            exact: false,
             wp: takes("wp").then_some(0.5),
             wn: takes("wn").then_some(0.25),
             seed: takes("seed").then_some(1),
             low: takes("low").then_some(-1.0),
             high: takes("high").then_some(2.0),
-            // As a symmetric range leaves no unsigned codes.
-            symmetric: takes("symmetric") && !takes("unsigned"),
+            symmetric: takes("symmetric"),
             asymmetric: takes("asymmetric"),
-            unsigned: takes("unsigned"),
+            unsigned: takes("unsigned") && !takes("symmetric"),
             sign_bit: takes("sign-bit"),
             lowest: takes("lowest").then_some(-3),
             highest: takes("highest").then_some(0),
@@ -264,6 +263,33 @@ mod tests {
         let unused = Error::UnusedParameter { owner: "identity", parameter: "clip" };
         assert_eq!(pair("sign", Some("identity"), &all_of(&["clip"])).unwrap_err(), unused);
         assert_eq!(pair("scaled-sign", None, &all_of(&["clip"])).unwrap_err(), unused);
+    }
+
+    #[test]
+    fn parameters_that_exclude_each_other_are_refused() {
+        let none = Parameters::default();
+        for (name, given) in [
+            ("ternary", Parameters { exact: true, threshold: Some(0.5), ..none }),
+            ("affine", Parameters { symmetric: true, unsigned: true, ..none }),
+            ("alphabet", Parameters { bits: Some(2), levels: Some(4), ..none }),
+        ] {
+            let error = quantizer(name, &given).unwrap_err();
+            assert!(matches!(error, Error::UnusedParameter { .. }), "{name}: {error}");
+        }
+        assert!(matches!(
+            quantizer("affine", &Parameters { low: Some(0.0), ..none }),
+            Err(Error::MissingParameter { parameter: "high", .. })
+        ));
+    }
+
+    #[test]
+    fn a_range_that_the_map_takes_need_not_suit_the_estimator() {
+        let given = Parameters { bits: Some(2), clip: Some(2.0), k: Some(4.0), ..Parameters::default() };
+        let pair = pair("alphabet", Some("modified-tanh"), &given).unwrap();
+        let debug = format!("{pair:?}");
+        assert!(debug.contains("end: 2.0") && debug.contains("k: 4.0"), "{debug}");
+        let published = super::pair("alphabet", None, &Parameters { k: None, ..given }).unwrap();
+        assert_eq!(format!("{:?}", published.gradient), "ClippedIdentity { c: 2.0 }");
     }
 
     #[test]

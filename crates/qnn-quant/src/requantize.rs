@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// result  = round(high / 2^shift)                                   rounding shift, halves away from zero
 /// ```
 ///
-/// With a negative shift (a scale of 1 or more) the accumulator is shifted left before, saturating. The factor of a layer is
+/// With a negative shift (a scale of 1 or more) the accumulator is shifted left before, and saturates. The factor of a layer is
 /// `S_input · S_weight / S_output`. The two roundings are those of the authors' published code: the multiply is ARM's
 /// `SQRDMULH`, the shift is made symmetric. It is the one place that does not round half to even. All intermediate results fit in 64 bits, and
 /// the computation below is that expression and nothing else: a reference for faster ones.
@@ -68,7 +68,7 @@ impl Multiplier {
         f64::from(self.multiplier) * 2_f64.powi(-31 - self.shift)
     }
 
-    /// The accumulator times the scale, rounded. A scale of 1 or more shifts to the left first, which saturates at 32 bits.
+    /// The accumulator times the scale, rounded.
     pub fn apply(&self, acc: i32) -> i32 {
         let lifted = i64::from(acc) << (-self.shift).clamp(0, 31);
         let lifted = lifted.clamp(i32::MIN.into(), i32::MAX.into());
@@ -106,10 +106,10 @@ mod tests {
         for scale in [1e-12, 3.3e-5, 0.0078, 0.5, 0.99, 1.0, 2.5, 1e6] {
             let multiplier = Multiplier::new(scale).unwrap();
             for acc in [0, 1, -1, 2, 3, 1000, -1001, 65_537, i32::MAX, i32::MIN, 123_456_789] {
-                // Factors of 1 and more lift the accumulator first, which saturates.
-                let lift = 2_f64.powi((-multiplier.shift()).max(0));
-                let held = (f64::from(acc) * lift).clamp(i32::MIN.into(), i32::MAX.into()) / lift;
-                let exact = (held * scale).clamp(i32::MIN.into(), i32::MAX.into());
+                // A left shift saturates.
+                let lift = f64::from((-multiplier.shift()).max(0)).exp2();
+                let lifted = (f64::from(acc) * lift).clamp(i32::MIN.into(), i32::MAX.into());
+                let exact = lifted / lift * scale;
                 let found = f64::from(multiplier.apply(acc));
                 let slack = 0.5 + 0.5_f64.max(exact.abs() * 2_f64.powi(-30));
                 assert!((found - exact).abs() <= slack, "{acc} * {scale}: {found}, exactly {exact}");

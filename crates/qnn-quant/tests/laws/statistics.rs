@@ -26,15 +26,16 @@ fn plain<'a>(elements: impl Iterator<Item = &'a f32>, threshold: f32) -> Plain {
 }
 
 #[test]
-fn millions_of_elements_are_measured_as_in_f64() {
+fn ten_million_elements_are_measured_as_in_f64() {
     let normal = Normal::new(100.0, 30.0).unwrap();
-    let x = ArrayD::random_using(IxDyn(&[300, 100, 100]), normal, &mut ChaCha8Rng::seed_from_u64(3));
+    let x = ArrayD::random_using(IxDyn(&[400, 250, 100]), normal, &mut ChaCha8Rng::seed_from_u64(3));
     let groupings = [Granularity::Tensor, Granularity::Axis(0), Granularity::Axis(1), Granularity::LastAxis];
     for granularity in groupings {
         let groups = granularity.groups(x.shape()).unwrap();
         let thresholds = vec![110.0; groups.count()];
         let mean = statistics::mean_abs(x.view(), groups).unwrap();
         let max = statistics::max_abs(x.view(), groups).unwrap();
+        let ends = statistics::min_max(x.view(), groups).unwrap();
         let above = statistics::mean_abs_above(x.view(), groups, &thresholds).unwrap();
         let dot = statistics::dot(x.view(), ArrayD::ones(x.raw_dim()).view(), groups).unwrap();
         let views = match granularity {
@@ -47,6 +48,9 @@ fn millions_of_elements_are_measured_as_in_f64() {
             let want = plain(view.iter(), 110.0);
             assert_relative_eq!(mean[group], want.mean, max_relative = 1e-12);
             assert_eq!(max[group], want.max);
+            let (least, greatest) =
+                view.iter().fold((f32::MAX, f32::MIN), |ends, &x| (ends.0.min(x), ends.1.max(x)));
+            assert_eq!(ends[group], (least, greatest));
             assert_relative_eq!(above[group], want.mean_above, max_relative = 1e-12);
             assert_relative_eq!(
                 dot[group],
