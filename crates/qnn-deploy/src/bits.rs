@@ -2,6 +2,7 @@
 //! layout, with the same bits.
 
 use qnn_kernels::packed::{Encoding, Layout};
+use qnn_kernels::vectorized;
 
 /// Packs codes that a quantizer has made.
 pub(crate) fn pack(layout: Layout, codes: &mut [f32], packed: &mut [u8]) {
@@ -24,14 +25,21 @@ pub(crate) fn unpack(layout: Layout, packed: &[u8], codes: &mut [f32]) {
         Encoding::Unsigned { bits: 1 } => [0.0, 1.0],
         _ => return layout.unpack(packed, codes).expect("both are whole pixels"),
     };
+    let spread = |codes: &mut [f32], byte: u8| {
+        let bits = codes.iter_mut().enumerate();
+        bits.for_each(|(i, code)| *code = if byte >> i & 1 == 1 { set } else { clear });
+    };
     let pixels = codes.chunks_exact_mut(layout.channels()).zip(packed.chunks_exact(layout.pixel_bytes()));
-    for (codes, packed) in pixels {
-        for (codes, &byte) in codes.chunks_mut(8).zip(packed) {
-            for (i, code) in codes.iter_mut().enumerate() {
-                *code = if byte >> i & 1 == 1 { set } else { clear };
+    vectorized(|| {
+        for (codes, packed) in pixels {
+            // Eight at a time: a number that the compiler knows.
+            let (eights, rest) = codes.as_chunks_mut::<8>();
+            eights.iter_mut().zip(packed).for_each(|(codes, &byte)| spread(codes, byte));
+            if !rest.is_empty() {
+                spread(rest, packed[eights.len()]);
             }
         }
-    }
+    });
 }
 
 #[cfg(test)]

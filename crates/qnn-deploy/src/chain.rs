@@ -1,4 +1,4 @@
-use qnn_kernels::ChannelAffine;
+use qnn_kernels::{ChannelAffine, vectorized};
 use qnn_quant::{Alphabet, Scale};
 use qnn_tensor::ops::functions::{HardSigmoid, HardTanh, LeakyRelu, Pointwise, Relu, Sigmoid, Tanh};
 use qnn_tensor::ops::normalized;
@@ -99,10 +99,9 @@ impl Function {
     fn apply(&self, rows: &mut [f32], operand: &[f32]) {
         match self {
             Self::Scale(scale) => {
-                let affine = ChannelAffine { scale: Some(scale), bias: None };
-                by_channel(rows, scale.len(), |x, c| affine.value(x, c));
+                by_channel(rows, scale, |x, s| ChannelAffine { scale: Some(&[s]), bias: None }.value(x, 0));
             }
-            Self::Bias(bias) => by_channel(rows, bias.len(), |x, c| ChannelAffine::bias(bias).value(x, c)),
+            Self::Bias(bias) => by_channel(rows, bias, |x, bias| ChannelAffine::bias(&[bias]).value(x, 0)),
             Self::Norm { mean, s, beta } => normalize(rows, mean, s, beta),
             Self::Factor(factor) => each(rows, |x| x * factor),
             Self::Relu => each(rows, |x| Relu.f(x)),
@@ -112,32 +111,37 @@ impl Function {
             Self::Sigmoid => each(rows, |x| Sigmoid.f(x)),
             Self::Tanh => each(rows, |x| Tanh.f(x)),
             Self::Value(scale) => each(rows, |x| scale.value(x)),
-            Self::Add(None) => rows.iter_mut().zip(operand).for_each(|(x, &other)| *x += other),
-            Self::Add(Some(scale)) => {
-                rows.iter_mut().zip(operand).for_each(|(x, &code)| *x += scale.value(code));
-            }
+            Self::Add(None) => add(rows, operand, |other| other),
+            Self::Add(Some(scale)) => add(rows, operand, |code| scale.value(code)),
             Self::Quantize(cuts) => cuts.apply(rows),
         }
     }
 }
 
 fn each(rows: &mut [f32], f: impl Fn(f32) -> f32) {
-    rows.iter_mut().for_each(|x| *x = f(*x));
+    vectorized(|| rows.iter_mut().for_each(|x| *x = f(*x)));
 }
 
-fn by_channel(rows: &mut [f32], row: usize, f: impl Fn(f32, usize) -> f32) {
-    for row in rows.chunks_exact_mut(row) {
-        row.iter_mut().enumerate().for_each(|(channel, x)| *x = f(*x, channel));
-    }
+fn by_channel(rows: &mut [f32], parameters: &[f32], f: impl Fn(f32, f32) -> f32) {
+    vectorized(|| {
+        for row in rows.chunks_exact_mut(parameters.len()) {
+            row.iter_mut().zip(parameters).for_each(|(x, &parameter)| *x = f(*x, parameter));
+        }
+    });
+}
+
+fn add(rows: &mut [f32], operand: &[f32], value: impl Fn(f32) -> f32) {
+    vectorized(|| rows.iter_mut().zip(operand).for_each(|(x, &other)| *x += value(other)));
 }
 
 fn normalize(rows: &mut [f32], mean: &[f32], s: &[f32], beta: &[f32]) {
-    for row in rows.chunks_exact_mut(mean.len()) {
-        let parameters = mean.iter().zip(s).zip(beta);
-        row.iter_mut()
-            .zip(parameters)
-            .for_each(|(x, ((&mean, &s), &beta))| *x = normalized(*x, mean, s, beta));
-    }
+    vectorized(|| {
+        for row in rows.chunks_exact_mut(mean.len()) {
+            let parameters = mean.iter().zip(s).zip(beta);
+            let elements = row.iter_mut().zip(parameters);
+            elements.for_each(|(x, ((&mean, &s), &beta))| *x = normalized(*x, mean, s, beta));
+        }
+    });
 }
 
 impl Cuts {

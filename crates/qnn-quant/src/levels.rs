@@ -36,6 +36,10 @@ impl Scale {
     /// The value of a code that is stored in f32.
     #[inline]
     pub fn value(self, code: f32) -> f32 {
+        if self.denominator == 1 {
+            // The exact product has at most 48 digits: in f64 and back, it would round to the same.
+            return code * self.numerator;
+        }
         level(code.into(), self.numerator, self.denominator)
     }
 }

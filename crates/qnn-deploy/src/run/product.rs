@@ -2,7 +2,7 @@ use qnn_kernels::packed::{
     ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Thresholds, Tile,
     Tiles, WeightOnlyConv,
 };
-use qnn_kernels::{ChannelAffine, Conv2dShape, Kernels, MatmulShape};
+use qnn_kernels::{ChannelAffine, Conv2dShape, Kernels, MatmulShape, vectorized};
 use qnn_tensor::parallel::for_each_chunk_of;
 
 use super::{Target, unpackable};
@@ -219,7 +219,7 @@ impl FloatWeights {
 }
 
 fn from_sums(sums: &[i32], numbers: &mut [f32]) {
-    numbers.iter_mut().zip(sums).for_each(|(x, &sum)| *x = sum as f32);
+    vectorized(|| numbers.iter_mut().zip(sums).for_each(|(x, &sum)| *x = sum as f32));
 }
 
 fn channel_affine(affine: &[Option<Vec<f32>>; 2]) -> ChannelAffine<'_, f32> {
