@@ -2,7 +2,6 @@
 //! layout, with the same bits.
 
 use qnn_kernels::packed::{Encoding, Layout};
-use qnn_kernels::vectorized;
 
 /// Packs codes that a quantizer has made.
 pub(crate) fn pack(layout: Layout, codes: &mut [f32], packed: &mut [u8]) {
@@ -20,26 +19,35 @@ pub(crate) fn pack(layout: Layout, codes: &mut [f32], packed: &mut [u8]) {
 
 /// The codes of whole pixels.
 pub(crate) fn unpack(layout: Layout, packed: &[u8], codes: &mut [f32]) {
-    let [clear, set] = match layout.encoding() {
-        Encoding::Sign => [1.0, -1.0],
-        Encoding::Unsigned { bits: 1 } => [0.0, 1.0],
+    let table = match layout.encoding() {
+        Encoding::Sign => &SIGNS,
+        Encoding::Unsigned { bits: 1 } => &UNITS,
         _ => return layout.unpack(packed, codes).expect("both are whole pixels"),
     };
-    let spread = |codes: &mut [f32], byte: u8| {
-        let bits = codes.iter_mut().enumerate();
-        bits.for_each(|(i, code)| *code = if byte >> i & 1 == 1 { set } else { clear });
-    };
     let pixels = codes.chunks_exact_mut(layout.channels()).zip(packed.chunks_exact(layout.pixel_bytes()));
-    vectorized(|| {
-        for (codes, packed) in pixels {
-            // Eight at a time: a number that the compiler knows.
-            let (eights, rest) = codes.as_chunks_mut::<8>();
-            eights.iter_mut().zip(packed).for_each(|(codes, &byte)| spread(codes, byte));
-            if !rest.is_empty() {
-                spread(rest, packed[eights.len()]);
-            }
+    for (codes, packed) in pixels {
+        let (eights, rest) = codes.as_chunks_mut::<8>();
+        eights.iter_mut().zip(packed).for_each(|(codes, &byte)| *codes = table[usize::from(byte)]);
+        if !rest.is_empty() {
+            rest.copy_from_slice(&table[usize::from(packed[eights.len()])][..rest.len()]);
         }
-    });
+    }
+}
+
+/// The eight codes of every byte of a plane.
+static SIGNS: [[f32; 8]; 256] = spread(1.0, -1.0);
+static UNITS: [[f32; 8]; 256] = spread(0.0, 1.0);
+
+const fn spread(clear: f32, set: f32) -> [[f32; 8]; 256] {
+    let mut table = [[clear; 8]; 256];
+    let mut i = 0;
+    while i < 256 * 8 {
+        if i / 8 >> (i % 8) & 1 == 1 {
+            table[i / 8][i % 8] = set;
+        }
+        i += 1;
+    }
+    table
 }
 
 #[cfg(test)]
