@@ -42,7 +42,7 @@ const fn spread(clear: f32, set: f32) -> [[f32; 8]; 256] {
     let mut table = [[clear; 8]; 256];
     let mut i = 0;
     while i < 256 * 8 {
-        if i / 8 >> (i % 8) & 1 == 1 {
+        if ((i / 8) >> (i % 8)) & 1 == 1 {
             table[i / 8][i % 8] = set;
         }
         i += 1;
