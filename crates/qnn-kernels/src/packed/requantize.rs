@@ -77,7 +77,7 @@ pub struct FixedPoint {
 }
 
 impl FixedPoint {
-    /// The nearest multiplier and shift for the scale of each output channel. A scale below 2⁻³² makes every accumulator zero.
+    /// The nearest multiplier and shift for the scale of each output channel. A scale that rounds to less than 2⁻³² makes every accumulator zero.
     ///
     /// # Errors
     ///
@@ -150,13 +150,12 @@ fn multiplier(scale: f64) -> Option<(i32, i32)> {
     }
     // Positive and finite: the exponent's bits give scale = fraction · 2^exponent with 0.5 ≤ fraction < 1, but for subnormal numbers.
     let exponent = (scale.to_bits() >> 52) as i32 - 1022;
-    if exponent < -31 {
-        return Some((0, 0));
-    }
     let fraction = f64::from_bits(scale.to_bits() & !(0x7ff << 52) | 1022 << 52);
     let rounded = (fraction * f64::from(1_u32 << 31)).round() as i64;
     // A fraction that rounds to 1 is one half of the next power.
-    Some(if rounded == 1 << 31 { (1 << 30, exponent + 1) } else { (rounded as i32, exponent) })
+    let (multiplier, exponent) =
+        if rounded == 1 << 31 { (1 << 30, exponent + 1) } else { (rounded as i32, exponent) };
+    Some(if exponent < -31 { (0, 0) } else { (multiplier, exponent) })
 }
 
 #[inline(always)]
@@ -379,6 +378,14 @@ mod tests {
         fn fixed_point_is_the_published_computation(acc in any_acc(), scale in any_scale(), range in any_range()) {
             let fixed = FixedPoint::new(&[scale], range).unwrap();
             prop_assert_eq!(fixed.code(acc, 0), plain_fixed(acc, scale, range));
+        }
+
+        #[test]
+        fn the_least_scales_round_before_they_vanish(acc in any_acc(), range in any_range()) {
+            for scale in [1.0 - f64::EPSILON, 1.0, 0.5, 1.5].map(|fraction| fraction * 2_f64.powi(-32)) {
+                let fixed = FixedPoint::new(&[scale], range).unwrap();
+                prop_assert_eq!(fixed.code(acc, 0), plain_fixed(acc, scale, range), "{}", scale);
+            }
         }
 
         #[test]
