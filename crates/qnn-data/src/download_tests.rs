@@ -117,7 +117,7 @@ fn a_short_but_well_formed_answer_is_not_the_end() {
 #[test]
 fn a_server_without_ranges_sends_everything_again() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("numbers.bin.part"), "XXXXX").unwrap();
+    fs::write(folder.path().join("numbers.bin.part"), "stale").unwrap();
     let server = Server::start(vec![whole()]);
     let (outcome, files) = run(&server, folder.path());
     outcome.unwrap();
