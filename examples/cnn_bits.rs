@@ -13,7 +13,6 @@
 use std::process::ExitCode;
 
 use qnn::prelude::*;
-use qnn::quant::{EvenLevels, ModifiedTanh};
 
 /// Name, steepness of the tanh (none for a hard one), and accuracies at 1 to 4 bits.
 type Row = ([&'static str; 4], Option<f32>, [f64; 4]);
@@ -69,18 +68,7 @@ fn recipe() -> Recipe {
 }
 
 fn quantized(bits: u32, steepness: Option<f32>) -> Scheme {
-    let levels = || EvenLevels::of_bits(bits, 1.0).expect("1 to 4 bits");
-    let pair = match steepness {
-        None => Pair::published(levels()),
-        Some(k) => Pair::new(levels(), ModifiedTanh::new(k)),
-    };
-    let constraint = Some(Constraint::Clip { limit: 1.0 });
-    Scheme {
-        kernel: Some(pair.clone()),
-        activation: Activation::Quantized(pair),
-        constraint,
-        ..Scheme::default()
-    }
+    Scheme::even_levels(bits, steepness).expect("1 to 4 bits")
 }
 
 fn net(width: usize, scheme: Scheme) -> BnnCnnConfig {

@@ -14,7 +14,7 @@
 use std::process::ExitCode;
 
 use qnn::prelude::*;
-use qnn::quant::{EvenLevels, ModifiedTanh, Sign};
+use qnn::quant::Sign;
 
 /// Published accuracies at 1 to 4 bits.
 const HARD_TANH: [f64; 4] = [97.70, 97.64, 98.33, 97.78];
@@ -71,20 +71,8 @@ fn recipe() -> Recipe {
     }
 }
 
-/// Weights and activations at these bits; with the derivative of a hard tanh, or of a modified one.
 fn quantized(bits: u32, steepness: Option<f32>) -> Scheme {
-    let levels = || EvenLevels::of_bits(bits, 1.0).expect("1 to 4 bits");
-    let pair = match steepness {
-        None => Pair::published(levels()),
-        Some(k) => Pair::new(levels(), ModifiedTanh::new(k)),
-    };
-    let constraint = Some(Constraint::Clip { limit: 1.0 });
-    Scheme {
-        kernel: Some(pair.clone()),
-        activation: Activation::Quantized(pair),
-        constraint,
-        ..Scheme::default()
-    }
+    Scheme::even_levels(bits, steepness).expect("1 to 4 bits")
 }
 
 fn full_precision() -> Scheme {

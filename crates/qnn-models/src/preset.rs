@@ -1,8 +1,8 @@
 use qnn_layers::Constraint;
 use qnn_quant::{
-    Affine, ConstantScaledSign, DorefaActivations, DorefaWeights, ErrorDecay, FixedPoint, Granularity,
-    HysteresisSign, Inq, Lsq, Pact, Pair, QuantizedRelu, Quantizer, ScaledSign, Sign, Ternary,
-    TrainedTernary,
+    Affine, ConstantScaledSign, DorefaActivations, DorefaWeights, ErrorDecay, EvenLevels, FixedPoint,
+    Granularity, HysteresisSign, Inq, Lsq, ModifiedTanh, Pact, Pair, QuantizedRelu, Quantizer, ScaledSign,
+    Sign, Ternary, TrainedTernary,
 };
 
 use crate::{Activation, Error, Result, Scheme};
@@ -123,6 +123,35 @@ impl Scheme {
 
     fn with_inputs(self, map: impl Quantizer + 'static) -> Self {
         Self { input: Some(Pair::published(map)), ..self }
+    }
+
+    /// Weights and activations at `2^bits` evenly spaced levels in [−1, 1], latent weights clipped to them.
+    ///
+    /// The gradient is the derivative of a hard tanh, as [`EvenLevels`] was published with; with a `steepness`, that
+    /// of the tanh steps of [`ModifiedTanh`].
+    ///
+    /// ```
+    /// use qnn_models::Scheme;
+    /// let scheme = Scheme::even_levels(2, Some(4.0))?;
+    /// assert_eq!(scheme.kernel.unwrap().gradient.name(), "modified-tanh");
+    /// # Ok::<(), qnn_models::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Quantizer`] for bits that [`EvenLevels::of_bits`] refuses.
+    pub fn even_levels(bits: u32, steepness: Option<f32>) -> Result<Self> {
+        let levels = EvenLevels::of_bits(bits, 1.0)?;
+        let pair = match steepness {
+            None => Pair::published(levels),
+            Some(k) => Pair::new(levels, ModifiedTanh::new(k)),
+        };
+        Ok(Self {
+            kernel: Some(pair.clone()),
+            constraint: Some(Constraint::Clip { limit: 1.0 }),
+            activation: Activation::Quantized(pair),
+            ..fp()
+        })
     }
 
     fn activated(self, map: impl Quantizer + 'static) -> Self {
