@@ -1,10 +1,10 @@
 //! How often which numbers occur, in bins that grow with the range.
 
 use ndarray::ArrayViewD;
+use qnn_math::ln;
 use rayon::prelude::*;
 
 use crate::elementwise::row_major;
-use crate::math::ln;
 use crate::{Affine, Range};
 
 /// Bin `i` counts the elements of `[(first + i) w, (first + i + 1) w)`, with a width `w = 2^exponent`.

@@ -88,7 +88,6 @@ mod histogram;
 mod inq_partition;
 mod levels;
 mod maps;
-mod math;
 mod moment;
 mod pair;
 mod quantizer;

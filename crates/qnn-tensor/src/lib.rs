@@ -34,7 +34,6 @@
 //! - Once its shapes have been seen, a training step takes every large buffer from the [`pool`].
 
 pub mod gradcheck;
-pub mod math;
 pub mod ops;
 pub mod parallel;
 pub mod pool;
@@ -51,6 +50,7 @@ pub use error::ShapeError;
 pub use gradcheck::gradcheck;
 pub use ndarray;
 pub use qnn_kernels::Padding;
+pub use qnn_math as math;
 pub use scalar::Scalar;
 pub use tape::{Gradients, Tape, Var};
 pub use tensor::Tensor;

@@ -1,7 +1,7 @@
 use ndarray::{ArrayViewD, ArrayViewMutD};
+use qnn_math::sech2;
 
 use crate::maps::greatest_tanh;
-use crate::math::sech2;
 use crate::{Estimator, Grid, Result, elementwise};
 
 /// The derivative of DoReFa-Net's squashing of weights, `tanh(w) / max |tanh w|`, with the maximum held constant.

@@ -1,4 +1,5 @@
-use crate::math::{exp, sech2};
+use qnn_math::{exp, sech2};
+
 use crate::{Error, Levels, Result, Slope};
 
 /// IR-Net's error decay estimator: at the start of training nearly the identity, at its end nearly the sign's own derivative.

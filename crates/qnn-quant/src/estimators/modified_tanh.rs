@@ -1,6 +1,6 @@
 use ndarray::{ArrayViewD, ArrayViewMutD};
+use qnn_math::sech2;
 
-use crate::math::sech2;
 use crate::rounding::round_half_even;
 use crate::{Estimator, Grid, Result, elementwise};
 

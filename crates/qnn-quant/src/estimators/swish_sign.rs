@@ -1,4 +1,5 @@
-use crate::math::{exp, tanh};
+use qnn_math::{exp, tanh};
+
 use crate::{Levels, Slope};
 
 /// The derivative of the SignSwish function, a sign that overshoots: near its ends the slope is negative.

@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
+use qnn_math::tanh;
 
 use super::sign::signs_into;
 use crate::elementwise::{Form, quantize_into};
-use crate::math::tanh;
 use crate::rounding::{clip, round_half_even};
 use crate::{
     Alphabet, DorefaTanh, Estimator, Granularity, Grid, Quantizer, Result, ScaledSign, StraightThrough,

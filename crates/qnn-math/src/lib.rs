@@ -61,6 +61,18 @@ pub fn tanh(x: f64) -> f64 {
     d / (d + 2.0)
 }
 
+/// `1 − tanh²x`, the derivative of tanh, without the cancellation that squaring a tanh near 1 would
+/// bring.
+///
+/// ```text
+/// 1 − tanh²x = 4 e⁻²ᵃ / (1 + e⁻²ᵃ)²,   a = |x|
+/// ```
+#[inline(always)]
+pub fn sech2(x: f64) -> f64 {
+    let e = exp(-2.0 * x.abs());
+    4.0 * e / ((1.0 + e) * (1.0 + e))
+}
+
 /// `1 / (1 + e⁻ˣ)`.
 #[inline(always)]
 pub fn sigmoid(x: f64) -> f64 {
@@ -74,10 +86,10 @@ pub fn sigmoid(x: f64) -> f64 {
 /// ```
 ///
 /// The bounds are odd powers of √2, which no number is. Subnormal numbers give zero, infinities and
-/// NaN themselves. Source: Courbariaux et al. 2016, arXiv:1602.02830, section 1.3.
+/// NaN themselves. Source: Courbariaux et al. 2016, arXiv:1602.02830.
 ///
 /// ```
-/// use qnn_tensor::math::ap2;
+/// use qnn_math::ap2;
 /// assert_eq!([0.7, -0.71, 3.0, -1000.0, 0.0].map(ap2), [0.5, -1.0, 4.0, -1024.0, 0.0]);
 /// ```
 #[inline(always)]
@@ -159,6 +171,11 @@ mod tests {
             let small = x * 1e-3;
             check("exp", small, exp(small), small.exp());
             check("tanh", small, tanh(small), small.tanh());
+            for x in [x, small, x * 1e-9] {
+                if x.abs() < 300.0 {
+                    check("sech2", x, sech2(x), 1.0 / (x.cosh() * x.cosh()));
+                }
+            }
         }
         for exponent in -300..300 {
             let x = 1.7 * 10_f64.powi(exponent);
@@ -197,7 +214,8 @@ mod tests {
         assert_eq!((exp(-710.0), exp(-1e300), exp(1e300)), (0.0, 0.0, f64::INFINITY));
         assert_eq!((ln(1.0), ln(0.0), ln(f64::INFINITY)), (0.0, f64::NEG_INFINITY, f64::INFINITY));
         assert!(exp(f64::NAN).is_nan() && ln(f64::NAN).is_nan() && tanh(f64::NAN).is_nan());
-        assert!(ln(-1.0).is_nan());
+        assert!(ln(-1.0).is_nan() && sech2(f64::NAN).is_nan());
+        assert_eq!((sech2(0.0), sech2(f64::INFINITY), sech2(f64::NEG_INFINITY)), (1.0, 0.0, 0.0));
         assert_eq!((sigmoid(0.0), sigmoid(-1e4), sigmoid(1e4)), (0.5, 0.0, 1.0));
     }
 }
