@@ -18,7 +18,7 @@ pub struct Preset {
 
 type Make = fn() -> Result<Scheme>;
 
-const PRESETS: [(Preset, Make); 27] = [
+const PRESETS: [(Preset, Make); 29] = [
     (preset("fp", "full precision"), || Ok(Scheme::default())),
     (preset("bc", "BinaryConnect: weights ±1"), || Ok(clipped(Sign))),
     (preset("bc-1.1", "BinaryConnect with weights ±0.1"), || constant(0.1)),
@@ -62,6 +62,12 @@ const PRESETS: [(Preset, Make); 27] = [
     }),
     (preset("fixed8", "8-bit fixed-point weights and activations"), || {
         Ok(clipped(FixedPoint::new(8)?).activated(QuantizedRelu::new(8)?))
+    }),
+    (preset("dorefa-1-2", "DoReFa: 1-bit weights, 2-bit activations"), || {
+        Ok(dorefa_weights()?.activated(DorefaActivations::new(2)?))
+    }),
+    (preset("dorefa-2-2", "DoReFa: 2-bit weights and activations"), || {
+        Ok(weights(DorefaWeights::new(2)?).activated(DorefaActivations::new(2)?))
     }),
     (preset("dorefa-124", "DoReFa-Net with 1-bit weights, 2-bit activations, 4-bit gradients"), || {
         let scheme = dorefa_weights()?.activated(DorefaActivations::new(2)?);

@@ -1,3 +1,4 @@
+use qnn_models::Scheme;
 use qnn_quant::registry;
 
 use super::Experiment;
@@ -16,6 +17,14 @@ pub(super) fn list(experiment: &Experiment) -> String {
     }
     let datasets: Vec<String> = experiment.datasets.iter().map(ToString::to_string).collect();
     text + &format!("Data sets: {}\n", datasets.join(", "))
+}
+
+/// What `--preset` takes, as `--list` and `--help` show it.
+pub(super) fn presets() -> String {
+    let presets: Vec<_> = Scheme::presets().collect();
+    let width = presets.iter().map(|preset| preset.name.len()).max().unwrap_or(0);
+    let line = |preset: &qnn_models::Preset| format!("  {:<width$}  {}\n", preset.name, preset.about);
+    "Presets:\n".to_owned() + &presets.iter().map(line).collect::<String>()
 }
 
 /// What `--quantizer` and `--estimator` take, as `--help` shows it.

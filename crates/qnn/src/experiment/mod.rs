@@ -116,7 +116,7 @@ impl Experiment {
         assert!(!self.variants.is_empty(), "the experiment {:?} needs a variant", self.name);
         if options.list {
             // Whoever reads the other end of a pipe may have seen enough.
-            let _ = write!(std::io::stdout(), "{}", list::list(self));
+            let _ = write!(std::io::stdout(), "{}{}", list::list(self), list::presets());
             return Ok(None);
         }
         run::run(self, options, stop).map(Some)
@@ -124,7 +124,7 @@ impl Experiment {
 
     fn parse(&self) -> Options {
         let command = Options::command().name(self.name).about(self.about).long_about(None);
-        let command = command.after_help(list::list(self) + &list::quantizers());
+        let command = command.after_help(list::list(self) + &list::presets() + &list::quantizers());
         let matches = command.get_matches();
         Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }

@@ -38,7 +38,11 @@ pub struct Options {
     #[arg(long, value_name = "NAME", help_heading = "Network")]
     pub variant: Option<String>,
 
-    /// List variants and published figures, and exit
+    /// Quantize the variant's network in another way: any preset of the library; --list shows them
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    pub preset: Option<String>,
+
+    /// List variants, published figures and presets, and exit
     #[arg(long, help_heading = "Network")]
     pub list: bool,
 

@@ -8,8 +8,9 @@ use qnn_train::{Recipe, Schedule};
 use super::{Design, Error, Experiment, Options, Variant};
 
 /// What the options mean for an experiment: everything settled before training starts.
-pub(super) struct Plan<'e> {
-    pub(super) variant: &'e Variant,
+pub(super) struct Plan {
+    /// The variant, or the preset that took the place of its scheme.
+    pub(super) name: String,
     pub(super) design: Box<dyn Design>,
     pub(super) dataset: Dataset,
     pub(super) notice: Option<String>,
@@ -23,8 +24,8 @@ pub(super) struct Plan<'e> {
     pub(super) warnings: Vec<String>,
 }
 
-impl<'e> Plan<'e> {
-    pub(super) fn new(experiment: &'e Experiment, options: &Options) -> Result<Self, Error> {
+impl Plan {
+    pub(super) fn new(experiment: &Experiment, options: &Options) -> Result<Self, Error> {
         let variant = choose_variant(experiment, options)?;
         let mut design = variant.design.boxed();
         change_design(design.as_mut(), options)?;
@@ -46,19 +47,20 @@ impl<'e> Plan<'e> {
         // A figure published for other data or another network is no measure of this run.
         let comparable = !embedded && name == published_on && !changes_network(options);
         let published = variant.published_for(design.depth()).filter(|_| comparable);
-        let default_out = || PathBuf::from("runs").join(experiment.name).join(variant.name);
+        let run = options.preset.clone().unwrap_or_else(|| variant.name.to_owned());
+        let default_out = || PathBuf::from("runs").join(experiment.name).join(&run);
         let out = options.out.clone().unwrap_or_else(default_out);
         let label = label(experiment, variant, design.as_ref(), &dataset, options);
         let warnings = design.scheme_mut().diagnostics().iter().map(ToString::to_string).collect();
         let notice = loaded.notice;
-        Ok(Self { variant, design, dataset, notice, recipe, augment, published, out, label, warnings })
+        Ok(Self { name: run, design, dataset, notice, recipe, augment, published, out, label, warnings })
     }
 }
 
 /// Whether the network is another one than the variant's.
 fn changes_network(options: &Options) -> bool {
-    let Options { quantizer, estimator, first_fp, last_fp, .. } = options;
-    quantizer.is_some() || estimator.is_some() || first_fp.is_some() || last_fp.is_some()
+    let Options { preset, quantizer, estimator, first_fp, last_fp, .. } = options;
+    preset.is_some() || quantizer.is_some() || estimator.is_some() || first_fp.is_some() || last_fp.is_some()
 }
 
 fn label(
@@ -75,6 +77,7 @@ fn label(
         }
     };
     add("depth", design.depth().map(|depth| depth.to_string()));
+    add("preset", options.preset.clone());
     add("quantizer", options.quantizer.clone());
     add("bits", options.bits.map(|bits| bits.to_string()));
     add("scale", options.scale.map(|scale| scale.to_string()));
@@ -111,6 +114,9 @@ fn change_design(design: &mut dyn Design, options: &Options) -> Result<(), Error
         return Err(Error::flag("--depth", "this network has but one depth"));
     }
     let scheme = design.scheme_mut();
+    if let Some(name) = &options.preset {
+        *scheme = Scheme::preset(name).map_err(|error| Error::flag("--preset", error.to_string()))?;
+    }
     scheme.first_full_precision = options.first_fp.or(scheme.first_full_precision);
     scheme.last_full_precision = options.last_fp.or(scheme.last_full_precision);
     change_quantizer(scheme, options)

@@ -70,7 +70,7 @@ fn check_instruction_set() -> Result<(), Error> {
 /// One training with one seed.
 struct Run<'e> {
     experiment: &'e Experiment,
-    plan: &'e Plan<'e>,
+    plan: &'e Plan,
     options: &'e Options,
     recipe: Recipe,
     out: PathBuf,
@@ -104,7 +104,7 @@ impl Run<'_> {
     }
 
     fn fit_options(&self, stop: &Stop) -> FitOptions {
-        let (experiment, variant) = (self.experiment.name, self.plan.variant.name);
+        let (experiment, variant) = (self.experiment.name, self.plan.name.as_str());
         let title = format!("{experiment} {variant} on {}", self.plan.dataset.name);
         let metadata = [("experiment", experiment), ("variant", variant)];
         FitOptions {
@@ -163,7 +163,7 @@ impl Run<'_> {
         format!(
             "{notice}{} {}: {} parameters, {} training and {} test images of {}, {} threads",
             self.experiment.name,
-            self.plan.variant.name,
+            self.plan.name,
             parameter_count(model, Count::All),
             dataset.train.len(),
             dataset.test.len(),
@@ -177,7 +177,7 @@ impl Run<'_> {
         let seconds: f64 = outcome.history.iter().map(|epoch| epoch.seconds).sum();
         RunResult {
             experiment: self.experiment.name.to_owned(),
-            variant: self.plan.variant.name.to_owned(),
+            variant: self.plan.name.clone(),
             dataset: self.plan.dataset.name.clone(),
             published: self.plan.published,
             epochs: outcome.history.len(),

@@ -6,9 +6,10 @@ use crate::example::{SMALL, command, run, run_well, said};
 
 /// An example, its flags, the exit code, and what the message must name: 2 where the command line
 /// itself is at fault, 1 where a value turns out to be impossible or a file is missing.
-const REFUSED: [(&str, &str, i32, &str); 32] = [
+const REFUSED: [(&str, &str, i32, &str); 33] = [
     ("resnet20_bc", "--nonsense", 2, "--nonsense"),
     ("resnet20_bc", "--variant nonsense", 2, "--variant"),
+    ("resnet20_bc", "--preset nonsense", 2, "known are fp, bc,"),
     ("resnet20_bc", "--depth 9", 1, "6n + 2"),
     ("lenet5_mnist", "--depth 8", 2, "--depth"),
     ("resnet20_bc", "--bits 3", 2, "--bits"),
@@ -75,6 +76,7 @@ fn a_run_is_resumed_with_its_own_settings_only() {
         ("--epochs 1 --seed 1", "seed is 0 there and 1 here"),
         ("--epochs 1 --optimizer adam", "optimizer"),
         ("--epochs 1 --variant bc", "experiment"),
+        ("--epochs 1 --preset xnor", "experiment"),
         ("--epochs 1 --first-fp false", "experiment"),
         ("--epochs 1 --estimator identity", "experiment"),
         ("--epochs 1 --no-augment", "augment"),
