@@ -151,7 +151,8 @@ impl Uneven {
     }
 
     fn nearest(&self, x: f64) -> Option<Step> {
-        let above = self.steps.partition_point(|step| step.threshold < x).min(self.steps.len().checked_sub(1)?);
+        let above =
+            self.steps.partition_point(|step| step.threshold < x).min(self.steps.len().checked_sub(1)?);
         Some(nearer(x, self.steps[above.saturating_sub(1)], self.steps[above]))
     }
 }
