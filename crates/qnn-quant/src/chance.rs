@@ -47,7 +47,7 @@ pub(crate) fn map_into<P: Sync>(
                 vectorised(
                     #[inline(always)]
                     || {
-                        let outputs = batch.iter_mut().zip(inputs);
+                        let outputs = batch.iter_mut().zip(inputs.clone());
                         outputs.for_each(|(out, (&x, bytes))| {
                             *out = f(x, u32::from_le_bytes(*bytes), parameter)
                         });

@@ -3,10 +3,15 @@
 //! Arrays in standard (row-major) layout are read and written as slices, in parallel over pieces of constant size, with
 //! the closure inlined into the innermost loop. Every other layout goes through a row-major copy, with the same result.
 //! Nothing here depends on the number of threads.
+//!
+//! The loops are plain Rust, compiled once more for the widest vectors that the processor has, without fused operations: so the bits
+//! are the same everywhere. Closures and all that they call should be `#[inline(always)]`: what is left as a call is compiled for
+//! any processor.
 
 use std::borrow::Cow;
 
 use ndarray::{ArrayViewD, ArrayViewMutD, Axis, Zip};
+use qnn_kernels::Vectorize;
 use rayon::prelude::*;
 
 use crate::grid::Spacing;
@@ -244,13 +249,21 @@ pub(crate) fn same_shape(what: &'static str, expected: &[usize], found: &[usize]
     Err(Error::Shape { what, expected: expected.to_vec(), found: found.to_vec() })
 }
 
-/// Runs a loop compiled for the widest vectors that the processor has.
-///
-/// The loop is the same Rust for all of them, without fused operations, so the bits are the same too. All that it calls has to
-/// be inlined: what is left as a call is compiled for any processor.
-#[inline(always)]
-pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+/// Runs a loop compiled for the widest vectors that the processor has. The closure has to be `#[inline(always)]`.
+pub(crate) fn vectorised(work: impl FnMut()) {
+    qnn_kernels::vectorized(Inlined(work));
+}
+
+/// A closure that is never called through the adapter from `FnMut` to `FnOnce`, which would be a function of its own.
+struct Inlined<F>(F);
+
+impl<F: FnMut()> Vectorize for Inlined<F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self) {
+        (self.0)();
+    }
 }
 
 // The innermost loops. They are functions so that the compiler knows that the output overlaps nothing else.

@@ -77,7 +77,15 @@ impl<S: Slope> Estimator for S {
         dx: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let levels = levels(grid, x.len());
-        elementwise::zip_into(x, dy, grid.groups(), &levels, dx, |x, dy, levels| dy * self.slope(x, levels))
+        elementwise::zip_into(
+            x,
+            dy,
+            grid.groups(),
+            &levels,
+            dx,
+            #[inline(always)]
+            |x, dy, levels| dy * self.slope(x, levels),
+        )
     }
 }
 

@@ -34,7 +34,7 @@ impl Scale {
     }
 
     /// The value of a code that is stored in f32.
-    #[inline]
+    #[inline(always)]
     pub fn value(self, code: f32) -> f32 {
         if self.denominator == 1 {
             // The exact product has at most 48 digits: in f64 and back, it would round to the same.

@@ -2,14 +2,14 @@
 ///
 /// Adding `1.5 · 2^52` leaves no room for a fraction, so the addition itself rounds; unlike a call of
 /// `round_ties_even` this is vectorised for every instruction set.
-#[inline]
+#[inline(always)]
 pub(crate) fn round_half_even(x: f64) -> f64 {
     const SHIFT: f64 = 1.5 * (1_u64 << 52) as f64;
     (x + SHIFT) - SHIFT
 }
 
 /// Into [low, high]; NaN stays NaN. Unlike `clamp` it asks nothing of the ends, which keeps a panic out of inner loops.
-#[inline]
+#[inline(always)]
 pub(crate) fn clip(x: f64, low: f64, high: f64) -> f64 {
     let x = if x < low { low } else { x };
     if x > high { high } else { x }

@@ -70,7 +70,7 @@ pub fn min_max(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<(f32, f32)>
 
 /// Integers in the order of the floats, `-0.0` below `0.0`, negative NaN at the bottom and positive NaN at the top. Their
 /// maxima vectorise, which those of floats do not.
-#[inline]
+#[inline(always)]
 fn ordered(x: f32) -> i32 {
     let bits = x.to_bits() as i32;
     bits ^ (((bits >> 31) as u32) >> 1) as i32
@@ -85,7 +85,7 @@ struct Ends {
 }
 
 impl Ends {
-    #[inline]
+    #[inline(always)]
     fn with(self, x: i32) -> Self {
         Ends { least: self.least.min(x), greatest: self.greatest.max(x), any: self.any }
     }

@@ -30,7 +30,7 @@ impl Slope for ApproxSign {
         "approx-sign"
     }
 
-    #[inline]
+    #[inline(always)]
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         if x.abs() <= 1.0 { 2.0 - 2.0 * x.abs() } else { 0.0 }
     }

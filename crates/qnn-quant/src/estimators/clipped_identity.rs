@@ -40,7 +40,7 @@ impl Slope for ClippedIdentity {
         "clipped-identity"
     }
 
-    #[inline]
+    #[inline(always)]
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         if x.abs() <= self.c { 1.0 } else { 0.0 }
     }

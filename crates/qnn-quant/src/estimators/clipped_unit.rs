@@ -28,7 +28,7 @@ impl Slope for ClippedUnit {
         "clipped-unit"
     }
 
-    #[inline]
+    #[inline(always)]
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         if (0.0..=1.0).contains(&x) { 1.0 } else { 0.0 }
     }

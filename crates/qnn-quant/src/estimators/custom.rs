@@ -34,7 +34,7 @@ impl<F: Fn(f32) -> f32 + Send + Sync> Slope for Custom<F> {
         self.name
     }
 
-    #[inline]
+    #[inline(always)]
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         (self.f)(x)
     }

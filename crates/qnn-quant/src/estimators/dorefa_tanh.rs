@@ -43,11 +43,19 @@ impl Estimator for DorefaTanh {
         dx: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let maxima = greatest_tanh(x.view(), grid.groups())?;
-        elementwise::zip_into(x, dy, grid.groups(), &maxima, dx, |x, dy, &max| dy * slope(x, max))
+        elementwise::zip_into(
+            x,
+            dy,
+            grid.groups(),
+            &maxima,
+            dx,
+            #[inline(always)]
+            move |x, dy, &max| dy * slope(x, max),
+        )
     }
 }
 
-#[inline]
+#[inline(always)]
 fn slope(x: f32, max: f64) -> f32 {
     let slope = (sech2(x.into()) / max) as f32;
     // Not `min`, which would hide a NaN.

@@ -63,7 +63,7 @@ impl Slope for ErrorDecay {
         "error-decay"
     }
 
-    #[inline]
+    #[inline(always)]
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         let (t, k) = (f64::from(self.t), f64::from(self.k));
         (k * t * sech2(t * f64::from(x))) as f32

@@ -38,7 +38,7 @@ impl Slope for LeakyClipped {
         "leaky-clipped"
     }
 
-    #[inline]
+    #[inline(always)]
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         let slope = if x.abs() <= self.c { 1.0 } else { self.leak };
         if x.is_nan() { 0.0 } else { slope }

@@ -29,7 +29,7 @@ impl Slope for MagnitudeAwareGradient {
         "magnitude-aware-sign"
     }
 
-    #[inline]
+    #[inline(always)]
     fn slope(&self, x: f32, levels: &Levels) -> f32 {
         let slope = if x.abs() <= 1.0 { levels.highest * (2.0 - 2.0 * x.abs()) } else { 0.0 };
         // Not `min`, which would hide a NaN.

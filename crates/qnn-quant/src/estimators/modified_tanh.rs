@@ -1,8 +1,9 @@
 use ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_math::sech2;
 
-use crate::rounding::round_half_even;
-use crate::{Estimator, Grid, Result, elementwise};
+use crate::elementwise::zip_into;
+use crate::rounding::{clip, round_half_even};
+use crate::{Estimator, Grid, Result};
 
 /// The derivative of a staircase of tanh steps, one at each threshold: steep where a code changes, flat between.
 ///
@@ -49,74 +50,118 @@ impl ModifiedTanh {
         ModifiedTanh { k, periodic: true }
     }
 
-    /// The slope at a distance from a threshold.
-    #[inline]
-    fn step(&self, distance: f64, width: f64) -> f64 {
-        let k = f64::from(self.k);
+    /// The step between two levels.
+    fn between(&self, threshold: f64, below: f64, above: f64) -> Step {
+        let width = above - below;
         // Levels that coincide have an infinitely steep step: finite here, so that 0 · ∞ is no NaN.
-        let steepness = if width == 0.0 { f64::MAX } else { 2.0 * k / width };
-        k * sech2(steepness * distance)
+        let steepness = if width == 0.0 { f64::MAX } else { 2.0 * f64::from(self.k) / width };
+        Step { threshold, steepness }
     }
 
-    #[inline]
-    fn even(&self, x: f64, levels: &Even) -> f32 {
-        let Even { lowest, highest, width, last } = *levels;
-        let per_width = if width == 0.0 { 0.0 } else { width.recip() };
-        let index = round_half_even((x - lowest) * per_width - 0.5);
-        let index = if self.periodic { index } else { index.clamp(0.0, last) };
-        let slope = self.step(x - (lowest + (index + 0.5) * width), width);
-        let outside = (x < lowest || x > highest) && last > 0.0 && !self.periodic;
-        if outside || x.is_infinite() { 0.0 } else { slope as f32 }
+    /// Where the slope is not 0, of steps between these levels. Infinite elements are always outside.
+    fn window(&self, levels: [f64; 2], steps: usize) -> [f64; 2] {
+        let everywhere = [f64::MIN, f64::MAX];
+        if steps <= 1 || self.periodic {
+            return everywhere;
+        }
+        [levels[0].max(f64::MIN), levels[1].min(f64::MAX)]
     }
 
-    fn uneven(&self, x: f64, steps: &[Step]) -> f32 {
-        let (Some(first), Some(last)) = (steps.first(), steps.last()) else { return 0.0 };
-        let above = steps.partition_point(|step| step.threshold < x).min(steps.len() - 1);
-        let nearest = match above.checked_sub(1).map(|below| &steps[below]) {
-            Some(below) if x - below.threshold < steps[above].threshold - x => below,
-            _ => &steps[above],
+    fn even(&self, grid: &Grid, group: usize) -> Even {
+        let (levels, steps) = match grid.count() {
+            0 => ([-1.0, 1.0], 1),
+            count => {
+                let levels = grid.levels(group, 0);
+                ([levels.lowest.into(), levels.highest.into()], (count - 1).max(1))
+            }
         };
-        let outside = (x < first.below || x > last.above) && steps.len() > 1 && !self.periodic;
-        let slope = self.step(x - nearest.threshold, nearest.above - nearest.below);
-        if outside || x.is_infinite() { 0.0 } else { slope as f32 }
+        let [lowest, highest] = levels;
+        let width = (highest - lowest) / steps as f64;
+        Even {
+            lowest,
+            width,
+            per_width: if width == 0.0 { 0.0 } else { width.recip() },
+            steepness: self.between(0.0, 0.0, width).steepness,
+            indices: if self.periodic { [f64::MIN, f64::MAX] } else { [0.0, (steps - 1) as f64] },
+            window: self.window(levels, steps),
+        }
+    }
+
+    fn uneven(&self, grid: &Grid, group: usize) -> Uneven {
+        let values: Vec<f64> = grid.values(group).map(f64::from).collect();
+        let thresholds = grid.thresholds(group).into_iter().map(f64::from);
+        let steps: Vec<Step> = thresholds
+            .zip(values.windows(2))
+            .map(|(threshold, levels)| self.between(threshold, levels[0], levels[1]))
+            .collect();
+        let ends = [values.first(), values.last()].map(|level| level.copied().unwrap_or(0.0));
+        Uneven { window: self.window(ends, steps.len()), steps }
+    }
+}
+
+/// One threshold, and `2k / d` there.
+#[derive(Clone, Copy)]
+struct Step {
+    threshold: f64,
+    steepness: f64,
+}
+
+impl Step {
+    #[inline(always)]
+    fn slope(&self, k: f64, x: f64, window: [f64; 2]) -> f32 {
+        let slope = (k * sech2(self.steepness * (x - self.threshold))) as f32;
+        if (x < window[0]) | (x > window[1]) { 0.0 } else { slope }
     }
 }
 
 /// Evenly spaced levels with thresholds midway.
 struct Even {
     lowest: f64,
-    highest: f64,
     width: f64,
-    /// The index of the last threshold.
-    last: f64,
+    per_width: f64,
+    steepness: f64,
+    /// The first and the last threshold, counted from 0.
+    indices: [f64; 2],
+    window: [f64; 2],
 }
 
 impl Even {
-    fn of(grid: &Grid, group: usize) -> Self {
-        match grid.count() {
-            0 => Even { lowest: -1.0, highest: 1.0, width: 2.0, last: 0.0 },
-            count => {
-                let levels = grid.levels(group, 0);
-                let (lowest, highest) = (f64::from(levels.lowest), f64::from(levels.highest));
-                let steps = (count - 1).max(1) as f64;
-                Even { lowest, highest, width: (highest - lowest) / steps, last: steps - 1.0 }
-            }
-        }
+    #[inline(always)]
+    fn nearest(&self, x: f64) -> Step {
+        let index = round_half_even((x - self.lowest) * self.per_width - 0.5);
+        let index = clip(index, self.indices[0], self.indices[1]);
+        Step { threshold: self.lowest + (index + 0.5) * self.width, steepness: self.steepness }
     }
 }
 
-/// One threshold and the levels beside it.
-struct Step {
-    threshold: f64,
-    below: f64,
-    above: f64,
+/// Steps anywhere, in increasing order.
+struct Uneven {
+    steps: Vec<Step>,
+    window: [f64; 2],
 }
 
-fn steps(grid: &Grid, group: usize) -> Vec<Step> {
-    let values: Vec<f64> = grid.values(group).map(f64::from).collect();
-    let pairs = values.windows(2).map(|pair| (pair[0], pair[1]));
-    let thresholds = grid.thresholds(group).into_iter().map(f64::from);
-    thresholds.zip(pairs).map(|(threshold, (below, above))| Step { threshold, below, above }).collect()
+impl Uneven {
+    /// All steps, where there are at most two: a choice that needs no search.
+    fn pair(&self) -> Option<([Step; 2], [f64; 2])> {
+        match self.steps[..] {
+            [only] => Some(([only; 2], self.window)),
+            [first, last] => Some(([first, last], self.window)),
+            _ => None,
+        }
+    }
+
+    fn nearest(&self, x: f64) -> Option<Step> {
+        let above =
+            self.steps.partition_point(|step| step.threshold < x).min(self.steps.len().checked_sub(1)?);
+        Some(nearer(x, self.steps[above.saturating_sub(1)], self.steps[above]))
+    }
+}
+
+#[inline(always)]
+fn nearer(x: f64, below: Step, above: Step) -> Step {
+    let is_below = x - below.threshold < above.threshold - x;
+    let of = |part: fn(&Step) -> f64| if is_below { part(&below) } else { part(&above) };
+    Step { threshold: of(|step| step.threshold), steepness: of(|step| step.steepness) }
 }
 
 impl Estimator for ModifiedTanh {
@@ -131,14 +176,35 @@ impl Estimator for ModifiedTanh {
         dy: ArrayViewD<'_, f32>,
         dx: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
-        let groups = grid.groups();
+        let (k, groups) = (f64::from(self.k), grid.groups());
         if grid.is_even() {
-            let levels: Vec<Even> = (0..groups.count()).map(|group| Even::of(grid, group)).collect();
-            return elementwise::zip_into(x, dy, groups, &levels, dx, |x, dy, levels| {
-                dy * self.even(x.into(), levels)
-            });
+            let levels: Vec<Even> = (0..groups.count()).map(|group| self.even(grid, group)).collect();
+            return zip_into(
+                x,
+                dy,
+                groups,
+                &levels,
+                dx,
+                #[inline(always)]
+                move |x, dy, levels| dy * levels.nearest(x.into()).slope(k, x.into(), levels.window),
+            );
         }
-        let levels: Vec<Vec<Step>> = (0..groups.count()).map(|group| steps(grid, group)).collect();
-        elementwise::zip_into(x, dy, groups, &levels, dx, |x, dy, steps| dy * self.uneven(x.into(), steps))
+        let levels: Vec<Uneven> = (0..groups.count()).map(|group| self.uneven(grid, group)).collect();
+        if let Some(pairs) = levels.iter().map(Uneven::pair).collect::<Option<Vec<_>>>() {
+            return zip_into(
+                x,
+                dy,
+                groups,
+                &pairs,
+                dx,
+                #[inline(always)]
+                move |x, dy, &([first, last], window)| {
+                    dy * nearer(x.into(), first, last).slope(k, x.into(), window)
+                },
+            );
+        }
+        zip_into(x, dy, groups, &levels, dx, |x, dy, levels| {
+            dy * levels.nearest(x.into()).map_or(0.0, |step| step.slope(k, x.into(), levels.window))
+        })
     }
 }

@@ -29,7 +29,7 @@ impl Slope for PactGradient {
         "pact"
     }
 
-    #[inline]
+    #[inline(always)]
     fn slope(&self, x: f32, levels: &Levels) -> f32 {
         if x >= 0.0 && x < levels.highest { 1.0 } else { 0.0 }
     }

@@ -23,7 +23,7 @@ impl Slope for StraightThrough {
         "identity"
     }
 
-    #[inline]
+    #[inline(always)]
     fn slope(&self, _: f32, _: &Levels) -> f32 {
         1.0
     }

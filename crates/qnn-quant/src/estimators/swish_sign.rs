@@ -40,7 +40,7 @@ impl Slope for SwishSign {
         "swish-sign"
     }
 
-    #[inline]
+    #[inline(always)]
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         let beta = f64::from(self.beta);
         // Beyond, the slope is 0 in f32; infinity must not meet that 0.

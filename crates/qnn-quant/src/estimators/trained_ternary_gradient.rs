@@ -49,10 +49,18 @@ impl Estimator for TrainedTernaryGradient {
                 Regions { below, above, negative: levels.lowest.abs(), positive: levels.highest.abs() }
             })
             .collect();
-        elementwise::zip_into(x, dy, grid.groups(), &regions, dx, |x, dy, regions| {
-            let slope = if x > regions.above { regions.positive } else { 1.0 };
-            dy * if x < regions.below { regions.negative } else { slope }
-        })
+        elementwise::zip_into(
+            x,
+            dy,
+            grid.groups(),
+            &regions,
+            dx,
+            #[inline(always)]
+            move |x, dy, regions| {
+                let slope = if x > regions.above { regions.positive } else { 1.0 };
+                dy * if x < regions.below { regions.negative } else { slope }
+            },
+        )
     }
 }
 

@@ -30,7 +30,7 @@ impl Slope for WithinLevels {
         "within-levels"
     }
 
-    #[inline]
+    #[inline(always)]
     fn slope(&self, x: f32, levels: &Levels) -> f32 {
         if x >= levels.lowest && x <= levels.highest { 1.0 } else { 0.0 }
     }

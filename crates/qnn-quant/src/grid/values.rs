@@ -110,7 +110,7 @@ pub(crate) struct Row<'a> {
 }
 
 impl Row<'_> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn value(&self, code: f32) -> f32 {
         if code.is_nan() { code } else { self.values[self.alphabet.position(code as i32)] }
     }

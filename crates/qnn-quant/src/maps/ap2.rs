@@ -74,7 +74,7 @@ impl Ap2 {
 /// # use qnn_quant::ap2;
 /// assert_eq!([3.0, -0.7, 0.0, 1e-45].map(ap2), [4.0, -0.5, 0.0, 1e-45]);
 /// ```
-#[inline]
+#[inline(always)]
 pub fn ap2(x: f32) -> f32 {
     /// What carries a mantissa above √2 into the exponent.
     const CARRY: u32 = 0x0080_0000 - 0x0035_04F4;
@@ -91,7 +91,7 @@ pub fn ap2(x: f32) -> f32 {
 }
 
 /// The exponent of a power of two.
-#[inline]
+#[inline(always)]
 pub(crate) fn exponent(power: f32) -> i32 {
     // In f64 no f32 is subnormal.
     (f64::from(power.abs()).to_bits() >> 52) as i32 - 1023

@@ -111,7 +111,7 @@ impl Quantizer for HysteresisSign {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn held(x: f32, previous: f32, threshold: f32) -> f32 {
     let from_above = if x < -threshold { -1.0 } else { 1.0 };
     let from_below = if x > threshold { 1.0 } else { -1.0 };

@@ -87,7 +87,7 @@ pub(crate) fn signs_into(
 }
 
 /// +1 for `x ≥ 0`, −1 for `x < 0`, NaN for NaN.
-#[inline]
+#[inline(always)]
 pub(crate) fn sign(x: f32) -> f32 {
     let sign = if x < 0.0 { -1.0 } else { 1.0 };
     if x.is_nan() { x } else { sign }

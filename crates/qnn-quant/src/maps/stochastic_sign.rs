@@ -84,7 +84,7 @@ impl Quantizer for StochasticSign {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn chosen(x: f32, word: u32) -> f32 {
     // Both sides of `u < p`, times 2²⁴: the left one is a whole number that f32 holds exactly.
     let probability = (x + 1.0) * (1 << 23) as f32;

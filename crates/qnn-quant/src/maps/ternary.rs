@@ -192,7 +192,7 @@ impl Quantizer for Ternary {
 }
 
 /// A NaN threshold belongs to a group that holds a NaN, none of whose elements has a meaningful code.
-#[inline]
+#[inline(always)]
 pub(crate) fn ternary(x: f32, threshold: f32) -> f32 {
     let code = if x > threshold { 1.0 } else { 0.0 };
     let code = if x < -threshold { -1.0 } else { code };
