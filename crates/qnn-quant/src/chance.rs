@@ -2,8 +2,9 @@
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rand_chacha::rand_core::SeedableRng;
 
+use crate::chacha::{BATCH, ChaCha8};
 use crate::elementwise::{fill_pieces, row_major, same_shape, vectorised};
 use crate::groups::Partition;
 use crate::{Groups, Result};
@@ -15,9 +16,6 @@ pub(crate) struct Words {
     pub(crate) seed: u64,
     pub(crate) draw: u64,
 }
-
-/// Words that are made at once, on the stack.
-const BATCH: usize = 512;
 
 /// `out = f(x, random word of the position, parameters[group of x])`.
 pub(crate) fn map_into<P: Sync>(
@@ -31,34 +29,28 @@ pub(crate) fn map_into<P: Sync>(
     same_shape("the output", x.shape(), out.shape())?;
     let Partition { count, inner } = groups.partition(x.shape())?;
     let x = row_major(&x);
-    let mut key = ChaCha8Rng::seed_from_u64(words.seed);
-    key.set_stream(words.draw);
+    let random = ChaCha8::new(ChaCha8Rng::seed_from_u64(words.seed).get_seed(), words.draw);
     fill_pieces(out, |start, piece| {
-        let mut random = key.clone();
-        random.set_word_pos(start as u128);
-        let mut start = start;
-        for batch in piece.chunks_mut(BATCH) {
-            let mut bytes = [[0_u8; 4]; BATCH];
-            random.fill_bytes(bytes[..batch.len()].as_flattened_mut());
-            let inputs = x[start..start + batch.len()].iter().zip(&bytes);
-            let group = (start / inner) % count;
-            if (start + batch.len() - 1) / inner == start / inner {
-                let parameter = &parameters[group];
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        let outputs = batch.iter_mut().zip(inputs.clone());
-                        outputs.for_each(|(out, (&x, bytes))| {
-                            *out = f(x, u32::from_le_bytes(*bytes), parameter)
+        let starts = (start..).step_by(BATCH);
+        for ((batch, inputs), start) in piece.chunks_mut(BATCH).zip(x[start..].chunks(BATCH)).zip(starts) {
+            let group = start / inner;
+            let parameter = &parameters[group % count];
+            let is_one_group = (start + batch.len() - 1) / inner == group;
+            vectorised(
+                #[inline(always)]
+                || {
+                    let mut words = [0; BATCH];
+                    random.fill(start as u64, &mut words);
+                    let elements = batch.iter_mut().zip(inputs).zip(&words);
+                    if is_one_group {
+                        elements.for_each(|((out, &x), &word)| *out = f(x, word, parameter));
+                    } else {
+                        elements.enumerate().for_each(|(i, ((out, &x), &word))| {
+                            *out = f(x, word, &parameters[(start + i) / inner % count]);
                         });
-                    },
-                );
-            } else {
-                batch.iter_mut().zip(inputs).enumerate().for_each(|(i, (out, (&x, bytes)))| {
-                    *out = f(x, u32::from_le_bytes(*bytes), &parameters[(start + i) / inner % count]);
-                });
-            }
-            start += batch.len();
+                    }
+                },
+            );
         }
     });
     Ok(())

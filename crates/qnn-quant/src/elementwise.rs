@@ -14,13 +14,17 @@ use ndarray::{ArrayViewD, ArrayViewMutD, Axis, Zip};
 use qnn_kernels::Vectorize;
 use rayon::prelude::*;
 
-use crate::grid::Spacing;
+use crate::grid::{Spacing, scaled};
 use crate::groups::Partition;
 use crate::levels::level;
 use crate::{Error, Grid, Groups, Result};
 
-/// Elements in one piece of work: large enough to pay for its scheduling, small enough to stay in a core's cache.
+/// Elements in one piece of work: large enough to pay for its scheduling, small enough to stay in a core's cache. A multiple of all
+/// that is done in batches.
 const PIECE: usize = 1 << 14;
+
+/// Elements that are computed once more together: few, since one in doubt is enough.
+const BLOCK: usize = 64;
 
 /// `out = f(x, parameters[group of x])`.
 ///
@@ -55,6 +59,46 @@ pub fn map_into<P: Sync>(
                         let rows = out.chunks_exact_mut(partition.count).zip(x.chunks_exact(partition.count));
                         for (out, x) in rows {
                             map_row(out, x, parameters, &f);
+                        }
+                    }
+                },
+            );
+        });
+    });
+    Ok(())
+}
+
+/// [`map_into`] with `exact`, by way of `quick`, whose second result is a doubt: blocks in which it is below 1 everywhere are finished.
+pub(crate) fn map_checked_into<P: Sync>(
+    x: ArrayViewD<'_, f32>,
+    groups: Groups,
+    parameters: &[P],
+    out: ArrayViewMutD<'_, f32>,
+    quick: impl Fn(f32, &P) -> (f32, f32) + Sync,
+    exact: impl Fn(f32, &P) -> f32 + Sync,
+) -> Result<()> {
+    same_shape("the output", x.shape(), out.shape())?;
+    let partition = partition(&x, groups, parameters.len())?;
+    let x = row_major(&x);
+    write_row_major(out, &mut |out| {
+        run(out, partition, &|start, out, span| {
+            let x = &x[start..start + out.len()];
+            vectorised(
+                #[inline(always)]
+                || match span {
+                    Span::Group(group) => {
+                        let parameter = &parameters[group];
+                        for (out, x) in out.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
+                            let is_certain = quick_slice(out, x, parameter, &quick) < 1.0;
+                            if !is_certain {
+                                map_slice(out, x, parameter, &exact);
+                            }
+                        }
+                    }
+                    Span::Rows => {
+                        let rows = out.chunks_exact_mut(partition.count).zip(x.chunks_exact(partition.count));
+                        for (out, x) in rows {
+                            map_row(out, x, parameters, &exact);
                         }
                     }
                 },
@@ -161,6 +205,17 @@ pub(crate) fn quantize_into<P: Sync>(
                 move |x, p| (code(x, p) + 0.0) / denominator,
             )
         }
+        Spacing::Reciprocal(inverse) => {
+            let pairs = pair_up(parameters, grid.numerators());
+            map_into(
+                x,
+                groups,
+                &pairs,
+                out,
+                #[inline(always)]
+                move |x, (p, scale)| scaled(code(x, p) + 0.0, **scale, inverse),
+            )
+        }
         Spacing::Both => {
             let pairs = pair_up(parameters, grid.numerators());
             map_into(
@@ -250,19 +305,19 @@ pub(crate) fn same_shape(what: &'static str, expected: &[usize], found: &[usize]
 }
 
 /// Runs a loop compiled for the widest vectors that the processor has. The closure has to be `#[inline(always)]`.
-pub(crate) fn vectorised(work: impl FnMut()) {
-    qnn_kernels::vectorized(Inlined(work));
+pub(crate) fn vectorised<R>(work: impl FnMut() -> R) -> R {
+    qnn_kernels::vectorized(Inlined(work))
 }
 
 /// A closure that is never called through the adapter from `FnMut` to `FnOnce`, which would be a function of its own.
 struct Inlined<F>(F);
 
-impl<F: FnMut()> Vectorize for Inlined<F> {
-    type Output = ();
+impl<R, F: FnMut() -> R> Vectorize for Inlined<F> {
+    type Output = R;
 
     #[inline(always)]
-    fn run(mut self) {
-        (self.0)();
+    fn run(mut self) -> R {
+        (self.0)()
     }
 }
 
@@ -273,6 +328,19 @@ fn map_slice<P>(out: &mut [f32], x: &[f32], parameter: &P, f: &impl Fn(f32, &P) 
     for (out, &x) in out.iter_mut().zip(x) {
         *out = f(x, parameter);
     }
+}
+
+/// The greatest doubt.
+#[inline(always)]
+fn quick_slice<P>(out: &mut [f32], x: &[f32], parameter: &P, f: &impl Fn(f32, &P) -> (f32, f32)) -> f32 {
+    let mut greatest = 0;
+    for (out, &x) in out.iter_mut().zip(x) {
+        let (value, doubt) = f(x, parameter);
+        *out = value;
+        // As integers, the bits of non-negative floats are ordered like the floats, with NaN at the top; this maximum vectorises.
+        greatest = greatest.max(doubt.abs().to_bits() as i32);
+    }
+    f32::from_bits(greatest as u32)
 }
 
 #[inline(always)]

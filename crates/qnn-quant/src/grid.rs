@@ -4,7 +4,7 @@ mod values;
 use std::sync::Arc;
 
 use self::build::one_per_group;
-pub(crate) use self::values::Spacing;
+pub(crate) use self::values::{Spacing, scaled};
 use crate::levels::level;
 use crate::{Alphabet, Error, Groups, Levels, Result, Scale};
 
@@ -277,7 +277,15 @@ mod tests {
 
     #[test]
     fn fast_paths_of_dequantization_round_like_value() {
-        for grid in grids() {
+        let scales = [1.0 / 3.0, 3.7e-45, 1.3e-38, 3e38, 16_777_215.0, 16_777_215.0 / 64.0];
+        let alphabets = [Alphabet::odd(4), Alphabet::signed(8), Alphabet::symmetric(127), Alphabet::TERNARY];
+        let more = scales.into_iter().flat_map(|scale| alphabets.map(|alphabet| (scale, alphabet))).flat_map(
+            |(scale, alphabet)| {
+                let grid = Grid::new(alphabet, Groups::Tensor, vec![scale]).unwrap();
+                [1, 3, 6, 15, 127, 128, 255].map(|denominator| grid.clone().divided_by(denominator).unwrap())
+            },
+        );
+        for grid in grids().into_iter().chain(more) {
             let codes: Vec<i32> = grid.alphabet().unwrap().codes().collect();
             let values = grid.dequantize(aview1(&codes).into_dyn()).unwrap();
             for (&code, &value) in codes.iter().zip(&values) {

@@ -78,6 +78,7 @@
 
 mod activation_scaling;
 mod alphabet;
+mod chacha;
 mod chance;
 mod error;
 mod estimator;

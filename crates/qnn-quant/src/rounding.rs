@@ -1,11 +1,40 @@
+const SHIFT: f64 = 1.5 * (1_u64 << 52) as f64;
+
 /// Rounds to the nearest integer, halves to the even one, for |x| ≤ 2^51. NaN stays NaN.
 ///
 /// Adding `1.5 · 2^52` leaves no room for a fraction, so the addition itself rounds; unlike a call of
 /// `round_ties_even` this is vectorised for every instruction set.
 #[inline(always)]
 pub(crate) fn round_half_even(x: f64) -> f64 {
-    const SHIFT: f64 = 1.5 * (1_u64 << 52) as f64;
     (x + SHIFT) - SHIFT
+}
+
+/// Divides and rounds to the nearest integer, halves to the even one: to the bit `round_half_even(x / divisor)`, without a division.
+///
+/// For divisors of at most 25 binary digits and quotients up to 2^20. The product with the reciprocal is at most an ulp off, which
+/// matters beside a half alone, and there the remainder decides. It is exact, as `(m + 1/2) · divisor` is, and a number on one side
+/// of that product has a quotient that f64 rounds to the same side of `m + 1/2`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Divisor {
+    divisor: f64,
+    inverse: f64,
+}
+
+impl Divisor {
+    pub(crate) fn new(divisor: f64) -> Self {
+        Divisor { divisor, inverse: divisor.recip() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn round(self, x: f64) -> f64 {
+        let shifted = x * self.inverse + SHIFT;
+        let nearest = shifted - SHIFT;
+        let rest = x - nearest * self.divisor;
+        let half = 0.5 * self.divisor;
+        let is_odd = shifted.to_bits() & 1 == 1;
+        let beyond = (rest.abs() > half) | (is_odd & (rest.abs() == half));
+        nearest + if beyond { 1_f64.copysign(rest) } else { 0.0 }
+    }
 }
 
 /// Into [low, high]; NaN stays NaN. Unlike `clamp` it asks nothing of the ends, which keeps a panic out of inner loops.
@@ -44,6 +73,23 @@ mod tests {
             assert_eq!(round_half_even(-x), (-x).round_ties_even(), "-{x}");
         }
         assert!(round_half_even(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn a_remainder_rounds_like_the_quotient() {
+        let divisors = [1.0, 3.0, 0.1, 1e-38, 3e38, 1.0 / 3.0, 0.7, 6.1e-5, 1.000_000_1, 2.0 - 1e-7];
+        for divisor in divisors.map(|divisor: f32| f64::from(divisor)) {
+            let by = Divisor::new(divisor);
+            for half in (-2000..=2000).map(|i| 0.5 * f64::from(i)).chain([65534.5, 65535.5, 1e6 + 0.5]) {
+                let x = half * divisor;
+                let nearby = [x, x.next_down(), x.next_up(), x * (1.0 - 1e-12), x * (1.0 + 1e-9), 0.9 * x];
+                for x in nearby.into_iter().chain([f64::from(x as f32)]) {
+                    assert_eq!(by.round(x), round_half_even(x / divisor), "{x:e} / {divisor:e}");
+                }
+            }
+            assert!(by.round(f64::NAN).is_nan());
+        }
+        assert!(Divisor::new(f64::NAN).round(1.0).is_nan());
     }
 
     #[test]

@@ -6,12 +6,13 @@
 //!
 //! NaN makes the group's statistic NaN; an infinite element is an error. A group without elements has the statistic 0.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 use rayon::prelude::*;
 
-use crate::elementwise::{fill_pieces, row_major};
+use crate::elementwise::{fill_pieces, row_major, same_shape, vectorised, zip_into};
 use crate::groups::Partition;
 use crate::{Error, Groups, Result};
 
@@ -30,7 +31,19 @@ use crate::{Error, Groups, Result};
 ///
 /// [`Error::Infinite`], [`Error::GroupsDoNotFit`].
 pub fn mean_abs(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
-    let sums = fold(&x, groups, |_, chunk| sum_of(chunk, |x| f64::from(x.abs())), |a, b| a + b)?;
+    let sums = fold(
+        &x,
+        groups,
+        #[inline(always)]
+        |_, chunk| {
+            sum_of(
+                chunk,
+                #[inline(always)]
+                |x| f64::from(x.abs()),
+            )
+        },
+        |a, b| a + b,
+    )?;
     finite("the mean of |x|", &x, &sums)?;
     let len = (x.len() / groups.count().max(1)).max(1) as f64;
     Ok(sums.into_iter().map(|sum| sum / len).collect())
@@ -168,15 +181,24 @@ pub(crate) fn mean_abs_above_while(
     out: ArrayViewMutD<'_, f32>,
     f: impl Fn(f32) -> f32 + Sync,
 ) -> Result<f64> {
-    crate::elementwise::same_shape("the output", x.shape(), out.shape())?;
+    same_shape("the output", x.shape(), out.shape())?;
     let rows = row_major(&x);
     let parts = Mutex::new(vec![(0.0, 0); rows.len().div_ceil(CHUNK)]);
     fill_pieces(out, |start, piece| {
         let inputs = &rows[start..start + piece.len()];
-        for (chunk, out) in inputs.chunks(CHUNK).zip(piece.chunks_mut(CHUNK)) {
-            out.iter_mut().zip(chunk).for_each(|(out, &x)| *out = f(x));
-        }
-        let sums: Vec<(f64, u64)> = inputs.chunks(CHUNK).map(|chunk| above(chunk, threshold)).collect();
+        let sums: Vec<(f64, u64)> = inputs
+            .chunks(CHUNK)
+            .zip(piece.chunks_mut(CHUNK))
+            .map(|(chunk, out)| {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        out.iter_mut().zip(chunk).for_each(|(out, &x)| *out = f(x));
+                        above(chunk, threshold)
+                    },
+                )
+            })
+            .collect();
         let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts[start / CHUNK..][..sums.len()].copy_from_slice(&sums);
     });
@@ -188,6 +210,7 @@ pub(crate) fn mean_abs_above_while(
 }
 
 /// Sum and number of the magnitudes above a threshold.
+#[inline(always)]
 fn above(chunk: &[f32], threshold: f32) -> (f64, u64) {
     let sum = sum_of(chunk, |x| if x.abs() > threshold { f64::from(x.abs()) } else { 0.0 });
     let count = chunk.iter().map(|x| u32::from(x.abs() > threshold)).sum::<u32>();
@@ -201,8 +224,21 @@ fn above(chunk: &[f32], threshold: f32) -> (f64, u64) {
 /// [`Error::Shape`] if `y` has another shape, [`Error::GroupsDoNotFit`].
 pub fn dot(x: ArrayViewD<'_, f32>, y: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
     let mut products = ndarray::ArrayD::zeros(x.raw_dim());
-    crate::elementwise::zip_into(x, y, Groups::Tensor, &[()], products.view_mut(), |x, y, ()| x * y)?;
-    fold(&products.view(), groups, |_, chunk| sum_of(chunk, f64::from), |a, b| a + b)
+    zip_into(
+        x,
+        y,
+        Groups::Tensor,
+        &[()],
+        products.view_mut(),
+        #[inline(always)]
+        |x, y, ()| x * y,
+    )?;
+    sum(products.view(), groups)
+}
+
+/// The sum per group, infinities and all.
+pub(crate) fn sum(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
+    fold(&x, groups, |_, chunk| sum_of(chunk, f64::from), |a, b| a + b)
 }
 
 /// Sums of `N` terms of each pair of elements, in f64.
@@ -215,12 +251,20 @@ pub(crate) fn sum_of_pairs<const N: usize>(
     y: ArrayViewD<'_, f32>,
     terms: impl Fn(f32, f32) -> [f64; N] + Sync,
 ) -> Result<[f64; N]> {
-    crate::elementwise::same_shape("the second input", x.shape(), y.shape())?;
+    same_shape("the second input", x.shape(), y.shape())?;
     let (x, y) = (row_major(&x), row_major(&y));
     let add = |a: [f64; N], b: [f64; N]| std::array::from_fn(|i| a[i] + b[i]);
     let part = |index: usize| {
         let range = index * CHUNK..x.len().min((index + 1) * CHUNK);
-        x[range.clone()].iter().zip(&y[range]).fold([0.0; N], |sums, (&x, &y)| add(sums, terms(x, y)))
+        vectorised(
+            #[inline(always)]
+            || {
+                x[range.clone()]
+                    .iter()
+                    .zip(&y[range.clone()])
+                    .fold([0.0; N], |sums, (&x, &y)| add(sums, terms(x, y)))
+            },
+        )
     };
     let parts = in_parallel(x.len().div_ceil(CHUNK), x.len(), part);
     Ok(parts.into_iter().fold([0.0; N], add))
@@ -236,6 +280,7 @@ const BUNDLE: usize = 16;
 /// Below this many elements the work is not worth a second thread.
 const PARALLEL: usize = 1 << 15;
 
+#[inline(always)]
 fn sum_of(chunk: &[f32], term: impl Fn(f32) -> f64) -> f64 {
     let mut lanes = [0.0; LANES];
     let mut blocks = chunk.chunks_exact(LANES);
@@ -261,6 +306,12 @@ fn fold<A: Copy + Default + Send>(
     if x.is_empty() {
         return Ok(vec![A::default(); count]);
     }
+    let chunk = |group: usize, elements: &[f32]| {
+        vectorised(
+            #[inline(always)]
+            || chunk(group, elements),
+        )
+    };
     let x = row_major(x);
     Ok(match (count, inner) {
         (1, _) => vec![fold_one(&x, |elements| chunk(0, elements), merge)],
@@ -292,29 +343,52 @@ fn fold_interleaved<A: Copy + Default + Send>(
     chunk: impl Fn(usize, &[f32]) -> A + Sync,
     merge: impl Fn(A, A) -> A + Sync,
 ) -> Vec<A> {
-    // Columns a power of two apart would compete for the same lines of the cache.
-    let pitch = CHUNK.min(x.len() / count) + BUNDLE;
-    let bundles = in_parallel(count.div_ceil(BUNDLE), x.len(), |bundle| {
-        let members = bundle * BUNDLE..count.min((bundle + 1) * BUNDLE);
-        let mut gathered = vec![0.0; members.len() * pitch];
-        let mut results: Vec<Option<A>> = vec![None; members.len()];
-        for rows in x.chunks(CHUNK * count) {
-            let height = rows.len() / count;
-            for (r, row) in rows.chunks_exact(count).enumerate() {
-                for (column, &x) in gathered.chunks_exact_mut(pitch).zip(&row[members.clone()]) {
-                    column[r] = x;
-                }
-            }
-            for ((result, column), group) in
-                results.iter_mut().zip(gathered.chunks_exact(pitch)).zip(members.clone())
-            {
-                let part = chunk(group, &column[..height]);
-                *result = Some(result.map_or(part, |sum| merge(sum, part)));
-            }
+    let bundles = count.div_ceil(BUNDLE);
+    // One task for a chunk of rows and a bundle of groups: neighbouring tasks share the pages that they read.
+    let tasks = (x.len() / count).div_ceil(CHUNK) * bundles;
+    let part = |columns: &mut Vec<f32>, task: usize| {
+        let rows = &x[task / bundles * CHUNK * count..];
+        let rows = &rows[..rows.len().min(CHUNK * count)];
+        let first = task % bundles * BUNDLE;
+        bundle_parts(rows, count, first..count.min(first + BUNDLE), columns, &chunk)
+    };
+    let parts: Vec<[A; BUNDLE]> = if x.len() <= PARALLEL {
+        let mut columns = Vec::new();
+        (0..tasks).map(|task| part(&mut columns, task)).collect()
+    } else {
+        (0..tasks).into_par_iter().map_init(Vec::new, part).collect()
+    };
+    let mut results: Vec<Option<A>> = vec![None; count];
+    for (task, parts) in parts.into_iter().enumerate() {
+        for (result, part) in results[task % bundles * BUNDLE..].iter_mut().zip(parts) {
+            *result = Some(result.map_or(part, |sum| merge(sum, part)));
         }
-        results
-    });
-    bundles.into_iter().flatten().map(Option::unwrap_or_default).collect()
+    }
+    results.into_iter().map(Option::unwrap_or_default).collect()
+}
+
+/// What `chunk` makes of each of a few neighbouring groups, in a chunk of rows. The last bundle may have fewer groups than parts.
+fn bundle_parts<A: Copy + Default>(
+    rows: &[f32],
+    count: usize,
+    members: Range<usize>,
+    columns: &mut Vec<f32>,
+    chunk: impl Fn(usize, &[f32]) -> A,
+) -> [A; BUNDLE] {
+    let height = rows.len() / count;
+    // Columns a power of two apart would compete for the same lines of the cache.
+    let pitch = height + BUNDLE;
+    columns.resize(members.len() * pitch, 0.0);
+    for (r, row) in rows.chunks_exact(count).enumerate() {
+        for (column, &x) in columns.chunks_exact_mut(pitch).zip(&row[members.clone()]) {
+            column[r] = x;
+        }
+    }
+    let mut parts = [A::default(); BUNDLE];
+    for ((part, column), group) in parts.iter_mut().zip(columns.chunks_exact(pitch)).zip(members) {
+        *part = chunk(group, &column[..height]);
+    }
+    parts
 }
 
 /// Cuts a sequence that arrives in blocks of any length into chunks of constant length.

@@ -21,5 +21,7 @@ mod interruption;
 mod outputs;
 #[path = "laws/pytorch.rs"]
 mod pytorch;
+#[path = "laws/quantize.rs"]
+mod quantize;
 #[path = "laws/smoke.rs"]
 mod smoke;

@@ -21,7 +21,7 @@ use crate::{Levels, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Liu et al. 2018, *Bi-Real Net*, arXiv:1808.00278, eq. (5), (6).
+/// Source: Liu et al. 2018, *Bi-Real Net*, arXiv:1808.00278, its part on the derivative with respect to activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ApproxSign;
 

@@ -19,7 +19,7 @@ use crate::{Levels, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, section 2.5.
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, "Low Bitwidth Quantization of Activations".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClippedUnit;
 

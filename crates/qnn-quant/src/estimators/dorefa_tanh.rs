@@ -26,7 +26,7 @@ use crate::{Estimator, Grid, Result, elementwise};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, section 2.3, eq. (9).
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, "Low Bitwidth Quantization of Weights".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DorefaTanh;
 

@@ -27,7 +27,7 @@ use crate::{Error, Levels, Result, Slope};
 /// ```
 ///
 /// Source: Qin et al. 2020, *Forward and Backward Information Retention for Accurate Binary Neural Networks* (IR-Net), arXiv:1909.10788,
-/// eq. (9) to (12).
+/// its section on the error decay estimator.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ErrorDecay {
     /// Steepness.

@@ -20,7 +20,7 @@ use crate::{Levels, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Liu et al. 2018, *Bi-Real Net*, arXiv:1808.00278, section 3.3, eq. (9).
+/// Source: Liu et al. 2018, *Bi-Real Net*, arXiv:1808.00278, its part on magnitude-aware gradients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MagnitudeAwareGradient;
 

@@ -50,16 +50,33 @@ impl Estimator for ScaledSignGradient {
         dy: ArrayViewD<'_, f32>,
         dx: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
-        let mut signs = ArrayD::zeros(x.raw_dim());
-        elementwise::map_into(x.view(), Groups::Tensor, &[()], signs.view_mut(), |x, ()| sign(x))?;
-        let sums = statistics::dot(signs.view(), dy.view(), grid.groups())?;
+        let mut signed = ArrayD::zeros(x.raw_dim());
+        elementwise::zip_into(
+            x.view(),
+            dy.view(),
+            Groups::Tensor,
+            &[()],
+            signed.view_mut(),
+            #[inline(always)]
+            move |x, dy, ()| sign(x) * dy,
+        )?;
+        let sums = statistics::sum(signed.view(), grid.groups())?;
         let levels = estimator::levels(grid, x.len());
         let groups: Vec<Group> =
             levels.iter().zip(sums).map(|(levels, sum)| Group::new(levels, sum)).collect();
-        elementwise::zip_into(x, dy, grid.groups(), &groups, dx, |x, dy, group| {
-            let slope = if x.abs() <= self.c { group.scale } else { 0.0 };
-            slope * dy + sign(x) * group.through_scale
-        })
+        let c = self.c;
+        elementwise::zip_into(
+            x,
+            dy,
+            grid.groups(),
+            &groups,
+            dx,
+            #[inline(always)]
+            move |x, dy, group| {
+                let slope = if x.abs() <= c { group.scale } else { 0.0 };
+                slope * dy + sign(x) * group.through_scale
+            },
+        )
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{Levels, Slope};
 /// ```
 ///
 /// Source: Hinton 2012, *Neural Networks for Machine Learning* (lectures); Bengio, Léonard, Courville 2013,
-/// arXiv:1308.3432, section 4.
+/// arXiv:1308.3432.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StraightThrough;
 

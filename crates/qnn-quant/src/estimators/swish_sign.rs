@@ -22,7 +22,7 @@ use crate::{Levels, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Darabi et al. 2018, *Regularized Binary Network Training* (BNN+), arXiv:1812.11800, eq. (4), (5); as in Larq's `SwishSign`.
+/// Source: Darabi et al. 2018, *Regularized Binary Network Training* (BNN+), arXiv:1812.11800; as in Larq's `SwishSign`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SwishSign {
     /// Steepness.

@@ -24,7 +24,7 @@ use crate::{Levels, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279, section 3.1, "Training Binary-Weights-Networks".
+/// Source: Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279, "Training Binary-Weights-Networks".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct XnorNetGradient;
 

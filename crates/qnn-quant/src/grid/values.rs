@@ -55,19 +55,38 @@ impl Grid {
     ///
     /// If the grid has a table and a number is no code.
     pub fn dequantize_mut(&self, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
-        let (groups, denominator) = (self.groups, self.denominator as f32);
+        let (groups, denominator) = (self.groups, self.denominator);
         match self.spacing() {
             Spacing::Unit => Ok(()),
             Spacing::Table(rows) => elementwise::update(codes, groups, &rows, |code, row| row.value(code)),
-            Spacing::Product => {
-                elementwise::update(codes, groups, &self.numerators, |code, &scale| code * scale)
-            }
-            Spacing::Quotient => {
-                elementwise::update(codes, groups, &self.numerators, |code, _| code / denominator)
-            }
-            Spacing::Both => elementwise::update(codes, groups, &self.numerators, |code, &scale| {
-                level(code.into(), scale, self.denominator)
-            }),
+            Spacing::Product => elementwise::update(
+                codes,
+                groups,
+                &self.numerators,
+                #[inline(always)]
+                move |code, &scale| code * scale,
+            ),
+            Spacing::Quotient => elementwise::update(
+                codes,
+                groups,
+                &self.numerators,
+                #[inline(always)]
+                move |code, _| code / denominator as f32,
+            ),
+            Spacing::Reciprocal(inverse) => elementwise::update(
+                codes,
+                groups,
+                &self.numerators,
+                #[inline(always)]
+                move |code, &scale| scaled(code, scale, inverse),
+            ),
+            Spacing::Both => elementwise::update(
+                codes,
+                groups,
+                &self.numerators,
+                #[inline(always)]
+                move |code, &scale| level(code.into(), scale, denominator),
+            ),
         }
     }
 
@@ -84,9 +103,30 @@ impl Grid {
             (_, _, 1) => Spacing::Product,
             // f64 has more than twice the digits of f32, so a quotient of f32 rounded to both ends in the same f32.
             _ if unit => Spacing::Quotient,
+            (_, Some(alphabet), _) if self.suits_reciprocal(alphabet) => {
+                Spacing::Reciprocal(f64::from(self.denominator).recip())
+            }
             _ => Spacing::Both,
         }
     }
+
+    /// Whether a product with the reciprocal of the denominator rounds to the same f32 as the quotient: see [`scaled`].
+    fn suits_reciprocal(&self, codes: Alphabet) -> bool {
+        let denominator = self.denominator;
+        let within_scale = codes.first.abs().max(codes.last()) <= denominator as i32;
+        within_scale && self.zero_points.is_empty() && (denominator % 2 == 1 || denominator.is_power_of_two())
+    }
+}
+
+/// `code · scale / denominator`, of codes up to an odd denominator, by its reciprocal: the same f32 as by the quotient.
+///
+/// The product of code and scale is exact. If the value is no midpoint of two f32, it is further from all of them than 2⁻⁴⁹ of itself
+/// (midpoint and denominator have 25 and 24 digits), and the reciprocal is wrong by less than 2⁻⁵¹. It is none: a quotient by an
+/// odd number that has finitely many digits is a multiple of the scale's last digit, and no greater than the scale. With a power of
+/// two everything is exact.
+#[inline(always)]
+pub(crate) fn scaled(code: f32, scale: f32, inverse: f64) -> f32 {
+    (f64::from(code) * f64::from(scale) * inverse) as f32
 }
 
 /// How codes become values.
@@ -97,6 +137,8 @@ pub(crate) enum Spacing<'a> {
     Product,
     /// `code / denominator`.
     Quotient,
+    /// `code · scale · (1 / denominator)`, in f64.
+    Reciprocal(f64),
     /// `code · scale / denominator`, in f64.
     Both,
     /// By position, one row per group.

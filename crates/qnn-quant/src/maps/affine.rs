@@ -3,7 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::elementwise::{Form, quantize_into};
-use crate::rounding::{clip, round_half_even};
+use crate::rounding::{Divisor, clip, round_half_even};
 use crate::{
     Alphabet, Error, Estimator, Granularity, Grid, Groups, Quantizer, Range, Result, WithinLevels, statistics,
 };
@@ -43,7 +43,7 @@ use crate::{
 /// ```
 ///
 /// Source: Jacob et al. 2018, *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference*,
-/// arXiv:1712.05877, eq. (1), (12), (13) and section 3.1.
+/// arXiv:1712.05877, "Quantization scheme" and "Training with simulated quantization".
 #[derive(Clone, Debug, PartialEq)]
 pub struct Affine {
     bits: u32,
@@ -154,12 +154,14 @@ impl Affine {
         if grid.zero_points().len() != grid.groups().count() {
             return Err(Error::ForeignGrid { map: self.name() });
         }
-        let parameters: Vec<[f64; 3]> = grid
+        // Exact products: clipping before the division is clipping after it.
+        let parameters: Vec<(Divisor, f64, f64)> = grid
             .scales()
             .iter()
             .zip(grid.zero_points())
             .map(|(&scale, &zero)| {
-                [scale.into(), (stored.first - zero).into(), (stored.last() - zero).into()]
+                let (scale, low, high) = (f64::from(scale), stored.first - zero, stored.last() - zero);
+                (Divisor::new(scale), scale * f64::from(low), scale * f64::from(high))
             })
             .collect();
         quantize_into(
@@ -169,7 +171,7 @@ impl Affine {
             form,
             out,
             #[inline(always)]
-            move |x, &[scale, low, high]| round_half_even(clip(f64::from(x) / scale, low, high)) as f32,
+            move |x, &(scale, low, high)| scale.round(clip(x.into(), low, high)) as f32,
         )
     }
 }

@@ -28,7 +28,7 @@ use crate::{Alphabet, ClippedUnit, Estimator, Grid, Quantizer, Result};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, eq. (5), (11).
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, "Low Bitwidth Quantization of Activations".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DorefaActivations {
     bits: u32,

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::chance::{self, Words};
+use crate::grid::scaled;
 use crate::rounding::{clip, round_half_even};
 use crate::{
     Alphabet, Dependence, Estimator, Granularity, Grid, Moment, Quantizer, Result, StraightThrough,
@@ -37,7 +38,7 @@ use crate::{
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, section 2.6, eq. (12).
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, "Low Bitwidth Quantization of Gradients".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DorefaGradients {
     bits: u32,
@@ -58,6 +59,36 @@ impl DorefaGradients {
     pub fn bits(&self) -> u32 {
         self.bits
     }
+
+    /// What `finish` makes of each code and the largest magnitude of its example.
+    fn write(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        moment: &Moment<'_>,
+        out: ArrayViewMutD<'_, f32>,
+        finish: impl Fn(f32, f32) -> f32 + Sync,
+    ) -> Result<()> {
+        let n = f64::from((1_u32 << self.bits) - 1);
+        let words = Words { seed: self.seed, draw: moment.draw };
+        let half = |max: f32| if max == 0.0 { 0.0 } else { 0.5 / f64::from(max) };
+        let parameters: Vec<(f64, f32)> = grid.numerators().iter().map(|&max| (half(max), max)).collect();
+        let unit_of_word = 2_f64.powi(-32) / n;
+        chance::map_into(
+            x,
+            grid.groups(),
+            &parameters,
+            words,
+            out,
+            #[inline(always)]
+            move |x, word, &(half, max)| {
+                // N: ((word + 1/2) / 2³² − 1/2) / n, without converting an unsigned integer.
+                let noise = (f64::from(word as i32 ^ i32::MIN) + 0.5) * unit_of_word;
+                let unit = clip(f64::from(x) * half + 0.5 + noise, 0.0, 1.0);
+                finish((2.0 * round_half_even(n * unit) - n) as f32, max)
+            },
+        )
+    }
 }
 
 impl Quantizer for DorefaGradients {
@@ -75,6 +106,18 @@ impl Quantizer for DorefaGradients {
         self.codes_at_into(x, grid, &Moment::default(), codes)
     }
 
+    fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        let inverse = f64::from(grid.scale_denominator()).recip();
+        self.write(
+            x,
+            grid,
+            &Moment::default(),
+            values,
+            #[inline(always)]
+            move |code, max| scaled(code, max, inverse),
+        )
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(StraightThrough)
     }
@@ -90,24 +133,13 @@ impl Quantizer for DorefaGradients {
         moment: &Moment<'_>,
         codes: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
-        let n = f64::from((1_u32 << self.bits) - 1);
-        let words = Words { seed: self.seed, draw: moment.draw };
-        let half = |&max: &f32| if max == 0.0 { 0.0 } else { 0.5 / f64::from(max) };
-        let halves: Vec<f64> = grid.numerators().iter().map(half).collect();
-        let unit_of_word = 2_f64.powi(-32) / n;
-        chance::map_into(
+        self.write(
             x,
-            grid.groups(),
-            &halves,
-            words,
+            grid,
+            moment,
             codes,
             #[inline(always)]
-            move |x, word, &half| {
-                // N: ((word + 1/2) / 2³² − 1/2) / n, without converting an unsigned integer.
-                let noise = (f64::from(word as i32 ^ i32::MIN) + 0.5) * unit_of_word;
-                let unit = clip(f64::from(x) * half + 0.5 + noise, 0.0, 1.0);
-                (2.0 * round_half_even(n * unit) - n) as f32
-            },
+            |code, _| code,
         )
     }
 }

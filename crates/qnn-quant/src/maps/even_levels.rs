@@ -4,7 +4,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use super::sign::signs_into;
 use crate::elementwise::{Form, quantize_into};
-use crate::rounding::{clip, round_half_even};
+use crate::rounding::{Divisor, clip};
 use crate::trained::positive;
 use crate::{Alphabet, ClippedIdentity, Error, Estimator, Grid, Groups, Quantizer, Result};
 
@@ -84,7 +84,7 @@ impl EvenLevels {
             return signs_into(x, grid, form, out);
         }
         let (end, steps) = (f64::from(self.end), f64::from(self.count - 1));
-        let width = 2.0 * end;
+        let width = Divisor::new(2.0 * end);
         quantize_into(
             x,
             grid,
@@ -93,7 +93,7 @@ impl EvenLevels {
             out,
             #[inline(always)]
             move |x, ()| {
-                let index = round_half_even((clip(x.into(), -end, end) + end) * steps / width);
+                let index = width.round((clip(x.into(), -end, end) + end) * steps);
                 (2.0 * index - steps) as f32
             },
         )

@@ -26,7 +26,7 @@ use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Groups, Quantizer, Resul
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Moons, Goetschalckx, Van Berckelaer, Verhelst 2017, *Minimum Energy Quantized Neural Networks*, arXiv:1711.00215, section II.
+/// Source: Moons, Goetschalckx, Van Berckelaer, Verhelst 2017, *Minimum Energy Quantized Neural Networks*, arXiv:1711.00215.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FixedPoint {
     bits: u32,

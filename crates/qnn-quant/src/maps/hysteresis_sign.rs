@@ -105,9 +105,16 @@ impl Quantizer for HysteresisSign {
         codes: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let Some(previous) = &moment.previous else { return self.codes_into(x, grid, codes) };
-        elementwise::zip_into(x, previous.view(), Groups::Tensor, &[()], codes, |x, previous, ()| {
-            held(x, previous, self.threshold)
-        })
+        let threshold = self.threshold;
+        elementwise::zip_into(
+            x,
+            previous.view(),
+            Groups::Tensor,
+            &[()],
+            codes,
+            #[inline(always)]
+            move |x, previous, ()| held(x, previous, threshold),
+        )
     }
 }
 

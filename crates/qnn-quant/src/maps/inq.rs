@@ -33,7 +33,7 @@ use crate::{Alphabet, Error, Estimator, Grid, Groups, Quantizer, Result, Straigh
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2017, *Incremental Network Quantization*, arXiv:1702.03044, eq. (1) to (4).
+/// Source: Zhou et al. 2017, *Incremental Network Quantization*, arXiv:1702.03044, "Weight quantization with variable-length encoding".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inq {
     bits: u32,

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::elementwise::{Form, quantize_into};
-use crate::rounding::{clip, round_half_even};
+use crate::rounding::{Divisor, clip, round_half_even};
 use crate::trained::{LEAST, in_range, positive};
 use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, Trained, statistics};
 
@@ -40,7 +40,7 @@ use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, T
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Esser et al. 2020, *Learned Step Size Quantization*, arXiv:1902.08153, eq. (1) to (5), sections 2.1 and 2.2.
+/// Source: Esser et al. 2020, *Learned Step Size Quantization*, arXiv:1902.08153, "Step Size Gradient" and "Step Size Gradient Scale".
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lsq {
     bits: u32,
@@ -108,7 +108,9 @@ impl Lsq {
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let (step, alphabet) = (f64::from(self.step), self.alphabet());
-        let (low, high) = (f64::from(alphabet.first), f64::from(alphabet.last()));
+        // Exact products: clipping before the division is clipping after it.
+        let (low, high) = (step * f64::from(alphabet.first), step * f64::from(alphabet.last()));
+        let by_step = Divisor::new(step);
         quantize_into(
             x,
             grid,
@@ -116,7 +118,7 @@ impl Lsq {
             form,
             out,
             #[inline(always)]
-            move |x, ()| round_half_even(clip(f64::from(x) / step, low, high)) as f32,
+            move |x, ()| by_step.round(clip(x.into(), low, high)) as f32,
         )
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::elementwise::{Form, quantize_into};
-use crate::rounding::{clip, round_half_even};
+use crate::rounding::{Divisor, clip};
 use crate::trained::{in_range, positive};
 use crate::{Alphabet, Estimator, Grid, Groups, PactGradient, Quantizer, Result, Trained, statistics};
 
@@ -37,7 +37,7 @@ use crate::{Alphabet, Estimator, Grid, Groups, PactGradient, Quantizer, Result, 
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Choi et al. 2018, *PACT*, arXiv:1805.06085, eq. (1) to (3).
+/// Source: Choi et al. 2018, *PACT*, arXiv:1805.06085, its section on the parameterized clipping activation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pact {
     bits: u32,
@@ -73,6 +73,7 @@ impl Pact {
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let (n, height) = (f64::from((1_u32 << self.bits) - 1), f64::from(self.height));
+        let by_height = Divisor::new(height);
         quantize_into(
             x,
             grid,
@@ -80,7 +81,7 @@ impl Pact {
             form,
             out,
             #[inline(always)]
-            move |x, ()| round_half_even(n * clip(x.into(), 0.0, height) / height) as f32,
+            move |x, ()| by_height.round(n * clip(x.into(), 0.0, height)) as f32,
         )
     }
 }

@@ -23,7 +23,7 @@ use crate::{ClippedIdentity, Estimator, FixedPoint, Grid, Quantizer, Result};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Moons, Goetschalckx, Van Berckelaer, Verhelst 2017, *Minimum Energy Quantized Neural Networks*, arXiv:1711.00215, section II.
+/// Source: Moons, Goetschalckx, Van Berckelaer, Verhelst 2017, *Minimum Energy Quantized Neural Networks*, arXiv:1711.00215.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuantizedHardTanh {
     map: FixedPoint,

@@ -33,8 +33,9 @@ use crate::{
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Sources: Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279, section 3.1, eq. (6); Zhou et al. 2016, *DoReFa-Net*,
-/// arXiv:1606.06160, eq. (6), (7). The Warsaw thesis on XNOR-Net prints "average of elements"; the mean of *absolute* values is meant.
+/// Sources: Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279, "Binary-Weight-Networks"; Zhou et al. 2016, *DoReFa-Net*,
+/// arXiv:1606.06160, "Low Bitwidth Quantization of Weights". The Warsaw thesis on XNOR-Net prints "average of elements"; the mean of
+/// *absolute* values is meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScaledSign {
     /// Over which elements `α` is the mean.

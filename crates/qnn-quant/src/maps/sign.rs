@@ -25,8 +25,8 @@ use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Groups, Quantizer, Resul
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Sources: Courbariaux, Bengio, David 2015, *BinaryConnect*, arXiv:1511.00363, eq. (1); Courbariaux et al. 2016,
-/// *Binarized Neural Networks*, arXiv:1602.02830, eq. (1) and (4).
+/// Sources: Courbariaux, Bengio, David 2015, *BinaryConnect*, arXiv:1511.00363; Courbariaux et al. 2016,
+/// *Binarized Neural Networks*, arXiv:1602.02830, both under "Deterministic vs Stochastic Binarization".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sign;
 

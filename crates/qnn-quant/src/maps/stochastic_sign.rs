@@ -29,8 +29,8 @@ use crate::{Alphabet, ClippedIdentity, Dependence, Estimator, Grid, Groups, Mome
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Sources: Courbariaux, Bengio, David 2015, *BinaryConnect*, arXiv:1511.00363, eq. (2), (3); Courbariaux et al. 2016,
-/// *Binarized Neural Networks*, arXiv:1602.02830, eq. (2), (3).
+/// Sources: Courbariaux, Bengio, David 2015, *BinaryConnect*, arXiv:1511.00363; Courbariaux et al. 2016,
+/// *Binarized Neural Networks*, arXiv:1602.02830, both under "Deterministic vs Stochastic Binarization".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StochasticSign {
     seed: u64,

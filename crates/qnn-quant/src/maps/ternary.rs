@@ -37,7 +37,7 @@ use crate::{
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Li, Zhang, Liu 2016, *Ternary Weight Networks*, arXiv:1605.04711, eq. (3) to (6).
+/// Source: Li, Zhang, Liu 2016, *Ternary Weight Networks*, arXiv:1605.04711, its approximated solution with a threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ternary {
     granularity: Granularity,
@@ -178,7 +178,13 @@ impl Quantizer for Ternary {
             return Ok(grid);
         }
         let threshold = self.thresholds(x.view(), Groups::Tensor)?[0];
-        let mean = statistics::mean_abs_above_while(x, threshold, codes, |x| ternary(x, threshold))?;
+        let mean = statistics::mean_abs_above_while(
+            x,
+            threshold,
+            codes,
+            #[inline(always)]
+            move |x| ternary(x, threshold),
+        )?;
         self.grid(
             Groups::Tensor,
             vec![threshold],

@@ -26,7 +26,7 @@ use crate::{
 /// dWn = −Σ dy over w < −D
 /// ```
 ///
-/// (the paper's eq. (7) prints both as plain sums; `−Wn` is the value, so `dWn` takes the minus sign.) Training starts at the mean of
+/// (the paper prints both as plain sums; `−Wn` is the value, so `dWn` takes the minus sign.) Training starts at the mean of
 /// |w| over each region.
 ///
 #[doc = include_str!("../../plots/trained-ternary.svg")]
@@ -45,7 +45,7 @@ use crate::{
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhu, Han, Mao, Dally 2017, *Trained Ternary Quantization*, arXiv:1612.01064, eq. (6) to (9).
+/// Source: Zhu, Han, Mao, Dally 2017, *Trained Ternary Quantization*, arXiv:1612.01064, its section on the method.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainedTernary {
     threshold: f64,
