@@ -1,6 +1,6 @@
 use qnn_kernels::packed::{
-    ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Thresholds, Tile,
-    Tiles, WeightOnlyConv,
+    ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Selector, Thresholds,
+    Tile, Tiles, WeightOnlyConv,
 };
 use qnn_kernels::{ChannelAffine, Conv2dShape, Kernels, MatmulShape, vectorized};
 use qnn_tensor::parallel::for_each_chunk_of;
@@ -47,6 +47,8 @@ pub(crate) enum IntegerConv {
 #[derive(Debug)]
 enum End {
     Thresholds(Thresholds),
+    /// Those for each code of the operand.
+    Selected(Vec<Thresholds>),
     Affine([Option<Vec<f32>>; 2]),
     Functions(Functions),
 }
@@ -54,14 +56,20 @@ enum End {
 impl ProductRun {
     pub(crate) fn new(
         product: &Product,
-        input: &Value,
-        output: &Value,
+        [input, output]: [&Value; 2],
+        operand: Option<&Value>,
         tensors: &Tensors<'_>,
     ) -> Result<Self> {
         let geometry = product.geometry(input.shape, output.shape[2]);
         let weights = product.weights.numbers(geometry.weight_len(), tensors)?;
         let kernel = match product.arithmetic {
-            Arithmetic::Integer => Kernel::integer(product, &geometry, input, output, &weights, tensors)?,
+            Arithmetic::Integer => {
+                let conv = integer_conv(product, &geometry, input, &weights, tensors)?;
+                Kernel::Integer {
+                    conv: Box::new(conv),
+                    end: End::new(&product.finish, output, operand, tensors)?,
+                }
+            }
             Arithmetic::Float | Arithmetic::WeightOnly => {
                 let Finish::Chain(chain) = &product.finish else {
                     return Err(tensors.error("sums in f32 have no thresholds".to_owned()));
@@ -135,6 +143,13 @@ impl ProductRun {
         match (end, y) {
             (End::Thresholds(thresholds), Target::Codes(layout, y)) => {
                 conv.run(x, Output::Codes { thresholds, layout, y });
+            }
+            (End::Selected(thresholds), Target::Codes(layout, y)) => {
+                let Some(Source::Codes(selecting, codes)) = operand else {
+                    unreachable!("the program was checked")
+                };
+                let by = Selector { layout: selecting, codes };
+                conv.run(x, Output::Selected { thresholds, by, layout, y });
             }
             (End::Affine(affine), Target::Floats(y)) => {
                 conv.run(x, Output::Scaled { affine: channel_affine(affine), y });
@@ -226,28 +241,23 @@ fn channel_affine(affine: &[Option<Vec<f32>>; 2]) -> ChannelAffine<'_, f32> {
     ChannelAffine { scale: affine[0].as_deref(), bias: affine[1].as_deref() }
 }
 
-impl Kernel {
-    fn integer(
-        product: &Product,
-        geometry: &ConvGeometry,
-        input: &Value,
-        output: &Value,
-        weights: &[f32],
-        tensors: &Tensors<'_>,
-    ) -> Result<Self> {
-        let (Some(layout), Weights::Packed { alphabet, .. }) = (input.layout(), &product.weights) else {
-            return Err(tensors.error("a product of integers needs codes on both sides".to_owned()));
-        };
-        let w =
-            encoding(*alphabet).ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?;
-        let conv = IntegerConv::new(geometry, layout.encoding(), product.pad_code, w, weights);
-        let conv = conv.map_err(unpackable(tensors.stage))?;
-        Ok(Self::Integer { conv: Box::new(conv), end: End::new(&product.finish, output, tensors)? })
-    }
+fn integer_conv(
+    product: &Product,
+    geometry: &ConvGeometry,
+    input: &Value,
+    weights: &[f32],
+    tensors: &Tensors<'_>,
+) -> Result<IntegerConv> {
+    let (Some(layout), Weights::Packed { alphabet, .. }) = (input.layout(), &product.weights) else {
+        return Err(tensors.error("a product of integers needs codes on both sides".to_owned()));
+    };
+    let w = encoding(*alphabet).ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?;
+    let conv = IntegerConv::new(geometry, layout.encoding(), product.pad_code, w, weights);
+    conv.map_err(unpackable(tensors.stage))
 }
 
 impl End {
-    fn new(finish: &Finish, output: &Value, tensors: &Tensors<'_>) -> Result<Self> {
+    fn new(finish: &Finish, output: &Value, operand: Option<&Value>, tensors: &Tensors<'_>) -> Result<Self> {
         let channels = output.shape[2];
         match (finish, output.layout()) {
             (Finish::Chain(chain), layout) => {
@@ -258,16 +268,36 @@ impl End {
                 Ok(Self::Functions(functions))
             }
             (Finish::Thresholds { cuts, flips }, Some(layout)) => {
-                let levels = layout.encoding().levels();
-                let cuts = tensors.integers(cuts, channels * (levels - 1))?;
-                let found = Thresholds::new(levels, cuts, tensors.flags(flips, channels)?);
-                Ok(Self::Thresholds(found.map_err(unpackable(tensors.stage))?))
+                let mut found = all_thresholds([cuts, flips], 1, layout, tensors)?;
+                Ok(Self::Thresholds(found.remove(0)))
             }
-            (Finish::Thresholds { .. }, None) => {
+            (Finish::Selected { cuts, flips }, Some(layout)) => {
+                let selector = operand.and_then(Value::layout);
+                let selector =
+                    selector.ok_or_else(|| tensors.error("nothing selects its thresholds".to_owned()))?;
+                let codes = selector.encoding().levels();
+                Ok(Self::Selected(all_thresholds([cuts, flips], codes, layout, tensors)?))
+            }
+            (Finish::Thresholds { .. } | Finish::Selected { .. }, None) => {
                 Err(tensors.error("thresholds make codes, not numbers".to_owned()))
             }
         }
     }
+}
+
+/// Thresholds `[set, channel, levels − 1]`.
+fn all_thresholds(
+    [cuts, flips]: [&str; 2],
+    sets: usize,
+    layout: Layout,
+    tensors: &Tensors<'_>,
+) -> Result<Vec<Thresholds>> {
+    let (channels, levels) = (layout.channels(), layout.encoding().levels());
+    let cuts = tensors.integers(cuts, sets * channels * (levels - 1))?.chunks_exact(channels * (levels - 1));
+    let flips = tensors.flags(flips, sets * channels)?;
+    let found = cuts.zip(flips.chunks_exact(channels));
+    let found = found.map(|(cuts, flips)| Thresholds::new(levels, cuts, flips.to_vec()));
+    found.collect::<Result<_, _>>().map_err(unpackable(tensors.stage))
 }
 
 impl Weights {
