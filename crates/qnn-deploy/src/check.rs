@@ -197,9 +197,7 @@ impl Product {
             }
             (Finish::Thresholds { .. } | Finish::Selected { .. }, Elements::Float) => false,
             (Finish::Chain(_), Elements::Float) => true,
-            (Finish::Chain(chain), output) => {
-                self.arithmetic == Arithmetic::Integer && ends_in(chain, Elements::Float, output)
-            }
+            (Finish::Chain(chain), output) => ends_in(chain, Elements::Float, output),
         };
         operands && finish
     }

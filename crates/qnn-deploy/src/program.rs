@@ -328,10 +328,14 @@ impl Program {
     }
 
     /// The least version of the file format that can say it: the first knew neither thresholds that
-    /// another value selects nor means of packed codes.
+    /// another value selects, nor means of packed codes, nor sums in f32 that become codes.
     pub(crate) fn version(&self) -> u64 {
         let newer = |stage: &Stage| match &stage.action {
-            Action::Product(product) => matches!(product.finish, Finish::Selected { .. }),
+            Action::Product(product) => {
+                let float = product.arithmetic != Arithmetic::Integer;
+                let codes = self.values[stage.output].elements != Elements::Float;
+                float && codes || matches!(product.finish, Finish::Selected { .. })
+            }
             Action::GlobalAveragePool => self.values[stage.input].elements != Elements::Float,
             _ => false,
         };

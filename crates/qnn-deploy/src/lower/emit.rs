@@ -159,8 +159,6 @@ impl<'a, 't> Emission<'a, 't> {
         }
     }
 
-    /// In f32 the kernel scales and adds the bias; what follows is a pass of its own, in place where
-    /// the result stays f32.
     fn float_product(&mut self, draft: &Draft, factors: &Factorization<'_>, weights: Weights) -> Result<()> {
         let input = self.float_value(draft.input);
         let remarks: Vec<_> = factors.remark.clone().into_iter().collect();
@@ -168,21 +166,11 @@ impl<'a, 't> Emission<'a, 't> {
             Arithmetic::Float => Arithmetic::Float,
             _ => Arithmetic::WeightOnly,
         };
-        let product = |chain| Action::Product(assemble(factors, weights, arithmetic, Finish::Chain(chain)));
         let output = self.value(draft.output);
         let operand = draft.operand.map(|operand| self.operand(operand, output));
-        if self.values[output].elements == Elements::Float {
-            let chain = Chain { links: draft.links.clone() };
-            self.push(&draft.steps, input, operand, output, product(chain), remarks);
-            return Ok(());
-        }
-        let affine = |link: &&Link| matches!(link, Link::Scale { .. } | Link::Bias { .. });
-        let (affine, rest) = draft.links.split_at(draft.links.iter().take_while(affine).count());
-        let between = self.new_value(self.values[output].shape, Elements::Float);
-        let chain = |links: &[Link]| Chain { links: links.to_vec() };
-        self.push(&[draft.start], input, None, between, product(chain(affine)), remarks);
-        let steps: Vec<_> = draft.steps.iter().copied().filter(|&step| step != draft.start).collect();
-        self.push(&steps, between, operand, output, Action::Chain(chain(rest)), Vec::new());
+        let finish = Finish::Chain(Chain { links: draft.links.clone() });
+        let product = Action::Product(assemble(factors, weights, arithmetic, finish));
+        self.push(&draft.steps, input, operand, output, product, remarks);
         Ok(())
     }
 

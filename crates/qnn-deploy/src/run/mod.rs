@@ -71,7 +71,7 @@ impl StageRun {
             }
             let x = input.read(memory, images);
             match kind {
-                Kind::Product(product) => product.run(x, operand, y, images),
+                Kind::Product(product) => product.run(x, operand, y),
                 Kind::Chain(chain) => chain.run(Some(x), operand, y),
                 Kind::Pool(pool) => pool.run(x, y),
                 Kind::PadZero { stride } => pad_zero(input.value.shape, output.value.shape, *stride, x, y),
