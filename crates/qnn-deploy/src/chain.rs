@@ -14,6 +14,8 @@ use crate::tensors::Tensors;
 #[derive(Debug, Default)]
 pub(crate) struct Functions {
     steps: Vec<Function>,
+    /// How many elements have parameters of their own.
+    row: usize,
 }
 
 #[derive(Debug)]
@@ -41,6 +43,10 @@ pub(crate) struct Cuts {
     pub(crate) cuts: Vec<f32>,
 }
 
+/// Parameters of shorter rows are repeated up to so many: vectors work on long runs, and a row of sixteen
+/// is over before they have begun.
+const LONG: usize = 256;
+
 /// More cuts than this are searched by halves.
 const FEW: usize = 16;
 
@@ -48,7 +54,7 @@ impl Functions {
     /// The functions of a chain over rows of `row` elements.
     pub(crate) fn new(chain: &Chain, row: usize, tensors: &Tensors<'_>) -> Result<Self> {
         let steps = chain.links.iter().map(|link| Function::new(link, row, tensors));
-        Ok(Self { steps: steps.collect::<Result<_>>()? })
+        Ok(Self { steps: steps.collect::<Result<_>>()?, row })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -58,8 +64,9 @@ impl Functions {
     /// Takes scale and bias off the front, for a kernel that applies them to its accumulators.
     pub(crate) fn take_affine(&mut self) -> [Option<Vec<f32>>; 2] {
         let mut take = |of: fn(&mut Function) -> Option<Vec<f32>>| {
-            let values = self.steps.first_mut().and_then(of)?;
+            let mut values = self.steps.first_mut().and_then(of)?;
             self.steps.remove(0);
+            values.truncate(self.row);
             Some(values)
         };
         let scale =
@@ -78,7 +85,7 @@ impl Functions {
 
 impl Function {
     fn new(link: &Link, row: usize, tensors: &Tensors<'_>) -> Result<Self> {
-        let of = |name: &str| tensors.floats(name, row).map(<[f32]>::to_vec);
+        let of = |name: &str| tensors.floats(name, row).map(|values| values.repeat(LONG.div_ceil(row)));
         Ok(match link {
             Link::Scale { factors } => Self::Scale(of(factors)?),
             Link::Bias { bias } => Self::Bias(of(bias)?),
@@ -124,7 +131,7 @@ fn each(rows: &mut [f32], f: impl Fn(f32) -> f32) {
 
 fn by_channel(rows: &mut [f32], parameters: &[f32], f: impl Fn(f32, f32) -> f32) {
     vectorized(|| {
-        for row in rows.chunks_exact_mut(parameters.len()) {
+        for row in rows.chunks_mut(parameters.len()) {
             row.iter_mut().zip(parameters).for_each(|(x, &parameter)| *x = f(*x, parameter));
         }
     });
@@ -136,7 +143,7 @@ fn add(rows: &mut [f32], operand: &[f32], value: impl Fn(f32) -> f32) {
 
 fn normalize(rows: &mut [f32], mean: &[f32], s: &[f32], beta: &[f32]) {
     vectorized(|| {
-        for row in rows.chunks_exact_mut(mean.len()) {
+        for row in rows.chunks_mut(mean.len()) {
             let parameters = mean.iter().zip(s).zip(beta);
             let elements = row.iter_mut().zip(parameters);
             elements.for_each(|(x, ((&mean, &s), &beta))| *x = normalized(*x, mean, s, beta));

@@ -4,7 +4,7 @@ use qnn_kernels::packed::ConvGeometry;
 use qnn_quant::Alphabet;
 use qnn_tensor::ops::slices::pool_output;
 
-use crate::codes::{encoding, is};
+use crate::codes::{encoding, is, planes};
 use crate::program::{
     Action, Arithmetic, Chain, Data, Elements, Finish, Link, Product, Program, Stage, Weights,
 };
@@ -72,12 +72,14 @@ impl Program {
         {
             return Err("the shapes of its sum differ".to_owned());
         }
-        let sums = stage
-            .action
-            .chain()
-            .map_or(0, |chain| chain.links.iter().filter(|link| matches!(link, Link::Add { .. })).count());
+        let sums = stage.action.sums();
         if sums != usize::from(stage.operand.is_some()) {
             return Err(format!("it makes {sums} sums of {} operands", usize::from(stage.operand.is_some())));
+        }
+        if let (true, Some(operand)) = (stage.action.selects(), stage.operand)
+            && !matches!(self.values[operand].elements, Elements::Packed(codes) if planes(codes))
+        {
+            return Err("what selects its thresholds is not packed in planes of bits".to_owned());
         }
         stage.action.check_elements(input.elements, output.elements)
     }
@@ -118,6 +120,18 @@ impl Action {
         }
     }
 
+    /// How many sums with an operand it makes.
+    fn sums(&self) -> usize {
+        let is_sum = |link: &&Link| matches!(link, Link::Add { .. });
+        let in_chain = self.chain().map_or(0, |chain| chain.links.iter().filter(is_sum).count());
+        in_chain + usize::from(self.selects())
+    }
+
+    /// Whether its operand selects thresholds.
+    fn selects(&self) -> bool {
+        matches!(self, Self::Product(Product { finish: Finish::Selected { .. }, .. }))
+    }
+
     fn output_shape(&self, [h, w, c]: [usize; 3], output: [usize; 3]) -> Result<[usize; 3], String> {
         match self {
             Self::Chain(_) => Ok([h, w, c]),
@@ -145,9 +159,8 @@ impl Action {
             Self::Chain(chain) => ends_in(chain, input, output),
             Self::MaxPool { falling: None, .. } => input == output,
             Self::MaxPool { falling: Some(_), .. } => input == output && output != float,
-            Self::AveragePool(_) | Self::GlobalAveragePool | Self::PadZero { .. } => {
-                [input, output] == [float; 2]
-            }
+            Self::GlobalAveragePool => output == float,
+            Self::AveragePool(_) | Self::PadZero { .. } => [input, output] == [float; 2],
         };
         if fits { Ok(()) } else { Err(format!("it cannot make {output:?} of {input:?}")) }
     }
@@ -161,7 +174,7 @@ impl Action {
         }
         if let Self::Product(product) = self {
             names.push(product.weights.tensor());
-            if let Finish::Thresholds { cuts, flips } = &product.finish {
+            if let Finish::Thresholds { cuts, flips } | Finish::Selected { cuts, flips } = &product.finish {
                 names.extend([cuts.as_str(), flips.as_str()]);
             }
         }
@@ -178,15 +191,13 @@ impl Product {
             Arithmetic::Float => input == Elements::Float,
         };
         let finish = match (&self.finish, output) {
-            (Finish::Thresholds { .. }, Elements::Packed(codes)) => {
+            (Finish::Thresholds { .. } | Finish::Selected { .. }, Elements::Packed(codes)) => {
                 self.arithmetic == Arithmetic::Integer
                     && encoding(codes).is_some_and(|encoding| is(encoding, codes))
             }
-            (Finish::Thresholds { .. }, Elements::Float) => false,
+            (Finish::Thresholds { .. } | Finish::Selected { .. }, Elements::Float) => false,
             (Finish::Chain(_), Elements::Float) => true,
-            (Finish::Chain(chain), output) => {
-                self.arithmetic == Arithmetic::Integer && ends_in(chain, Elements::Float, output)
-            }
+            (Finish::Chain(chain), output) => ends_in(chain, Elements::Float, output),
         };
         operands && finish
     }

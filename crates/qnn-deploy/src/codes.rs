@@ -25,6 +25,11 @@ pub(crate) fn is(encoding: Encoding, alphabet: Alphabet) -> bool {
         && encoding.code(encoding.levels() - 1) == alphabet.last()
 }
 
+/// Whether codes lie in planes of bits of their own, which thresholds can produce.
+pub(crate) fn planes(alphabet: Alphabet) -> bool {
+    encoding(alphabet).is_some_and(|encoding| encoding != Encoding::Int8 && is(encoding, alphabet))
+}
+
 /// The largest magnitude of a code.
 pub(crate) fn magnitude(alphabet: Alphabet) -> u32 {
     alphabet.first.unsigned_abs().max(alphabet.last().unsigned_abs())

@@ -74,6 +74,7 @@ impl Product {
         };
         let end = match &self.finish {
             Finish::Thresholds { .. } => "thresholds",
+            Finish::Selected { .. } => "selected thresholds",
             Finish::Chain(chain) if chain.is_affine() => "scaled",
             Finish::Chain(chain) => chain.text(),
         };

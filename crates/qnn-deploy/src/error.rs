@@ -136,7 +136,7 @@ pub enum Error {
     },
     /// A file of a format that this version does not know.
     #[error(
-        "{path}: a packed model of version {found}, but this program reads version {supported}; use the program that \
+        "{path}: a packed model of version {found}, but this program reads versions up to {supported}; use the program that \
          wrote it, or freeze the model again",
         path = .path.display()
     )]
@@ -145,7 +145,7 @@ pub enum Error {
         path: PathBuf,
         /// The file's version.
         found: u64,
-        /// The version that can be read.
+        /// The newest version that can be read.
         supported: u64,
     },
     /// A program and a model that do not belong together.

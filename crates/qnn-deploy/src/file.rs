@@ -9,7 +9,8 @@ use crate::program::{Data, Program};
 use crate::{Error, Result, Session};
 
 const FORMAT: &str = "qnn-packed-model";
-const VERSION: u64 = 1;
+/// The newest version; older ones say less, and what they say in the same way.
+const VERSION: u64 = 2;
 
 /// What the bits of a file mean, for whoever reads one without this program. A file that says
 /// something else is of another version.
@@ -38,6 +39,12 @@ const CONVENTIONS: [(&str, &str); 7] = [
     ),
 ];
 
+/// What version 2 adds.
+const SELECTED: (&str, &str) = (
+    "selected thresholds",
+    "the code of the operand at the same element, counted from its least code, selects the element's cuts and flip",
+);
+
 /// What the header says beside the tensors.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +63,8 @@ impl Program {
     /// [`Error::File`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let description = Description { conventions: conventions(), program: self.clone() };
+        let version = self.version();
+        let description = Description { conventions: conventions(version), program: self.clone() };
         let json = serde_json::to_string(&description).map_err(|error| format(path, error.to_string()))?;
         let digest = digest(&json, &self.tensors);
         let bytes: Vec<_> =
@@ -66,7 +74,7 @@ impl Program {
             view.map(|view| (*name, view)).map_err(|error| format(path, error.to_string()))
         });
         let views = views.collect::<Result<Vec<_>>>()?;
-        Ok(Container::write(path, views, format!("{FORMAT} {VERSION} {digest:016x}\n{json}"))?)
+        Ok(Container::write(path, views, format!("{FORMAT} {version} {digest:016x}\n{json}"))?)
     }
 
     /// Reads a program, of which nothing is trusted.
@@ -79,30 +87,34 @@ impl Program {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let container = Container::read(path)?;
-        let (expected, json) = open(path, container.note())?;
+        let (version, expected, json) = open(path, container.note())?;
         let tensors = read_tensors(path, &container)?;
         if digest(json, &tensors) != expected {
             return Err(format(path, "its contents do not have the digest of its header".to_owned()));
         }
         let description: Description = serde_json::from_str(json)
             .map_err(|error| format(path, std::format!("its description: {error}")))?;
-        if description.conventions != conventions() {
+        if description.conventions != conventions(version) {
             return Err(format(path, "it states other conventions than its version has".to_owned()));
         }
         let mut program = description.program;
         program.tensors = tensors;
         // Whatever a session would refuse is refused here.
         Session::new(&program)?;
+        if program.version() != version {
+            return Err(format(path, std::format!("it is no program of version {version}")));
+        }
         Ok(program)
     }
 }
 
-fn conventions() -> BTreeMap<String, String> {
-    CONVENTIONS.map(|(what, rule)| (what.to_owned(), rule.to_owned())).into()
+fn conventions(version: u64) -> BTreeMap<String, String> {
+    let rules = CONVENTIONS.into_iter().chain((version > 1).then_some(SELECTED));
+    rules.map(|(what, rule)| (what.to_owned(), rule.to_owned())).collect()
 }
 
-/// Splits a note into digest and description, once format and version are known.
-fn open<'n>(path: &Path, note: &'n str) -> Result<(u64, &'n str)> {
+/// Splits a note into version, digest and description, once the format is known.
+fn open<'n>(path: &Path, note: &'n str) -> Result<(u64, u64, &'n str)> {
     let (first, json) = note.split_once('\n').unwrap_or((note, ""));
     let no_model = || format(path, "its header does not say that it is a packed model".to_owned());
     let [kind, version, digest] = first.split(' ').collect::<Vec<_>>()[..] else { return Err(no_model()) };
@@ -110,10 +122,10 @@ fn open<'n>(path: &Path, note: &'n str) -> Result<(u64, &'n str)> {
         return Err(no_model());
     }
     let found: u64 = version.parse().map_err(|_| no_model())?;
-    if found != VERSION {
+    if !(1..=VERSION).contains(&found) {
         return Err(Error::Version { path: path.to_owned(), found, supported: VERSION });
     }
-    Ok((u64::from_str_radix(digest, 16).map_err(|_| no_model())?, json))
+    Ok((found, u64::from_str_radix(digest, 16).map_err(|_| no_model())?, json))
 }
 
 fn read_tensors(path: &Path, container: &Container) -> Result<BTreeMap<String, Data>> {

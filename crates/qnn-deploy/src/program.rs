@@ -191,6 +191,14 @@ pub enum Finish {
         /// One byte per channel: 1 if flipped.
         flips: String,
     },
+    /// Thresholds for each code that the operand may have at an element: a sum with it and what follows,
+    /// without the sum.
+    Selected {
+        /// `[code of the operand, channel, levels − 1]` integers.
+        cuts: String,
+        /// One byte per code of the operand and channel: 1 if flipped.
+        flips: String,
+    },
 }
 
 /// Functions of single elements, one after the other, in exactly the operations and roundings of the
@@ -317,6 +325,21 @@ impl Program {
     /// How bytes become the image's numbers, if that is known.
     pub fn normalization(&self) -> Option<&Normalization> {
         self.normalization.as_ref()
+    }
+
+    /// The least version of the file format that can say it: the first knew neither thresholds that
+    /// another value selects, nor means of packed codes, nor sums in f32 that become codes.
+    pub(crate) fn version(&self) -> u64 {
+        let newer = |stage: &Stage| match &stage.action {
+            Action::Product(product) => {
+                let float = product.arithmetic != Arithmetic::Integer;
+                let codes = self.values[stage.output].elements != Elements::Float;
+                float && codes || matches!(product.finish, Finish::Selected { .. })
+            }
+            Action::GlobalAveragePool => self.values[stage.input].elements != Elements::Float,
+            _ => false,
+        };
+        if self.stages.iter().any(newer) { 2 } else { 1 }
     }
 
     /// Bytes of all tensors: the size of the model file without its header.

@@ -140,7 +140,7 @@ fn a_program_prints_its_stages_and_what_slows_it_down() {
     let text = freeze(model.as_ref(), net.shape()).unwrap().to_string();
     assert!(text.contains("features.0.conv"), "{text}");
     assert!(text.contains("±1 × ±1, integer sums, thresholds"), "{text}");
-    assert!(text.contains("f32 × ±1, f32 sums, scaled"), "{text}");
+    assert!(text.contains("f32 × ±1, f32 sums, functions to codes"), "{text}");
     assert!(text.contains("max pool of bits"), "{text}");
     assert!(
         text.contains("0: its input is f32: packed weights, sums in f32; quantize the activation before it"),

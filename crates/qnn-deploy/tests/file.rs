@@ -32,7 +32,8 @@ fn saved(preset: &str) -> (TempDir, PathBuf, Box<dyn Layer>, Program) {
 /// Writes a container again after a change, with the digest that the change asks for.
 fn forge(path: &Path, change: impl FnOnce(&mut Value, &mut Vec<(String, Dtype, Vec<u8>)>)) {
     let container = Container::read(path).unwrap();
-    let (_, text) = container.note().split_once('\n').unwrap();
+    let (first, text) = container.note().split_once('\n').unwrap();
+    let (kind_and_version, _) = first.rsplit_once(' ').unwrap();
     let mut description: Value = serde_json::from_str(text).unwrap();
     let tensors = container.tensors().unwrap();
     let mut tensors: Vec<_> =
@@ -52,7 +53,7 @@ fn forge(path: &Path, change: impl FnOnce(&mut Value, &mut Vec<(String, Dtype, V
     let views = tensors.iter().map(|(name, dtype, bytes)| {
         (name.as_str(), TensorView::new(*dtype, vec![bytes.len() / size(dtype)], bytes).unwrap())
     });
-    Container::write(path, views, format!("qnn-packed-model 1 {:016x}\n{text}", digest.value())).unwrap();
+    Container::write(path, views, format!("{kind_and_version} {:016x}\n{text}", digest.value())).unwrap();
 }
 
 #[test]
@@ -116,10 +117,12 @@ fn other_files_and_versions_say_so() {
     let write = |note: &str| Container::write(&path, [], note.to_owned()).unwrap();
     write("");
     assert!(matches!(Program::load(&path), Err(Error::Format { .. })));
-    write("qnn-packed-model 2 0000000000000000\n{}");
+    write("qnn-packed-model 3 0000000000000000\n{}");
     let error = Program::load(&path).unwrap_err();
-    assert!(matches!(error, Error::Version { found: 2, supported: 1, .. }));
-    assert!(error.to_string().contains("a packed model of version 2, but this program reads version 1"));
+    assert!(matches!(error, Error::Version { found: 3, supported: 2, .. }));
+    assert!(
+        error.to_string().contains("a packed model of version 3, but this program reads versions up to 2")
+    );
     assert!(matches!(Program::load(folder.path().join("none")), Err(Error::File { .. })));
 }
 

@@ -14,8 +14,12 @@ use crate::{Real, Vectorize, vectorized};
 ///
 /// Rows and columns outside the image hold the padding value, so that no tile knows of borders; columns are dealt into as many phases as the
 /// horizontal stride has steps, so that the pixels that one kernel position visits are neighbours.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Frame<T> {
+    /// Whether an image is a run of pixels of any length, cut into rows: no row is padded, and nobody reads past its pixels.
+    pub(crate) flat: bool,
+    /// The distance of neighbouring windows where a line holds a whole kernel row of an output column instead of one column: for few channels.
+    pub(crate) gathered: Option<usize>,
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) channels: usize,
@@ -62,8 +66,31 @@ impl<T: Real> Frame<T> {
             let end = ((source + 1) * self.width * self.channels).min(image.len());
             // A row outside the image is an empty one: all of it is padding.
             let pixels = if source < self.height { &image[start..end] } else { &[] };
+            if let Some(stride) = self.gathered {
+                vectorized(|| self.gather(stride, pixels, lines));
+                continue;
+            }
             for (block, lines) in self.blocks.iter().zip(lines.chunks_exact_mut(self.plane())) {
                 self.fill_block(*block, pixels, lines);
+            }
+        }
+    }
+
+    /// Writes the kernel row of every output column; lanes past its numbers are left to whatever comes.
+    #[inline(always)]
+    fn gather(&self, stride: usize, pixels: &[T], lines: &mut [Line<T>]) {
+        let (count, step, left) = (self.blocks[0].count, stride * self.channels, self.left * self.channels);
+        for (column, line) in lines.iter_mut().enumerate() {
+            let start = column * step;
+            let run = start.checked_sub(left).and_then(|at| pixels.get(at..)?.first_chunk::<LANES>());
+            match run {
+                Some(run) => line.0 = *run,
+                None => {
+                    let number = |at: usize| at.checked_sub(left).and_then(|at| pixels.get(at).copied());
+                    for (at, x) in line.0[..count].iter_mut().enumerate() {
+                        *x = number(start + at).unwrap_or(self.pad_value);
+                    }
+                }
             }
         }
     }
@@ -87,7 +114,9 @@ impl<T: Real> Frame<T> {
             } else {
                 vectorized(Copy { block, step, pixels, lines: copied });
             }
-            after.fill(Line([self.pad_value; LANES]));
+            if !self.flat {
+                after.fill(Line([self.pad_value; LANES]));
+            }
         }
     }
 }
@@ -132,6 +161,8 @@ mod tests {
         for (phases, left) in [(1, 0), (1, 2), (2, 1), (3, 4), (2, 0)] {
             let blocks = blocks(1, channels, LANES);
             let frame = Frame {
+                flat: false,
+                gathered: None,
                 height,
                 width,
                 channels,

@@ -67,6 +67,8 @@ struct Site {
 impl<'a, T: Real> KernelGradient<'a, T> {
     fn new(tiles: &'a Tiles<T>, shape: &'a Conv2dShape, x: &[T], pad_value: T, dy: &[T]) -> Self {
         let output = Frame {
+            flat: false,
+            gathered: None,
             height: shape.out_height(),
             width: shape.out_width(),
             channels: shape.out_channels,

@@ -22,6 +22,7 @@
 
 mod affine;
 mod arch;
+mod float_conv;
 mod frame;
 mod functions;
 mod isa;
@@ -40,6 +41,7 @@ mod tile;
 
 pub use affine::ChannelAffine;
 pub use arch::Kernels;
+pub use float_conv::{FloatConv, FloatTile};
 pub use functions::{
     Vectorize, conv2d, conv2d_input_gradient, conv2d_kernel_gradient, matmul, matmul_left_gradient,
     matmul_right_gradient, vectorized,

@@ -1,8 +1,9 @@
 //! Convolutions as sums over taps: which frame, which lattices, which packing.
 
+use crate::arch::Tiles;
 use crate::frame::Frame;
 use crate::line::{Block, LANES, Line, blocks};
-use crate::product::{Axis, Lattice, Pack, Product};
+use crate::product::{Axis, Lattice, Product, Tables, Weights};
 use crate::tile::Tap;
 use crate::{ChannelAffine, Conv2dShape, Kernels, Real};
 
@@ -14,10 +15,14 @@ pub(crate) fn is_depthwise(shape: &Conv2dShape) -> bool {
     shape.groups > 1 && shape.groups == shape.channels && shape.groups == shape.out_channels
 }
 
+/// Whether a convolution never looks sideways.
+fn is_pointwise(shape: &Conv2dShape) -> bool {
+    shape.kernel == [1, 1] && shape.stride == [1, 1] && shape.padding == crate::Padding::NONE
+}
+
 /// A convolution that never looks sideways is a product of `pixels` rows, whatever the images: the same sums in full tiles.
 pub(crate) fn flattened(shape: &Conv2dShape) -> Conv2dShape {
-    let pointwise = shape.kernel == [1, 1] && shape.stride == [1, 1] && shape.padding == crate::Padding::NONE;
-    if pointwise { pixel_rows(shape, shape.batch * shape.height * shape.width) } else { *shape }
+    if is_pointwise(shape) { pixel_rows(shape, shape.batch * shape.height * shape.width) } else { *shape }
 }
 
 /// `pixels` as the rows of one image; the last row may be cut short.
@@ -34,11 +39,12 @@ pub(crate) fn forward<T: Real>(
     out: ChannelAffine<'_, T>,
     y: &mut [T],
 ) {
+    let tiles = T::tiles(kernels);
+    let tables = forward_tables(tiles, &Window::plain(shape), pad_value);
     let pack = |panel: Block, vectors: usize, lines: &mut [Line<T>]| {
-        let rows = w.chunks_exact(shape.out_channels).map(|row| &row[panel.first..][..panel.count]);
-        lines.chunks_exact_mut(vectors).zip(rows).for_each(|(lines, row)| pack_row(row, lines));
+        pack_plain(shape, w, panel, vectors, lines);
     };
-    forward_packed(kernels, &Window::plain(shape), x, &pack, pad_value, out, y);
+    Product { tiles, tables: &tables, weights: Weights::Pack(&pack, out) }.run(x, y);
 }
 
 /// A convolution whose kernel may have gaps: the shape's kernel is the extent that it covers.
@@ -49,54 +55,60 @@ pub(crate) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    fn plain(shape: &'a Conv2dShape) -> Self {
+    pub(crate) fn plain(shape: &'a Conv2dShape) -> Self {
         Self { shape, kernel: shape.kernel, dilation: [1, 1] }
     }
 }
 
-/// The forward pass with weights that `pack` writes.
-pub(crate) fn forward_packed<T: Real>(
-    kernels: &Kernels,
-    window: &Window<'_>,
-    x: &[T],
-    pack: &Pack<'_, T>,
-    pad_value: T,
-    out: ChannelAffine<'_, T>,
-    y: &mut [T],
+/// Writes the weights `w` of one panel.
+pub(crate) fn pack_plain<T: Real>(
+    shape: &Conv2dShape,
+    w: &[T],
+    panel: Block,
+    vectors: usize,
+    lines: &mut [Line<T>],
 ) {
-    let (shape, [down, right]) = (window.shape, window.dilation);
+    let rows = w.chunks_exact(shape.out_channels).map(|row| &row[panel.first..][..panel.count]);
+    lines.chunks_exact_mut(vectors).zip(rows).for_each(|(lines, row)| pack_row(row, lines));
+}
+
+/// The tables of a forward pass, whatever the shape's batch; of one that never looks sideways, whatever the images.
+pub(crate) fn forward_tables<T: Real>(tiles: &Tiles<T>, window: &Window<'_>, pad_value: T) -> Tables<T> {
+    let flat = is_pointwise(window.shape);
+    let shape = &if flat { pixel_rows(window.shape, 1) } else { *window.shape };
+    let [down, right] = window.dilation;
     let depthwise = is_depthwise(shape);
-    let tiles = T::tiles(kernels);
-    let frame = input_frame(shape, pad_value);
-    let taken = Conv2dShape { kernel: window.kernel, ..*shape };
-    let taps = taps(&taken, shape.group_channels(), |[kh, kw], block| {
-        kh * down * frame.row_lines() + frame.line(block, kw * right)
-    });
+    let mut frame = input_frame(shape, pad_value);
+    let mut taken = Conv2dShape { kernel: window.kernel, ..*shape };
+    let mut each = shape.group_channels();
+    let row = window.kernel[1] * shape.channels;
+    if !flat && shape.groups == 1 && right == 1 && window.kernel[1] > 1 && row <= LANES {
+        // Few channels: a tap is a whole kernel row, in the same order.
+        let block = Block { group: 0, first: 0, count: row };
+        let (columns, gathered) = (shape.out_width(), Some(shape.stride[1]));
+        frame = Frame { columns, gathered, phases: 1, phases_read: 1, blocks: vec![block], ..frame };
+        (taken.kernel[1], each) = (1, row);
+    }
+    let taps =
+        taps(&taken, each, |[kh, kw], block| kh * down * frame.row_lines() + frame.line(block, kw * right));
     let axis = |count, stride| Axis { first: 0, step: 1, count, origin: 0, stride };
-    let columns = Axis { stride: 1, ..axis(shape.out_width(), 1) };
-    let lattice = Lattice {
-        rows: axis(shape.out_height(), shape.stride[0]),
-        columns,
-        reach: shape.kernel[0] - 1,
-        taps,
-    };
-    let group_outputs = shape.out_channels / shape.groups;
+    let mut rows = axis(shape.out_height(), shape.stride[0]);
+    if flat {
+        (frame.flat, frame.height, rows.count) = (true, usize::MAX, usize::MAX);
+    }
+    let columns = axis(shape.out_width(), 1);
     let group_channels = shape.group_channels();
-    Product {
-        tiles,
+    Tables {
         rows: shape.out_height(),
         columns: shape.out_width(),
         channels: shape.out_channels,
-        panels: panels(depthwise, shape, group_outputs, LANES * tiles.vectors()),
+        panels: panels(depthwise, shape, shape.out_channels / shape.groups, LANES * tiles.vectors()),
         depth: window.kernel[0] * window.kernel[1] * group_channels,
         group_lines: group_lines(&frame, depthwise, shape.groups),
-        lattices: vec![lattice],
+        lattices: vec![Lattice { rows, columns, reach: shape.kernel[0] - 1, taps }],
         elementwise: depthwise,
         frame,
-        pack,
-        out,
     }
-    .run(x, y);
 }
 
 pub(crate) fn input_gradient<T: Real>(
@@ -118,8 +130,7 @@ pub(crate) fn input_gradient<T: Real>(
             pack_transposed(shape, w, panel, vectors, lines);
         }
     };
-    Product {
-        tiles,
+    let tables = Tables {
         rows: shape.height,
         columns: shape.width,
         channels: shape.channels,
@@ -129,15 +140,15 @@ pub(crate) fn input_gradient<T: Real>(
         lattices: gradient_lattices(shape, &frame),
         elementwise: depthwise,
         frame,
-        pack: &pack,
-        out: ChannelAffine::IDENTITY,
-    }
-    .run(dy, dx);
+    };
+    Product { tiles, tables: &tables, weights: Weights::Pack(&pack, ChannelAffine::IDENTITY) }.run(dy, dx);
 }
 
 /// The padded input of a convolution.
 pub(crate) fn input_frame<T: Real>(shape: &Conv2dShape, pad_value: T) -> Frame<T> {
     Frame {
+        flat: false,
+        gathered: None,
         height: shape.height,
         width: shape.width,
         channels: shape.channels,
@@ -165,6 +176,8 @@ pub(crate) fn channel_blocks(shape: &Conv2dShape, channels: usize) -> Vec<Block>
 fn gradient_frame<T: Real>(shape: &Conv2dShape) -> Frame<T> {
     let [top, left] = [0, 1].map(|axis| (shape.kernel[axis] - 1) / shape.stride[axis]);
     Frame {
+        flat: false,
+        gathered: None,
         height: shape.out_height(),
         width: shape.out_width(),
         channels: shape.out_channels,

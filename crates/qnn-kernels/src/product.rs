@@ -18,6 +18,12 @@ const SHARED_LINES: usize = 1 << 20;
 /// Lines of a frame that a core's cache holds beside the weights.
 const RESIDENT_LINES: usize = 1 << 13;
 
+/// Numbers of one run of rows that a function visits.
+const VISITED: usize = 1 << 12;
+
+/// Takes the index of a run's first pixel, its numbers, and its bytes to fill.
+pub(crate) type Visit<'a, T> = dyn Fn(usize, &mut [T], &mut [u8]) + Sync + 'a;
+
 /// Along one axis: output `first + i·step` starts at frame position `origin + i·stride`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Axis {
@@ -29,7 +35,7 @@ pub(crate) struct Axis {
 }
 
 /// Output pixels that take their sums over the same taps.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lattice {
     pub(crate) rows: Axis,
     pub(crate) columns: Axis,
@@ -41,12 +47,12 @@ pub(crate) struct Lattice {
 /// Writes a panel's weights, one line after the other: for each weight index as many lines as the panel has vectors.
 pub(crate) type Pack<'a, T> = dyn Fn(Block, usize, &mut [Line<T>]) + Sync + 'a;
 
-/// A job for the product tiles.
-pub(crate) struct Product<'a, T> {
-    pub(crate) tiles: &'a Tiles<T>,
+/// What a job computes, whatever the weights and the images: made once for a shape.
+#[derive(Clone, Debug)]
+pub(crate) struct Tables<T> {
     pub(crate) frame: Frame<T>,
     pub(crate) lattices: Vec<Lattice>,
-    /// Extents of one output image.
+    /// Extents of one output image; a [flat](Frame::flat) one has as many rows as come.
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     pub(crate) channels: usize,
@@ -57,8 +63,21 @@ pub(crate) struct Product<'a, T> {
     /// Lines between the blocks of neighbouring groups.
     pub(crate) group_lines: usize,
     pub(crate) elementwise: bool,
-    pub(crate) pack: &'a Pack<'a, T>,
-    pub(crate) out: ChannelAffine<'a, T>,
+}
+
+/// The weights of a job.
+pub(crate) enum Weights<'a, T> {
+    /// Written when the job runs, with an affine map.
+    Pack(&'a Pack<'a, T>, ChannelAffine<'a, T>),
+    /// Written once, as by [`Tables::pack`].
+    Packed(&'a [Line<T>]),
+}
+
+/// A job for the product tiles.
+pub(crate) struct Product<'a, T> {
+    pub(crate) tiles: &'a Tiles<T>,
+    pub(crate) tables: &'a Tables<T>,
+    pub(crate) weights: Weights<'a, T>,
 }
 
 /// A part of a frame, and the output rows it suffices for.
@@ -75,23 +94,7 @@ struct Target {
     first_channel: usize,
 }
 
-impl<T: Real> Product<'_, T> {
-    /// Computes `y` from `images`. Any tiling and any schedule give the same bits: each output is one sum in the order of its taps.
-    pub(crate) fn run(&self, images: &[T], y: &mut [T]) {
-        if y.is_empty() {
-            return;
-        }
-        let weights = self.depth * self.panels.iter().map(|panel| panel.count).sum::<usize>();
-        let frame_lines = y.len().div_ceil(self.rows * self.columns * self.channels)
-            * self.framed(&(0..self.rows)).len()
-            * self.frame.row_lines();
-        if weights > RESIDENT_WEIGHTS && frame_lines <= SHARED_LINES {
-            self.run_by_panels(images, y);
-        } else {
-            self.run_by_bands(images, y);
-        }
-    }
-
+impl<T: Real> Tables<T> {
     fn vectors(&self, panel: Block) -> usize {
         panel.count.div_ceil(LANES)
     }
@@ -101,63 +104,27 @@ impl<T: Real> Product<'_, T> {
         (self.depth + 2) * self.panels.iter().map(|&panel| self.vectors(panel)).max().unwrap_or(1)
     }
 
-    fn pack_panel(&self, panel: Block, lines: &mut [Line<T>]) {
+    /// All panels, one after the other.
+    pub(crate) fn pack(&self, pack: &Pack<'_, T>, out: ChannelAffine<'_, T>) -> Vec<Line<T>> {
+        let mut lines = vec![Line([T::zero(); LANES]); self.panel_lines() * self.panels.len()];
+        let panels = lines.chunks_exact_mut(self.panel_lines()).zip(&self.panels);
+        panels.for_each(|(lines, panel)| self.pack_panel(*panel, pack, out, lines));
+        lines
+    }
+
+    fn pack_panel(&self, panel: Block, pack: &Pack<'_, T>, out: ChannelAffine<'_, T>, lines: &mut [Line<T>]) {
         let vectors = self.vectors(panel);
         let (weights, affine) = lines[..(self.depth + 2) * vectors].split_at_mut(self.depth * vectors);
-        (self.pack)(panel, vectors, weights);
+        pack(panel, vectors, weights);
         // Both neutral elements are exact: a·1 = a, and a + (−0) = a even where a is −0.
         affine[..vectors].fill(Line([T::one(); LANES]));
         affine[vectors..].fill(Line([T::neg_zero(); LANES]));
-        for (values, lines) in
-            [self.out.scale, self.out.bias].into_iter().zip(affine.chunks_exact_mut(vectors))
-        {
+        for (values, lines) in [out.scale, out.bias].into_iter().zip(affine.chunks_exact_mut(vectors)) {
             let values = values.map_or(&[][..], |values| &values[panel.first..][..panel.count]);
             for (line, values) in lines.iter_mut().zip(values.chunks(LANES)) {
                 line.0[..values.len()].copy_from_slice(values);
             }
         }
-    }
-
-    /// Every image by itself, or a band of its rows: weights stay, images pass.
-    fn run_by_bands(&self, images: &[T], y: &mut [T]) {
-        let panel_lines = self.panel_lines();
-        let image_len = self.rows * self.columns * self.channels;
-        let band = self.band_rows(y.len().div_ceil(image_len));
-        with_lines(panel_lines * self.panels.len(), |weights: &mut [Line<T>]| {
-            let packing = weights
-                .par_chunks_exact_mut(panel_lines)
-                .zip(&self.panels)
-                .with_min_len(1 + RESIDENT_LINES / panel_lines);
-            packing.for_each(|(lines, panel)| self.pack_panel(*panel, lines));
-            let weights = &*weights;
-            let pairs = y.par_chunks_mut(image_len).zip(images.par_chunks(self.frame.image_len()));
-            pairs.for_each(|(y, image)| {
-                let bands = y.par_chunks_mut(band * self.columns * self.channels).enumerate();
-                bands.for_each(|(index, y)| self.band(index * band, image, weights, y));
-            });
-        });
-    }
-
-    /// Rows in a band: all of the image, unless it is too large for the cache or threads would idle.
-    fn band_rows(&self, images: usize) -> usize {
-        let parts = (4 * rayon::current_num_threads()).div_ceil(images);
-        let wanted = if parts > 4 { self.rows.div_ceil(parts) } else { self.rows };
-        let lattice = &self.lattices[0];
-        let lines = self.frame.row_lines() * lattice.rows.stride.div_ceil(lattice.rows.step);
-        wanted.min((RESIDENT_LINES / lines).max(2 * lattice.reach)).max(1)
-    }
-
-    fn band(&self, first_row: usize, image: &[T], weights: &[Line<T>], y: &mut [T]) {
-        let rows = first_row..first_row + y.len().div_ceil(self.columns * self.channels);
-        let framed = self.framed(&rows);
-        with_lines(framed.len() * self.frame.row_lines(), |frame| {
-            self.frame.fill(framed.clone(), image, frame);
-            let framed = Framed { rows, first: framed.start, lines: frame };
-            for (panel, weights) in self.panels.iter().zip(weights.chunks_exact(self.panel_lines())) {
-                let target = Target { pitch: self.channels, first_channel: panel.first };
-                self.sweep(*panel, weights, &framed, &target, y);
-            }
-        });
     }
 
     /// The frame's rows that the output's rows depend on.
@@ -171,51 +138,198 @@ impl<T: Real> Product<'_, T> {
         ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0)
     }
 
+    /// Elements of an input image; of a flat one there is but one.
+    fn image_len(&self, images: &[T]) -> usize {
+        if self.frame.flat { images.len() } else { self.frame.image_len() }
+    }
+}
+
+impl<T: Real> Product<'_, T> {
+    /// Computes `y` from `images`. Any tiling and any schedule give the same bits: each output is one sum in the order of its taps.
+    pub(crate) fn run(&self, images: &[T], y: &mut [T]) {
+        if y.is_empty() {
+            return;
+        }
+        let pixels = y.len() / self.tables.channels;
+        let rows = self.rows(pixels);
+        if self.has_many_weights(rows, pixels) {
+            self.run_by_panels(rows, images, y);
+        } else {
+            self.run_by_bands(rows, images, y);
+        }
+    }
+
+    /// Rows of an image, where there are so many pixels in all.
+    fn rows(&self, pixels: usize) -> usize {
+        if self.tables.frame.flat { pixels.div_ceil(self.tables.columns) } else { self.tables.rows }
+    }
+
+    /// Whether the weights leave the cache before the next image comes, while the frames of all images do not.
+    fn has_many_weights(&self, rows: usize, pixels: usize) -> bool {
+        let tables = self.tables;
+        let weights = tables.depth * tables.panels.iter().map(|panel| panel.count).sum::<usize>();
+        let images = pixels.div_ceil(rows * tables.columns);
+        let frame_lines = images * tables.framed(&(0..rows)).len() * tables.frame.row_lines();
+        weights > RESIDENT_WEIGHTS && frame_lines <= SHARED_LINES
+    }
+
+    /// Every image by itself, or a band of its rows: weights stay, images pass.
+    fn run_by_bands(&self, rows: usize, images: &[T], y: &mut [T]) {
+        let tables = self.tables;
+        let image_len = rows * tables.columns * tables.channels;
+        let band = self.band_rows(rows, y.len().div_ceil(image_len));
+        self.with_weights(|weights| {
+            let pairs = y.par_chunks_mut(image_len).zip(images.par_chunks(tables.image_len(images)));
+            pairs.for_each(|(y, image)| {
+                let bands = y.par_chunks_mut(band * tables.columns * tables.channels).enumerate();
+                bands.for_each(|(index, y)| self.band(index * band, image, weights, y));
+            });
+        });
+    }
+
+    /// Computes runs of rows into a buffer that stays in the cache, and shows each to `visit` with the index of its first pixel and its part of
+    /// `bytes`, which are as many for each of `pixels`.
+    pub(crate) fn run_tiles(&self, images: &[T], pixels: usize, bytes: &mut [u8], visit: &Visit<'_, T>) {
+        if pixels == 0 || bytes.is_empty() {
+            return;
+        }
+        let (tables, rows) = (self.tables, self.rows(pixels));
+        if self.has_many_weights(rows, pixels) {
+            return self.run_whole(images, pixels, bytes, visit);
+        }
+        let (each, image_pixels) = (bytes.len() / pixels, rows * tables.columns);
+        let band = (VISITED / (tables.columns * tables.channels)).clamp(1, rows);
+        self.with_weights(|weights| {
+            let chunks =
+                bytes.par_chunks_mut(image_pixels * each).zip(images.par_chunks(tables.image_len(images)));
+            chunks.enumerate().for_each(|(index, (bytes, image))| {
+                let bands = bytes.par_chunks_mut(band * tables.columns * each).enumerate();
+                bands.for_each(|(part, bytes)| {
+                    let (first, count) = (part * band * tables.columns, bytes.len() / each);
+                    with_lines((count * tables.channels).div_ceil(LANES), |lines| {
+                        let numbers = &mut numbers_mut(lines)[..count * tables.channels];
+                        self.band(part * band, image, weights, numbers);
+                        visit(index * image_pixels + first, numbers, bytes);
+                    });
+                });
+            });
+        });
+    }
+
+    /// All at once, then one run after the other.
+    fn run_whole(&self, images: &[T], pixels: usize, bytes: &mut [u8], visit: &Visit<'_, T>) {
+        let (channels, each) = (self.tables.channels, bytes.len() / pixels);
+        let run = (VISITED / channels).max(1);
+        with_lines((pixels * channels).div_ceil(LANES), |lines| {
+            let numbers = &mut numbers_mut(lines)[..pixels * channels];
+            self.run(images, numbers);
+            let runs =
+                numbers.par_chunks_mut(run * channels).zip(bytes.par_chunks_mut(run * each)).enumerate();
+            runs.for_each(|(index, (numbers, bytes))| visit(index * run, numbers, bytes));
+        });
+    }
+
+    fn with_weights(&self, visit: impl FnOnce(&[Line<T>])) {
+        let (tables, panel_lines) = (self.tables, self.tables.panel_lines());
+        match self.weights {
+            Weights::Packed(lines) => visit(lines),
+            Weights::Pack(pack, out) => {
+                with_lines(panel_lines * tables.panels.len(), |lines: &mut [Line<T>]| {
+                    let packing = lines
+                        .par_chunks_exact_mut(panel_lines)
+                        .zip(&tables.panels)
+                        .with_min_len(1 + RESIDENT_LINES / panel_lines);
+                    packing.for_each(|(lines, panel)| tables.pack_panel(*panel, pack, out, lines));
+                    visit(lines);
+                })
+            }
+        }
+    }
+
+    /// Rows in a band: all of the image, unless it is too large for the cache or threads would idle.
+    fn band_rows(&self, rows: usize, images: usize) -> usize {
+        let parts = (4 * rayon::current_num_threads()).div_ceil(images);
+        let wanted = if parts > 4 { rows.div_ceil(parts) } else { rows };
+        let lattice = &self.tables.lattices[0];
+        let lines = self.tables.frame.row_lines() * lattice.rows.stride.div_ceil(lattice.rows.step);
+        wanted.min((RESIDENT_LINES / lines).max(2 * lattice.reach)).max(1)
+    }
+
+    fn band(&self, first_row: usize, image: &[T], weights: &[Line<T>], y: &mut [T]) {
+        let rows = first_row..first_row + y.len().div_ceil(self.tables.columns * self.tables.channels);
+        let framed = self.tables.framed(&rows);
+        with_lines(framed.len() * self.tables.frame.row_lines(), |frame| {
+            self.tables.frame.fill(framed.clone(), image, frame);
+            let framed = Framed { rows, first: framed.start, lines: frame };
+            for (panel, weights) in
+                self.tables.panels.iter().zip(weights.chunks_exact(self.tables.panel_lines()))
+            {
+                let target = Target { pitch: self.tables.channels, first_channel: panel.first };
+                self.sweep(*panel, weights, &framed, &target, y);
+            }
+        });
+    }
+
     /// Every panel by itself over all images: for many weights and few pixels.
-    fn run_by_panels(&self, images: &[T], y: &mut [T]) {
-        let (rows, pixels) = (0..self.rows, y.len() / self.channels);
-        let framed = self.framed(&rows);
-        let frame_lines = framed.len() * self.frame.row_lines();
-        let image_count = pixels.div_ceil(self.rows * self.columns);
-        let width = self.panels.iter().map(|&panel| self.vectors(panel)).max().unwrap_or(1);
+    fn run_by_panels(&self, rows: usize, images: &[T], y: &mut [T]) {
+        let (tables, pixels) = (self.tables, y.len() / self.tables.channels);
+        let framed = tables.framed(&(0..rows));
+        let frame_lines = framed.len() * tables.frame.row_lines();
+        let image_count = pixels.div_ceil(rows * tables.columns);
+        let width = self.tables.panels.iter().map(|&panel| self.tables.vectors(panel)).max().unwrap_or(1);
         with_lines(image_count * frame_lines, |frames: &mut [Line<T>]| {
             let pairs =
-                frames.par_chunks_exact_mut(frame_lines).zip(images.par_chunks(self.frame.image_len()));
-            pairs.for_each(|(frame, image)| self.frame.fill(framed.clone(), image, frame));
+                frames.par_chunks_exact_mut(frame_lines).zip(images.par_chunks(tables.image_len(images)));
+            pairs.for_each(|(frame, image)| self.tables.frame.fill(framed.clone(), image, frame));
             let frames = &*frames;
-            with_lines(self.panels.len() * pixels * width, |products: &mut [Line<T>]| {
-                let jobs = products.par_chunks_exact_mut(pixels * width).zip(&self.panels);
-                jobs.for_each(|(products, panel)| self.panel(*panel, &framed, frames, numbers_mut(products)));
+            with_lines(self.tables.panels.len() * pixels * width, |products: &mut [Line<T>]| {
+                let jobs = products.par_chunks_exact_mut(pixels * width).enumerate();
+                jobs.for_each(|(panel, products)| {
+                    self.panel(panel, rows, &framed, frames, numbers_mut(products));
+                });
                 self.gather(products, pixels, y);
             });
         });
     }
 
-    fn panel(&self, panel: Block, framed: &Range<usize>, frames: &[Line<T>], products: &mut [T]) {
-        let width = self.vectors(panel) * LANES;
-        let image_len = self.rows * self.columns * width;
-        with_lines(self.panel_lines(), |weights| {
-            self.pack_panel(panel, weights);
-            let frames = frames.chunks_exact(framed.len() * self.frame.row_lines());
-            for (frame, products) in frames.zip(products.chunks_mut(image_len)) {
+    fn panel(
+        &self,
+        index: usize,
+        rows: usize,
+        framed: &Range<usize>,
+        frames: &[Line<T>],
+        products: &mut [T],
+    ) {
+        let (tables, panel) = (self.tables, self.tables.panels[index]);
+        let width = tables.vectors(panel) * LANES;
+        let mut sweep = |weights: &[Line<T>]| {
+            let frames = frames.chunks_exact(framed.len() * tables.frame.row_lines());
+            for (frame, products) in frames.zip(products.chunks_mut(rows * tables.columns * width)) {
                 let target = Target { pitch: width, first_channel: 0 };
-                let framed = Framed { rows: 0..self.rows, first: framed.start, lines: frame };
+                let framed = Framed { rows: 0..rows, first: framed.start, lines: frame };
                 self.sweep(panel, weights, &framed, &target, products);
             }
-        });
+        };
+        match self.weights {
+            Weights::Packed(lines) => sweep(&lines[index * tables.panel_lines()..]),
+            Weights::Pack(pack, out) => with_lines(tables.panel_lines(), |weights| {
+                tables.pack_panel(panel, pack, out, weights);
+                sweep(weights);
+            }),
+        }
     }
 
     /// Brings the panels' products side by side.
     fn gather(&self, products: &[Line<T>], pixels: usize, y: &mut [T]) {
-        let lines = products.len() / self.panels.len();
+        let lines = products.len() / self.tables.panels.len();
         let rows = y
-            .par_chunks_exact_mut(self.channels)
-            .with_min_len(1 + RESIDENT_LINES / self.channels)
+            .par_chunks_exact_mut(self.tables.channels)
+            .with_min_len(1 + RESIDENT_LINES / self.tables.channels)
             .enumerate();
         rows.for_each(|(pixel, y)| {
             debug_assert!(pixel < pixels);
-            for (panel, products) in self.panels.iter().zip(products.chunks_exact(lines)) {
-                let vectors = self.vectors(*panel);
+            for (panel, products) in self.tables.panels.iter().zip(products.chunks_exact(lines)) {
+                let vectors = self.tables.vectors(*panel);
                 let y = &mut y[panel.first..][..panel.count];
                 for (y, line) in y.chunks_mut(LANES).zip(&products[pixel * vectors..]) {
                     y.copy_from_slice(&line.0[..y.len()]);
@@ -226,17 +340,18 @@ impl<T: Real> Product<'_, T> {
 
     /// One panel of output channels over the rows of one frame.
     fn sweep(&self, panel: Block, weights: &[Line<T>], framed: &Framed<'_, T>, target: &Target, y: &mut [T]) {
-        let vectors = self.vectors(panel);
-        let (packed, affine) = weights[..(self.depth + 2) * vectors].split_at(self.depth * vectors);
-        for lattice in &self.lattices {
+        let vectors = self.tables.vectors(panel);
+        let (packed, affine) =
+            weights[..(self.tables.depth + 2) * vectors].split_at(self.tables.depth * vectors);
+        for lattice in &self.tables.lattices {
             for step in lattice.rows.steps_in(&framed.rows) {
                 let frame_row = lattice.rows.origin + step * lattice.rows.stride - framed.first;
-                let image = &framed.lines[frame_row * self.frame.row_lines()
-                    + panel.group * self.group_lines
+                let image = &framed.lines[frame_row * self.tables.frame.row_lines()
+                    + panel.group * self.tables.group_lines
                     + lattice.columns.origin..];
                 let row = lattice.rows.first + step * lattice.rows.step - framed.rows.start;
                 let start =
-                    (row * self.columns + lattice.columns.first) * target.pitch + target.first_channel;
+                    (row * self.tables.columns + lattice.columns.first) * target.pitch + target.first_channel;
                 let Some(y) = y.get_mut(start..) else { continue };
                 let pixel_step = lattice.columns.step * target.pitch;
                 // The last row of a cut product may be short.
@@ -250,7 +365,7 @@ impl<T: Real> Product<'_, T> {
                     pixel_step,
                     live: panel.count,
                 };
-                if self.elementwise {
+                if self.tables.elementwise {
                     self.tiles.elementwise(&row, y);
                 } else {
                     self.tiles.product(vectors, &row, y);

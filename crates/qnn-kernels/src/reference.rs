@@ -167,6 +167,19 @@ pub fn packed_output(channels: usize, acc: &[i32], out: Output<'_>) {
                 layout.set(channel, thresholds.level(channel, acc), packed);
             }
         }
+        Output::Selected { thresholds, by, layout, y } => {
+            y.fill(0);
+            for (at, &acc) in acc.iter().enumerate() {
+                let (pixel, channel) = (at / channels, at % channels);
+                let code = by
+                    .layout
+                    .code(channel, &by.codes[by.layout.bytes_for(pixel)..][..by.layout.pixel_bytes()]);
+                let thresholds =
+                    &thresholds[by.layout.encoding().level(code).expect("a code that was packed")];
+                let packed = &mut y[layout.bytes_for(pixel)..][..layout.pixel_bytes()];
+                layout.set(channel, thresholds.level(channel, acc), packed);
+            }
+        }
         Output::Tiles(tiles) => {
             let pixels = 0..acc.len() / channels;
             (tiles.visit)(Tile { pixels, accumulators: acc, numbers: tiles.numbers, bytes: tiles.bytes });

@@ -153,6 +153,15 @@ fn store<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
 ) {
     let (affine, _) = row.affine.as_chunks::<V>();
     let (scale, bias) = (load::<T, L, V>(&affine[0]), load::<T, L, V>(&affine[1]));
+    if row.live == V * LANES {
+        for p in 0..P {
+            let (y, _) = y[p * row.pixel_step..][..V * LANES].as_chunks_mut::<LANES>();
+            for v in 0..V {
+                y[v] = acc[p][v].times(scale[v]).plus(bias[v]).to_line().0;
+            }
+        }
+        return;
+    }
     let mut lines = [[Line([T::zero(); LANES]); V]; P];
     for p in 0..P {
         for v in 0..V {

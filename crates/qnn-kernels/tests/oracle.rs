@@ -1,7 +1,9 @@
 //! Every kernel against the plain loops, on every instruction set of the machine, bit for bit.
 
 use proptest::prelude::*;
-use qnn_kernels::{ChannelAffine, Conv2dShape, Isa, Kernels, MatmulShape, Padding, Real, reference};
+use qnn_kernels::{
+    ChannelAffine, Conv2dShape, FloatConv, Isa, Kernels, MatmulShape, Padding, Real, reference,
+};
 
 /// Numbers that look random, by a linear congruence; every eighth is a zero or one of either sign.
 fn values<T: Real>(len: usize, seed: u64) -> Vec<T> {
@@ -57,6 +59,33 @@ fn check_conv2d<T: Real>(shape: &Conv2dShape, pad_value: f64, with_scale: bool, 
         assert_same("input gradient", kernels.isa(), &found_dx, &dx);
         kernels.conv2d_kernel_gradient(shape, &x, pad_value, &dy, &mut found_dw);
         assert_same("kernel gradient", kernels.isa(), &found_dw, &dw);
+    }
+}
+
+/// One layout for every batch.
+fn check_laid_out(shape: &Conv2dShape, pad_value: f32) {
+    let (w, bias) = (values::<f32>(shape.weight_len(), 2), values::<f32>(shape.out_channels, 4));
+    let out = ChannelAffine { scale: None, bias: Some(&bias[..]) };
+    for kernels in kernels() {
+        let conv = FloatConv::new(kernels, shape, &w, pad_value, out).unwrap();
+        for batch in [shape.batch, 1, 3] {
+            let shape = Conv2dShape { batch, ..*shape };
+            let x = values::<f32>(shape.input_len(), 1 + batch as u64);
+            let (mut y, mut found) = (filled(shape.output_len()), filled(shape.output_len()));
+            reference::conv2d(&shape, &x, &w, pad_value, out, &mut y);
+            conv.run(&x, &mut found);
+            assert_same("a convolution laid out once", kernels.isa(), &found, &y);
+            let mut bytes = vec![0; 4 * y.len()];
+            conv.run_tiles(&x, &mut bytes, &|tile| {
+                assert_eq!(tile.numbers.len(), tile.pixels.len() * shape.out_channels);
+                for (number, bytes) in tile.numbers.iter().zip(tile.bytes.as_chunks_mut::<4>().0) {
+                    *bytes = (number + tile.pixels.start as f32 * 0.0).to_le_bytes();
+                }
+            });
+            let found: Vec<f32> =
+                bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            assert!(found == y, "runs of a convolution laid out once, {}", kernels.isa());
+        }
     }
 }
 
@@ -161,6 +190,13 @@ proptest! {
     }
 
     #[test]
+    fn convolutions_laid_out_once_equal_the_loops(
+        shape in any_shape(), pad_value in proptest::sample::select(vec![0.0, -1.0])
+    ) {
+        check_laid_out(&shape, pad_value);
+    }
+
+    #[test]
     fn products_equal_the_loops(rows in 0_usize..70, inner in 0_usize..40, columns in 0_usize..70, with_affine: bool) {
         check_matmul::<f32>(MatmulShape { rows, inner, columns }, with_affine);
     }
@@ -190,7 +226,11 @@ fn shapes_of_residual_networks() {
         resnet(2, 4, 64, 64, 3, 1),
     ] {
         check_conv2d::<f32>(&shape, 0.0, false, true);
+        check_laid_out(&shape, 0.0);
     }
+    // Many weights: panels instead of bands.
+    check_laid_out(&resnet(1, 1, 700, 600, 1, 1), 0.0);
+    check_laid_out(&resnet(1, 2, 200, 300, 3, 1), 1.0);
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 
 use proptest::prelude::*;
 use qnn_kernels::packed::{
-    ConvGeometry, Encoding, Extreme, Layout, Output, PackError, PackedConv, PoolGeometry, Thresholds, Tiles,
+    ConvGeometry, Encoding, Extreme, Layout, Output, PackError, PackedConv, PoolGeometry, Selector,
+    Thresholds, Tiles,
 };
 use qnn_kernels::{ChannelAffine, Isa, Kernels, Padding, reference};
 
@@ -98,14 +99,39 @@ impl Case {
         }
     }
 
+    /// Thresholds that another packed value selects.
+    fn check_selected(&self, encoding: Encoding, by: Encoding) {
+        let channels = self.outputs();
+        let layout = Layout::new(encoding, channels).expect("a layout");
+        let selector = Layout::new(by, channels).expect("a layout");
+        let mut selecting = vec![0; 1 + selector.bytes_for(self.pixels())];
+        selector.pack(&codes(by, self.acc.len(), 13), &mut selecting[1..]).expect("codes");
+        let by = Selector { layout: selector, codes: &selecting[1..] };
+        let thresholds: Vec<_> =
+            (0..selector.encoding().levels()).map(|level| self.thresholds_from(encoding, level)).collect();
+        let mut expected = vec![0; layout.bytes_for(self.pixels())];
+        let plain = Output::Selected { thresholds: &thresholds, by, layout, y: &mut expected };
+        reference::packed_output(channels, &self.acc, plain);
+        for kernels in kernels() {
+            let mut found = vec![0xff; 1 + layout.bytes_for(self.pixels())];
+            let out = Output::Selected { thresholds: &thresholds, by, layout, y: &mut found[1..] };
+            self.run(kernels, out);
+            assert_eq!(found[1..], expected, "{} {encoding} by {}", kernels.isa(), selector.encoding());
+        }
+    }
+
     /// Cuts that lie on accumulators, below all, above all, in channels that rise and fall.
     fn thresholds(&self, encoding: Encoding) -> Thresholds {
+        self.thresholds_from(encoding, 0)
+    }
+
+    fn thresholds_from(&self, encoding: Encoding, seed: usize) -> Thresholds {
         let steps = encoding.levels() - 1;
         let (first, last) = (*self.conv.range().start(), *self.conv.range().end());
         let mut cuts = Vec::new();
         for channel in 0..self.outputs() {
             let mut some: Vec<i32> = (0..steps)
-                .map(|step| match (channel + step) % 7 {
+                .map(|step| match (channel + step + 3 * seed) % 7 {
                     0 => i32::MIN,
                     1 => i32::MAX,
                     2 => last + 1,
@@ -116,7 +142,7 @@ impl Case {
             some.sort_unstable();
             cuts.extend(some);
         }
-        let flips = (0..self.outputs()).map(|channel| channel % 3 == 1).collect();
+        let flips = (0..self.outputs()).map(|channel| (channel + seed) % 3 == 1).collect();
         Thresholds::new(encoding.levels(), &cuts, flips).expect("ascending cuts")
     }
 
@@ -209,6 +235,13 @@ proptest! {
         geometry in any_geometry(), images in 1_usize..3, x in any_encoding(), w in any_encoding(), y in any_encoding()
     ) {
         Case::new(&geometry, images, x, 0, w).check_stages(y);
+    }
+
+    #[test]
+    fn selected_thresholds_are_those_of_the_plain_accumulators(
+        geometry in any_geometry(), images in 1_usize..3, x in any_encoding(), y in any_encoding(), by in any_encoding()
+    ) {
+        Case::new(&geometry, images, x, 0, Encoding::Sign).check_selected(y, by);
     }
 
     #[test]
@@ -354,6 +387,7 @@ fn threads_give_the_same_integers() {
         for threads in 1..=3 {
             in_pool(threads, || case.check_accumulators());
             in_pool(threads, || case.check_stages(Encoding::Unsigned { bits: 2 }));
+            in_pool(threads, || case.check_selected(Encoding::Sign, Encoding::Ternary));
         }
     }
 }

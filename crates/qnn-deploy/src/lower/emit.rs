@@ -6,9 +6,9 @@ use qnn_quant::Alphabet;
 use super::draft::{Body, Draft};
 use super::product::Factorization;
 use super::thresholds::{NotMonotone, thresholds};
-use super::{Nodes, planes, pool_geometry};
+use super::{Nodes, pool_geometry};
 use crate::chain::{Cuts, Functions};
-use crate::codes::kernel_layout;
+use crate::codes::{kernel_layout, planes};
 use crate::graph::Graph;
 use crate::program::{
     Action, Arithmetic, Chain, Data, Elements, Finish, LayerName, Link, Product, Program, Remark, Stage,
@@ -16,6 +16,9 @@ use crate::program::{
 };
 use crate::tensors::Tensors;
 use crate::{Error, Result};
+
+/// More comparisons than this for each sum take longer than the functions in f32.
+const MOST_COMPARISONS: u32 = 16;
 
 /// Turns drafts into stages.
 pub(crate) struct Emission<'a, 't> {
@@ -124,6 +127,7 @@ impl<'a, 't> Emission<'a, 't> {
         let input = match draft.body {
             Body::Input => self.value(draft.input),
             Body::MaxPool(_) if packed => self.value(draft.input),
+            Body::GlobalAveragePool => self.value(draft.input),
             _ => self.float_value(draft.input),
         };
         let operand = draft.operand.map(|operand| self.operand(operand, output));
@@ -155,8 +159,6 @@ impl<'a, 't> Emission<'a, 't> {
         }
     }
 
-    /// In f32 the kernel scales and adds the bias; what follows is a pass of its own, in place where
-    /// the result stays f32.
     fn float_product(&mut self, draft: &Draft, factors: &Factorization<'_>, weights: Weights) -> Result<()> {
         let input = self.float_value(draft.input);
         let remarks: Vec<_> = factors.remark.clone().into_iter().collect();
@@ -164,21 +166,11 @@ impl<'a, 't> Emission<'a, 't> {
             Arithmetic::Float => Arithmetic::Float,
             _ => Arithmetic::WeightOnly,
         };
-        let product = |chain| Action::Product(assemble(factors, weights, arithmetic, Finish::Chain(chain)));
         let output = self.value(draft.output);
         let operand = draft.operand.map(|operand| self.operand(operand, output));
-        if self.values[output].elements == Elements::Float {
-            let chain = Chain { links: draft.links.clone() };
-            self.push(&draft.steps, input, operand, output, product(chain), remarks);
-            return Ok(());
-        }
-        let affine = |link: &&Link| matches!(link, Link::Scale { .. } | Link::Bias { .. });
-        let (affine, rest) = draft.links.split_at(draft.links.iter().take_while(affine).count());
-        let between = self.new_value(self.values[output].shape, Elements::Float);
-        let chain = |links: &[Link]| Chain { links: links.to_vec() };
-        self.push(&[draft.start], input, None, between, product(chain(affine)), remarks);
-        let steps: Vec<_> = draft.steps.iter().copied().filter(|&step| step != draft.start).collect();
-        self.push(&steps, between, operand, output, Action::Chain(chain(rest)), Vec::new());
+        let finish = Finish::Chain(Chain { links: draft.links.clone() });
+        let product = Action::Product(assemble(factors, weights, arithmetic, finish));
+        self.push(&draft.steps, input, operand, output, product, remarks);
         Ok(())
     }
 
@@ -201,7 +193,7 @@ impl<'a, 't> Emission<'a, 't> {
         let output = self.value(draft.output);
         let operand = draft.operand.map(|operand| self.operand(operand, output));
         let (finish, remarks) = match self.thresholds(draft, &draft.links, factors, draft.output)? {
-            Ok(found) => (self.finish(draft.start, &found), Vec::new()),
+            Ok(found) => (self.finish(draft, &found), Vec::new()),
             Err(remark) => {
                 (Finish::Chain(Chain { links: draft.links.clone() }), remark.into_iter().collect())
             }
@@ -244,11 +236,14 @@ impl<'a, 't> Emission<'a, 't> {
         }
         let links = [&draft.links[..], &last.links[..]].concat();
         let Ok(found) = self.thresholds(draft, &links, factors, last.output)? else { return Ok(false) };
+        let [found_flips] = &found.iter().map(Thresholds::flips).collect::<Vec<_>>()[..] else {
+            return Ok(false);
+        };
         let input = self.value(draft.input);
         let output = self.value(last.output);
         let between = self.new_value(self.nodes.of(draft.output).shape, self.values[output].elements);
-        let finish = self.finish(draft.start, &found);
-        let flips: Vec<u8> = found.flips().iter().map(|&flip| flip.into()).collect();
+        let flips: Vec<u8> = found_flips.iter().map(|&flip| flip.into()).collect();
+        let finish = self.finish(draft, &found);
         let falling = flips.contains(&1).then(|| self.store(draft.start, "falling", Data::Bytes(flips)));
         self.push(&draft.steps, input, None, between, product(finish), Vec::new());
         let steps = [&drafts[pool].steps[..], &last.steps[..]].concat();
@@ -268,29 +263,34 @@ impl<'a, 't> Emission<'a, 't> {
         })
     }
 
-    /// Thresholds in place of a product's links, or why there are none; nothing to remark where
-    /// there is no quantizer.
+    /// Thresholds in place of a product's links, for each code of an operand where there is one; or
+    /// why there are none, with nothing to remark where there is no quantizer.
     fn thresholds(
         &self,
         draft: &Draft,
         links: &[Link],
         factors: &Factorization<'_>,
         output: usize,
-    ) -> Result<Result<Thresholds, Option<Remark>>> {
+    ) -> Result<Result<Vec<Thresholds>, Option<Remark>>> {
         let Some((Link::Quantize { alphabet, cuts }, before)) = links.split_last() else {
             return Ok(Err(None));
         };
         if !self.nodes.of(output).packed || !planes(*alphabet) {
             return Ok(Err(None));
         }
-        if before.iter().any(|link| matches!(link, Link::Add { .. })) {
-            let reason = "a residual sum lies between the product and its codes";
-            return Ok(Err(Some(remark(
-                reason,
-                "none is needed: it runs in f32 while the sums lie in the cache",
-            ))));
-        }
-        if !before.iter().all(Link::is_monotone) {
+        let selector = match draft.operand {
+            Some(operand) => match self.selector(operand, output, *alphabet) {
+                Some(codes) => Some(codes),
+                None => {
+                    let reason = "a residual sum with f32 lies between the product and its codes";
+                    let remedy = "none is needed: it runs in f32 while the sums lie in the cache";
+                    return Ok(Err(Some(remark(reason, remedy))));
+                }
+            },
+            None => None,
+        };
+        // Beside a given code a sum is a bias.
+        if !before.iter().all(|link| link.is_monotone() || matches!(link, Link::Add { .. })) {
             let reason = "the activation before the quantizer is not known to be monotone in f32";
             return Ok(Err(Some(remark(reason, "leave it out: the quantizer saturates by itself"))));
         }
@@ -298,22 +298,42 @@ impl<'a, 't> Emission<'a, 't> {
         let channels = factors.geometry.out_channels;
         let functions = Functions::new(&Chain { links: before.to_vec() }, channels, &tensors)?;
         let steps = Cuts::stored(*alphabet, cuts, &tensors)?;
-        let found = thresholds(&functions, &steps, channels, factors.reach as i32);
-        Ok(found.map_err(|NotMonotone { channel, at }| {
+        let operands: Vec<Vec<f32>> = match selector {
+            None => vec![Vec::new()],
+            Some(codes) => codes_of(codes).map(|code| vec![code as f32; channels]).collect(),
+        };
+        let found = operands
+            .iter()
+            .map(|operand| thresholds((&functions, operand), &steps, channels, factors.reach as i32));
+        Ok(found.collect::<Result<_, _>>().map_err(|NotMonotone { channel, at }| {
             let name = &self.graph.names[draft.start];
             let reason = format!("the codes of {name}, channel {channel}, go up and down near the sum {at}");
             Some(remark(&reason, "use an activation and a quantizer that never fall"))
         }))
     }
 
-    fn finish(&mut self, step: usize, found: &Thresholds) -> Finish {
-        let (channels, ranks) = (found.channels(), found.levels() - 1);
-        let cuts = (0..channels).flat_map(|channel| (0..ranks).map(move |rank| found.cuts(rank)[channel]));
-        let flips = found.flips().iter().map(|&flip| flip.into()).collect();
-        let cuts = Data::Integers(cuts.collect());
-        Finish::Thresholds {
-            cuts: self.store(step, "cuts", cuts),
-            flips: self.store(step, "flips", Data::Bytes(flips)),
+    /// The codes of an operand that can select thresholds: packed as the output is, and few.
+    fn selector(&self, operand: usize, output: usize, alphabet: Alphabet) -> Option<Alphabet> {
+        let [operand, output] = [operand, output].map(|node| self.nodes.of(node));
+        let codes = operand.codes.filter(|&codes| operand.packed && planes(codes))?;
+        let comparisons = codes.count.saturating_mul(alphabet.count - 1);
+        (operand.shape == output.shape && comparisons <= MOST_COMPARISONS).then_some(codes)
+    }
+
+    /// Thresholds as the program holds them: those of a draft with an operand are selected by it.
+    fn finish(&mut self, draft: &Draft, found: &[Thresholds]) -> Finish {
+        let cuts = |found: &Thresholds| {
+            let of = |channel| (0..found.levels() - 1).map(move |rank| found.cuts(rank)[channel]);
+            (0..found.channels()).flat_map(of).collect::<Vec<i32>>()
+        };
+        let cuts = Data::Integers(found.iter().flat_map(cuts).collect());
+        let flips = found.iter().flat_map(|found| found.flips().iter().map(|&flip| flip.into()));
+        let flips = Data::Bytes(flips.collect());
+        let [cuts, flips] =
+            [("cuts", cuts), ("flips", flips)].map(|(what, data)| self.store(draft.start, what, data));
+        match draft.operand {
+            None => Finish::Thresholds { cuts, flips },
+            Some(_) => Finish::Selected { cuts, flips },
         }
     }
 
@@ -356,6 +376,11 @@ fn assemble(
 ) -> Product {
     let qnn_kernels::packed::ConvGeometry { kernel, stride, padding, groups, .. } = factors.geometry;
     Product { kernel, stride, padding, pad_code: factors.pad_code, groups, weights, arithmetic, finish }
+}
+
+/// The codes of an alphabet in ascending order.
+fn codes_of(alphabet: Alphabet) -> impl Iterator<Item = i32> {
+    (0..alphabet.count as i32).map(move |rank| alphabet.first + alphabet.step * rank)
 }
 
 fn remark(reason: &str, remedy: &str) -> Remark {

@@ -11,10 +11,10 @@ mod thresholds;
 
 use std::collections::BTreeMap;
 
-use qnn_kernels::packed::{Encoding, PoolGeometry};
+use qnn_kernels::packed::PoolGeometry;
 use qnn_quant::Alphabet;
 
-use crate::codes::{encoding, is};
+use crate::codes::{encoding, planes};
 use crate::graph::Graph;
 use crate::program::{Link, Program};
 use crate::{Error, Result};
@@ -105,6 +105,8 @@ impl Nodes<'_, '_> {
                         && pool_geometry(input.shape, &options).is_some()
                         && planes(codes)
                 }
+                // A mean of packed codes lets the layer before it end in thresholds.
+                Body::GlobalAveragePool => planes(codes),
                 _ => false,
             };
             if wants && draft.input != output {
@@ -113,11 +115,6 @@ impl Nodes<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// Whether codes lie in planes of bits of their own, which thresholds can produce.
-fn planes(codes: Alphabet) -> bool {
-    encoding(codes).is_some_and(|encoding| encoding != Encoding::Int8 && is(encoding, codes))
 }
 
 /// The pool as a kernel over packed codes does it, if it can: it knows no incomplete windows.

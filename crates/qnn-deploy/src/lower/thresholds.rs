@@ -11,19 +11,20 @@ pub(crate) struct NotMonotone {
     pub(crate) at: i32,
 }
 
-/// The thresholds that equal `functions`, whose results `cuts` turns into codes, for every sum from
+/// The thresholds that equal `functions` beside an operand, whose results `cuts` turns into codes, for every sum from
 /// `−reach` to `reach`, in each of `channels` channels.
 ///
 /// The functions are asked for whole rows of channels at a time; they are the ones that the session
 /// would run. Afterwards the thresholds are compared with them at every sum, or, where that would
 /// take long, at evenly spaced ones and beside every cut.
 pub(crate) fn thresholds(
-    functions: &Functions,
+    (functions, operand): (&Functions, &[f32]),
     cuts: &Cuts,
     channels: usize,
     reach: i32,
 ) -> Result<Thresholds, NotMonotone> {
-    let mut asked = Asked { functions, cuts, row: vec![0.0; channels], levels: vec![0; channels], reach };
+    let (row, levels) = (vec![0.0; channels], vec![0; channels]);
+    let mut asked = Asked { functions, operand, cuts, row, levels, reach };
     let lowest = asked.levels(|_| -reach).to_vec();
     let flips: Vec<bool> = lowest.iter().zip(asked.levels(|_| reach)).map(|(low, high)| low > high).collect();
     let steps = cuts.cuts.len();
@@ -40,6 +41,8 @@ pub(crate) fn thresholds(
 /// Functions under question.
 struct Asked<'a> {
     functions: &'a Functions,
+    /// What a sum among the functions adds in each channel.
+    operand: &'a [f32],
     cuts: &'a Cuts,
     row: Vec<f32>,
     levels: Vec<usize>,
@@ -53,7 +56,7 @@ impl Asked<'_> {
     /// The level of each channel's code at a sum of its own.
     fn levels(&mut self, sum: impl Fn(usize) -> i32) -> &[usize] {
         self.row.iter_mut().enumerate().for_each(|(channel, x)| *x = sum(channel) as f32);
-        self.functions.apply(&mut self.row, &[]);
+        self.functions.apply(&mut self.row, self.operand);
         self.levels.iter_mut().zip(&self.row).for_each(|(level, &x)| *level = self.cuts.level(x));
         &self.levels
     }
@@ -147,7 +150,7 @@ mod tests {
             let mut cuts = cuts;
             cuts.sort_by(f32::total_cmp);
             let steps = Cuts { alphabet: Alphabet::unsigned(2), cuts };
-            let found = thresholds(&functions(&norm, 1.0), &steps, norm.len(), reach).unwrap();
+            let found = thresholds((&functions(&norm, 1.0), &[]), &steps, norm.len(), reach).unwrap();
             for (channel, &[mean, s, beta]) in norm.iter().enumerate() {
                 for sum in -reach..=reach {
                     let x = normalized(sum as f32, mean, s, beta);
@@ -162,6 +165,6 @@ mod tests {
     fn what_goes_up_and_down_has_none() {
         let functions = functions(&[[0.0, 1.0, 0.0]], -1.0);
         let steps = Cuts { alphabet: Alphabet::BINARY, cuts: vec![5.0] };
-        assert!(matches!(thresholds(&functions, &steps, 1, 20), Err(NotMonotone { channel: 0, .. })));
+        assert!(matches!(thresholds((&functions, &[]), &steps, 1, 20), Err(NotMonotone { channel: 0, .. })));
     }
 }

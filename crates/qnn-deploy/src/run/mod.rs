@@ -47,7 +47,9 @@ impl StageRun {
         let tensors = Tensors { data: &program.tensors, stage };
         let kind = match &of.action {
             Action::Product(product) => {
-                Kind::Product(Box::new(ProductRun::new(product, &input.value, &output.value, &tensors)?))
+                let operand = of.operand.map(|value| &program.values[value]);
+                let values = [&input.value, &output.value];
+                Kind::Product(Box::new(ProductRun::new(product, values, operand, &tensors)?))
             }
             Action::Chain(chain) => Kind::Chain(ChainRun::new(chain, &output.value, &tensors)?),
             Action::PadZero { stride } => Kind::PadZero { stride: *stride },
@@ -69,7 +71,7 @@ impl StageRun {
             }
             let x = input.read(memory, images);
             match kind {
-                Kind::Product(product) => product.run(x, operand, y, images),
+                Kind::Product(product) => product.run(x, operand, y),
                 Kind::Chain(chain) => chain.run(Some(x), operand, y),
                 Kind::Pool(pool) => pool.run(x, y),
                 Kind::PadZero { stride } => pad_zero(input.value.shape, output.value.shape, *stride, x, y),

@@ -1,13 +1,14 @@
 use qnn_kernels::Kernels;
-use qnn_kernels::packed::{Extreme, PoolGeometry};
+use qnn_kernels::packed::{Extreme, Layout, PoolGeometry};
 use qnn_tensor::ops::PoolOptions;
 use qnn_tensor::ops::slices::{average_pool, global_mean, max_pool};
 use qnn_tensor::parallel::for_each_chunk_of;
 
 use super::Target;
 use crate::Result;
+use crate::bits::unpack;
 use crate::lower::pool_geometry;
-use crate::memory::Source;
+use crate::memory::{Source, with_scratch};
 use crate::program::{Action, Elements, Value};
 use crate::tensors::Tensors;
 
@@ -54,8 +55,21 @@ impl PoolRun {
                 Kernels::current().pool_codes(geometry, layout, extreme, x, y);
             }
             (Source::Floats(x), Target::Floats(y)) => self.numbers(x, y),
+            (Source::Codes(layout, x), Target::Floats(y)) => self.mean(layout, x, y),
             _ => unreachable!("the program was checked"),
         }
+    }
+
+    /// The mean of codes, as that of numbers.
+    fn mean(&self, layout: Layout, x: &[u8], y: &mut [f32]) {
+        let pixels = self.image[0] * self.image[1];
+        let images = x.chunks_exact(layout.bytes_for(pixels)).zip(y.chunks_exact_mut(self.image[2]));
+        with_scratch(self.image.iter().product(), |numbers| {
+            for (x, y) in images {
+                unpack(layout, x, numbers);
+                global_mean(numbers, y);
+            }
+        });
     }
 
     fn numbers(&self, x: &[f32], y: &mut [f32]) {

@@ -1,8 +1,8 @@
 use qnn_kernels::packed::{
-    ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Thresholds, Tile,
-    Tiles, WeightOnlyConv,
+    ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Selector, Thresholds,
+    Tile, Tiles, WeightOnlyConv,
 };
-use qnn_kernels::{ChannelAffine, Conv2dShape, Kernels, MatmulShape, vectorized};
+use qnn_kernels::{ChannelAffine, Conv2dShape, FloatConv, FloatTile, Kernels, vectorized};
 use qnn_tensor::parallel::for_each_chunk_of;
 
 use super::{Target, unpackable};
@@ -24,17 +24,21 @@ pub(crate) struct ProductRun {
 #[derive(Debug)]
 enum Kernel {
     /// One f32 accumulator per output.
-    Float { weights: Box<FloatWeights>, pad: f32, affine: [Option<Vec<f32>>; 2], rest: Functions },
+    Float { conv: Box<Float>, rest: Functions },
     /// Integers, and what becomes of them.
     Integer { conv: Box<IntegerConv>, end: End },
 }
 
-/// What numbers are multiplied by.
+/// A convolution of numbers, with scale and bias.
 #[derive(Debug)]
-enum FloatWeights {
-    Numbers(Vec<f32>),
-    /// In planes of bits, also in memory.
-    Packed(WeightOnlyConv),
+enum Float {
+    Numbers(FloatConv),
+    /// Weights in planes of bits, also in memory.
+    Packed {
+        conv: WeightOnlyConv,
+        pad: f32,
+        affine: [Option<Vec<f32>>; 2],
+    },
 }
 
 /// A convolution of integers, by what its input lies in.
@@ -47,6 +51,8 @@ pub(crate) enum IntegerConv {
 #[derive(Debug)]
 enum End {
     Thresholds(Thresholds),
+    /// Those for each code of the operand.
+    Selected(Vec<Thresholds>),
     Affine([Option<Vec<f32>>; 2]),
     Functions(Functions),
 }
@@ -54,35 +60,55 @@ enum End {
 impl ProductRun {
     pub(crate) fn new(
         product: &Product,
-        input: &Value,
-        output: &Value,
+        [input, output]: [&Value; 2],
+        operand: Option<&Value>,
         tensors: &Tensors<'_>,
     ) -> Result<Self> {
         let geometry = product.geometry(input.shape, output.shape[2]);
         let weights = product.weights.numbers(geometry.weight_len(), tensors)?;
         let kernel = match product.arithmetic {
-            Arithmetic::Integer => Kernel::integer(product, &geometry, input, output, &weights, tensors)?,
+            Arithmetic::Integer => {
+                let conv = integer_conv(product, &geometry, input, &weights, tensors)?;
+                Kernel::Integer {
+                    conv: Box::new(conv),
+                    end: End::new(&product.finish, output, operand, tensors)?,
+                }
+            }
             Arithmetic::Float | Arithmetic::WeightOnly => {
                 let Finish::Chain(chain) = &product.finish else {
                     return Err(tensors.error("sums in f32 have no thresholds".to_owned()));
                 };
                 let mut rest = Functions::new(chain, geometry.out_channels, tensors)?;
-                let weights = Box::new(FloatWeights::new(&product.weights, &geometry, weights, tensors)?);
-                Kernel::Float { weights, pad: product.pad_code.into(), affine: rest.take_affine(), rest }
+                let affine = rest.take_affine();
+                let conv = Float::new(product, &geometry, &weights, affine, tensors)?;
+                Kernel::Float { conv: Box::new(conv), rest }
             }
         };
         Ok(Self { geometry, kernel })
     }
 
-    pub(crate) fn run(&self, x: Source<'_>, operand: Option<Source<'_>>, y: Target<'_>, images: usize) {
+    pub(crate) fn run(&self, x: Source<'_>, operand: Option<Source<'_>>, y: Target<'_>) {
         match (&self.kernel, x, y) {
-            (Kernel::Float { weights, pad, affine, rest }, Source::Floats(x), Target::Floats(y)) => {
-                let out = channel_affine(affine);
-                match &**weights {
-                    FloatWeights::Numbers(w) => self.float(images, x, w, *pad, out, y),
-                    FloatWeights::Packed(conv) => conv.run(Kernels::current(), x, *pad, out, y),
+            (Kernel::Float { conv, rest }, Source::Floats(x), Target::Floats(y)) => {
+                match &**conv {
+                    Float::Numbers(conv) => conv.run(x, y),
+                    Float::Packed { conv, pad, affine } => {
+                        conv.run(Kernels::current(), x, *pad, channel_affine(affine), y);
+                    }
                 }
                 self.rest(rest, operand, y);
+            }
+            (Kernel::Float { conv, rest }, Source::Floats(x), Target::Codes(layout, y)) => {
+                let visit = |tile: FloatTile<'_>| {
+                    rest.apply_at(tile.pixels, self.geometry.out_channels, operand, tile.numbers);
+                    pack(layout, tile.numbers, tile.bytes);
+                };
+                match &**conv {
+                    Float::Numbers(conv) => conv.run_tiles(x, y, &visit),
+                    Float::Packed { conv, pad, affine } => {
+                        conv.run_tiles(Kernels::current(), x, *pad, channel_affine(affine), y, &visit);
+                    }
+                }
             }
             (Kernel::Integer { conv, end }, Source::Codes(_, x), y) => self.integer(conv, end, x, operand, y),
             _ => unreachable!("the program was checked"),
@@ -95,27 +121,6 @@ impl ProductRun {
         let mut sums = vec![0; images * self.geometry.out_pixels() * self.geometry.out_channels];
         conv.run(x, Output::Accumulators(&mut sums));
         Some(sums)
-    }
-
-    fn float(
-        &self,
-        images: usize,
-        x: &[f32],
-        w: &[f32],
-        pad: f32,
-        out: ChannelAffine<'_, f32>,
-        y: &mut [f32],
-    ) {
-        let ConvGeometry { height, width, channels, out_channels, kernel, stride, padding, groups, .. } =
-            self.geometry;
-        if is_matmul(&self.geometry) {
-            let shape = MatmulShape { rows: images, inner: height * width * channels, columns: out_channels };
-            return qnn_kernels::matmul(shape, x, w, out, y);
-        }
-        let batch = images;
-        let shape =
-            Conv2dShape { batch, height, width, channels, out_channels, kernel, stride, padding, groups };
-        qnn_kernels::conv2d(&shape, x, w, pad, out, y);
     }
 
     /// What follows the sums in f32, in place.
@@ -135,6 +140,13 @@ impl ProductRun {
         match (end, y) {
             (End::Thresholds(thresholds), Target::Codes(layout, y)) => {
                 conv.run(x, Output::Codes { thresholds, layout, y });
+            }
+            (End::Selected(thresholds), Target::Codes(layout, y)) => {
+                let Some(Source::Codes(selecting, codes)) = operand else {
+                    unreachable!("the program was checked")
+                };
+                let by = Selector { layout: selecting, codes };
+                conv.run(x, Output::Selected { thresholds, by, layout, y });
             }
             (End::Affine(affine), Target::Floats(y)) => {
                 conv.run(x, Output::Scaled { affine: channel_affine(affine), y });
@@ -197,25 +209,43 @@ fn is_matmul(geometry: &ConvGeometry) -> bool {
     geometry.kernel == [geometry.height, geometry.width] && geometry.out_pixels() == 1 && geometry.groups == 1
 }
 
-impl FloatWeights {
+impl Float {
     fn new(
-        weights: &Weights,
+        product: &Product,
         geometry: &ConvGeometry,
-        numbers: Vec<f32>,
+        numbers: &[f32],
+        affine: [Option<Vec<f32>>; 2],
         tensors: &Tensors<'_>,
     ) -> Result<Self> {
-        let encoding = match weights {
+        let encoding = match &product.weights {
             Weights::Packed { alphabet, .. } => {
                 encoding(*alphabet).filter(|&encoding| encoding != Encoding::Int8)
             }
             Weights::Float { .. } => None,
         };
-        let Some(encoding) = encoding else { return Ok(Self::Numbers(numbers)) };
         let rows = ConvGeometry::matmul(geometry.terms(), geometry.out_channels);
         let geometry = if is_matmul(geometry) { &rows } else { geometry };
-        let conv = WeightOnlyConv::new(geometry, encoding, &numbers).map_err(unpackable(tensors.stage))?;
-        Ok(Self::Packed(conv))
+        let pad = product.pad_code.into();
+        let Some(encoding) = encoding else {
+            let conv = FloatConv::new(
+                Kernels::current(),
+                &image_shape(geometry),
+                numbers,
+                pad,
+                channel_affine(&affine),
+            );
+            return Ok(Self::Numbers(conv.map_err(|error| tensors.error(error.to_string()))?));
+        };
+        let conv = WeightOnlyConv::new(geometry, encoding, numbers).map_err(unpackable(tensors.stage))?;
+        Ok(Self::Packed { conv, pad, affine })
     }
+}
+
+/// The geometry, which has no dilation, for one image.
+fn image_shape(geometry: &ConvGeometry) -> Conv2dShape {
+    let ConvGeometry { height, width, channels, out_channels, kernel, stride, padding, groups, .. } =
+        *geometry;
+    Conv2dShape { batch: 1, height, width, channels, out_channels, kernel, stride, padding, groups }
 }
 
 fn from_sums(sums: &[i32], numbers: &mut [f32]) {
@@ -226,28 +256,23 @@ fn channel_affine(affine: &[Option<Vec<f32>>; 2]) -> ChannelAffine<'_, f32> {
     ChannelAffine { scale: affine[0].as_deref(), bias: affine[1].as_deref() }
 }
 
-impl Kernel {
-    fn integer(
-        product: &Product,
-        geometry: &ConvGeometry,
-        input: &Value,
-        output: &Value,
-        weights: &[f32],
-        tensors: &Tensors<'_>,
-    ) -> Result<Self> {
-        let (Some(layout), Weights::Packed { alphabet, .. }) = (input.layout(), &product.weights) else {
-            return Err(tensors.error("a product of integers needs codes on both sides".to_owned()));
-        };
-        let w =
-            encoding(*alphabet).ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?;
-        let conv = IntegerConv::new(geometry, layout.encoding(), product.pad_code, w, weights);
-        let conv = conv.map_err(unpackable(tensors.stage))?;
-        Ok(Self::Integer { conv: Box::new(conv), end: End::new(&product.finish, output, tensors)? })
-    }
+fn integer_conv(
+    product: &Product,
+    geometry: &ConvGeometry,
+    input: &Value,
+    weights: &[f32],
+    tensors: &Tensors<'_>,
+) -> Result<IntegerConv> {
+    let (Some(layout), Weights::Packed { alphabet, .. }) = (input.layout(), &product.weights) else {
+        return Err(tensors.error("a product of integers needs codes on both sides".to_owned()));
+    };
+    let w = encoding(*alphabet).ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?;
+    let conv = IntegerConv::new(geometry, layout.encoding(), product.pad_code, w, weights);
+    conv.map_err(unpackable(tensors.stage))
 }
 
 impl End {
-    fn new(finish: &Finish, output: &Value, tensors: &Tensors<'_>) -> Result<Self> {
+    fn new(finish: &Finish, output: &Value, operand: Option<&Value>, tensors: &Tensors<'_>) -> Result<Self> {
         let channels = output.shape[2];
         match (finish, output.layout()) {
             (Finish::Chain(chain), layout) => {
@@ -258,16 +283,36 @@ impl End {
                 Ok(Self::Functions(functions))
             }
             (Finish::Thresholds { cuts, flips }, Some(layout)) => {
-                let levels = layout.encoding().levels();
-                let cuts = tensors.integers(cuts, channels * (levels - 1))?;
-                let found = Thresholds::new(levels, cuts, tensors.flags(flips, channels)?);
-                Ok(Self::Thresholds(found.map_err(unpackable(tensors.stage))?))
+                let mut found = all_thresholds([cuts, flips], 1, layout, tensors)?;
+                Ok(Self::Thresholds(found.remove(0)))
             }
-            (Finish::Thresholds { .. }, None) => {
+            (Finish::Selected { cuts, flips }, Some(layout)) => {
+                let selector = operand.and_then(Value::layout);
+                let selector =
+                    selector.ok_or_else(|| tensors.error("nothing selects its thresholds".to_owned()))?;
+                let codes = selector.encoding().levels();
+                Ok(Self::Selected(all_thresholds([cuts, flips], codes, layout, tensors)?))
+            }
+            (Finish::Thresholds { .. } | Finish::Selected { .. }, None) => {
                 Err(tensors.error("thresholds make codes, not numbers".to_owned()))
             }
         }
     }
+}
+
+/// Thresholds `[set, channel, levels − 1]`.
+fn all_thresholds(
+    [cuts, flips]: [&str; 2],
+    sets: usize,
+    layout: Layout,
+    tensors: &Tensors<'_>,
+) -> Result<Vec<Thresholds>> {
+    let (channels, levels) = (layout.channels(), layout.encoding().levels());
+    let cuts = tensors.integers(cuts, sets * channels * (levels - 1))?.chunks_exact(channels * (levels - 1));
+    let flips = tensors.flags(flips, sets * channels)?;
+    let found = cuts.zip(flips.chunks_exact(channels));
+    let found = found.map(|(cuts, flips)| Thresholds::new(levels, cuts, flips.to_vec()));
+    found.collect::<Result<_, _>>().map_err(unpackable(tensors.stage))
 }
 
 impl Weights {

@@ -139,10 +139,10 @@ impl Frame {
     fn copy(&self, pixels: &[u8], step: usize, part: [usize; 3], cells: &mut [u64]) {
         let whole = self.geometry.groups == 1 && self.layout.encoding() != Encoding::Ternary;
         match (self.layout.pixel_bytes(), step, self.layout.plane_bytes()) {
-            (1, 1, 1) if whole => copy_chunks::<1>(pixels, cells),
-            (2, 1, 2) if whole => copy_chunks::<2>(pixels, cells),
-            (4, 1, 4) if whole => copy_chunks::<4>(pixels, cells),
-            (8, 1, 8) if whole => copy_chunks::<8>(pixels, cells),
+            (1, _, 1) if whole => copy_chunks::<1>(pixels, step, cells),
+            (2, _, 2) if whole => copy_chunks::<2>(pixels, step, cells),
+            (4, _, 4) if whole => copy_chunks::<4>(pixels, step, cells),
+            (8, _, 8) if whole => copy_chunks::<8>(pixels, step, cells),
             (bytes, _, width) if whole && width >= 8 => {
                 let at = part[1] * width + part[2] * 8;
                 for (cell, pixel) in cells.iter_mut().zip(pixels.chunks(bytes * step)) {
@@ -205,17 +205,23 @@ impl Frame {
 }
 
 #[inline(always)]
-fn copy_chunks<const BYTES: usize>(pixels: &[u8], cells: &mut [u64]) {
-    for (cell, pixel) in cells.iter_mut().zip(pixels.as_chunks::<BYTES>().0) {
+fn copy_chunks<const BYTES: usize>(pixels: &[u8], step: usize, cells: &mut [u64]) {
+    let word = |pixel: &[u8; BYTES]| {
         let mut word = [0; 8];
         word[..BYTES].copy_from_slice(pixel);
-        *cell = u64::from_le_bytes(word);
+        u64::from_le_bytes(word)
+    };
+    let pixels = pixels.as_chunks::<BYTES>().0.iter();
+    if step == 1 {
+        cells.iter_mut().zip(pixels).for_each(|(cell, pixel)| *cell = word(pixel));
+    } else {
+        cells.iter_mut().zip(pixels.step_by(step)).for_each(|(cell, pixel)| *cell = word(pixel));
     }
 }
 
 /// Up to 64 bits of a plane from `bit` on; clear past its end.
 #[inline(always)]
-fn bits_from(plane: &[u8], bit: usize) -> u64 {
+pub(crate) fn bits_from(plane: &[u8], bit: usize) -> u64 {
     let byte = |index: usize| plane.get(bit / 8 + index).copied().unwrap_or(0);
     let low = u64::from_le_bytes(std::array::from_fn(byte));
     let shift = bit % 8;

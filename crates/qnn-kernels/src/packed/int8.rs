@@ -312,6 +312,12 @@ pub(crate) fn finish(plan: &DotPlan, job: &DotJob<'_>, channels: usize, pixels: 
                 write_codes(job.bits, channels, acc, Output::Codes { thresholds, layout, y: rows.y });
             });
         }
+        Int8Output::Plain(Output::Selected { thresholds, by, layout, y }) => {
+            plan.run(job, Rows { y, step: layout.pixel_bytes() }, |pixels, acc, rows| {
+                let by = by.part(pixels);
+                write_codes(job.bits, channels, acc, Output::Selected { thresholds, by, layout, y: rows.y });
+            });
+        }
         Int8Output::Plain(Output::Tiles(tiles)) => {
             let steps =
                 [tiles.numbers.len(), tiles.bytes.len()].map(|len| len.checked_div(pixels).unwrap_or(0));

@@ -144,6 +144,9 @@ pub(super) fn check_outputs(channels: usize, acc: &[i32], run: impl Fn(&'static 
     let thresholds =
         super::Thresholds::search(channels, 2, -9000..=9000, |o, acc| usize::from(acc > o as i32 - 5))
             .unwrap();
+    let falling =
+        super::Thresholds::search(channels, 2, -9000..=9000, |o, acc| usize::from(acc < 70 - o as i32))
+            .unwrap();
     for tiles in tables() {
         let mut y = vec![i32::MIN; acc.len()];
         run(tiles, Output::Accumulators(&mut y).into());
@@ -185,6 +188,19 @@ pub(super) fn check_outputs(channels: usize, acc: &[i32], run: impl Fn(&'static 
             let pixel = &y[at / channels * layout.pixel_bytes()..][..layout.pixel_bytes()];
             let code = layout.code(at % channels, pixel);
             assert_eq!(code, Encoding::Sign.code(thresholds.level(at % channels, acc)));
+        }
+
+        let codes: Vec<f32> = (0..acc.len()).map(|at| if at % 5 < 2 { 1.0 } else { -1.0 }).collect();
+        let mut selecting = vec![0; layout.bytes_for(pixels)];
+        layout.pack(&codes, &mut selecting).unwrap();
+        let by = super::Selector { layout, codes: &selecting };
+        let choice = [thresholds.clone(), falling.clone()];
+        run(tiles, Output::Selected { thresholds: &choice, by, layout, y: &mut y }.into());
+        for (at, &acc) in acc.iter().enumerate() {
+            let pixel = &y[at / channels * layout.pixel_bytes()..][..layout.pixel_bytes()];
+            let selected = &choice[usize::from(codes[at] > 0.0)];
+            let code = layout.code(at % channels, pixel);
+            assert_eq!(code, Encoding::Sign.code(selected.level(at % channels, acc)));
         }
     }
 }

@@ -39,6 +39,7 @@
 
 mod border;
 mod code_range;
+mod codes;
 mod compression;
 mod conv;
 pub(crate) mod depthwise;
@@ -79,7 +80,7 @@ pub use geometry::ConvGeometry;
 pub use int8::{ByteInput, Int8Conv, Int8Output, bytes_of};
 pub use layout::Layout;
 pub use lookup::{LookupConv, plain_conv2d};
-pub use output::{Output, Tile, Tiles};
+pub use output::{Output, Selector, Tile, Tiles};
 pub use pool::{Extreme, PoolGeometry};
 pub use requantize::{FixedPoint, Requantize, Rounded};
 pub use sum::Sum;

@@ -27,8 +27,28 @@ pub enum Output<'a> {
         /// Packed output pixels.
         y: &'a mut [u8],
     },
+    /// Packed codes, by thresholds that another code at the same place selects: a sum with that code, and what follows it, without the sum.
+    Selected {
+        /// For every level of the selector thresholds as in [`Output::Codes`].
+        thresholds: &'a [Thresholds],
+        /// What selects them.
+        by: Selector<'a>,
+        /// Of the output pixels.
+        layout: Layout,
+        /// Packed output pixels.
+        y: &'a mut [u8],
+    },
     /// Whatever a function makes of runs of pixels, while their accumulators lie in the cache.
     Tiles(Tiles<'a>),
+}
+
+/// Packed codes of as many pixels and channels as the output has.
+#[derive(Clone, Copy, Debug)]
+pub struct Selector<'a> {
+    /// Of its pixels; codes in planes of bits.
+    pub layout: Layout,
+    /// The packed pixels.
+    pub codes: &'a [u8],
 }
 
 /// A function over runs of output pixels, and the buffers that it fills. Runs are visited by several threads, in no order.
@@ -74,10 +94,15 @@ impl Output<'_> {
                 assert_len("scaled output", y.len(), elements);
             }
             Self::Codes { thresholds, layout, y } => {
-                assert_len("thresholds", thresholds.channels(), channels);
-                assert_len("the output layout's channels", layout.channels(), channels);
-                assert_len("levels of the thresholds", thresholds.levels(), layout.encoding().levels());
-                assert!(layout.encoding() != Encoding::Int8, "thresholds give no int8 codes");
+                assert_codes(thresholds, *layout, channels);
+                assert_len("packed output", y.len(), layout.bytes_for(pixels));
+            }
+            Self::Selected { thresholds, by, layout, y } => {
+                assert!(by.layout.encoding() != Encoding::Int8, "int8 codes select no thresholds");
+                assert_len("selected thresholds", thresholds.len(), by.layout.encoding().levels());
+                thresholds.iter().for_each(|thresholds| assert_codes(thresholds, *layout, channels));
+                assert_len("the selector's channels", by.layout.channels(), channels);
+                assert_len("the selector's bytes", by.codes.len(), by.layout.bytes_for(pixels));
                 assert_len("packed output", y.len(), layout.bytes_for(pixels));
             }
             Self::Tiles(tiles) => {
@@ -88,6 +113,22 @@ impl Output<'_> {
             }
         }
     }
+}
+
+impl Selector<'_> {
+    /// Its part for some of the pixels.
+    pub(crate) fn part(&self, pixels: Range<usize>) -> Self {
+        let bytes = self.layout.bytes_for(pixels.start)..self.layout.bytes_for(pixels.end);
+        Self { layout: self.layout, codes: &self.codes[bytes] }
+    }
+}
+
+#[track_caller]
+fn assert_codes(thresholds: &Thresholds, layout: Layout, channels: usize) {
+    assert_len("thresholds", thresholds.channels(), channels);
+    assert_len("the output layout's channels", layout.channels(), channels);
+    assert_len("levels of the thresholds", thresholds.levels(), layout.encoding().levels());
+    assert!(layout.encoding() != Encoding::Int8, "thresholds give no int8 codes");
 }
 
 #[track_caller]

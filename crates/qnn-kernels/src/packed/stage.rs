@@ -2,15 +2,16 @@
 
 use std::ops::Range;
 
+use super::codes::Codes;
 use super::scratch::grown;
 use super::tile::Scaling;
-use super::{Encoding, Layout, Output, Thresholds, Tile, Tiles};
+use super::{Output, Tile, Tiles};
 use crate::ChannelAffine;
 use crate::arch::bits::Bits;
 use crate::line::{Block, LANES, Line};
 
-/// Accumulators of one run that a function visits: they should stay in the second cache.
-const VISITED: usize = 1 << 15;
+/// Accumulators of one run that a function visits: they should stay in the first cache, with the numbers that it makes of them.
+const VISITED: usize = 1 << 12;
 
 /// An output for a range of pixels.
 #[derive(Debug)]
@@ -38,6 +39,12 @@ impl<'a> Part<'a> {
                 let (left, right) = y.split_at_mut(layout.bytes_for(pixels));
                 let codes = |y| Output::Codes { thresholds, layout, y };
                 (codes(left), codes(right))
+            }
+            Output::Selected { thresholds, by, layout, y } => {
+                let (left, right) = y.split_at_mut(layout.bytes_for(pixels));
+                let codes = |by, y| Output::Selected { thresholds, by, layout, y };
+                let [before, after] = [0..pixels, pixels..self.pixels].map(|pixels| by.part(pixels));
+                (codes(before, left), codes(after, right))
             }
             Output::Tiles(Tiles { numbers, bytes, visit }) => {
                 let (numbers, more_numbers) = split_evenly(numbers, self.pixels, pixels);
@@ -72,8 +79,11 @@ impl<'a> Part<'a> {
             Output::Scaled { affine, y } => Run::Scaled { affine: *affine, y: &mut y[elements], channels },
             Output::Codes { thresholds, layout, y } => {
                 let y = &mut y[layout.bytes_for(pixels.start)..layout.bytes_for(pixels.end)];
-                y.fill(0);
-                Run::Codes { thresholds, layout: *layout, y }
+                Run::Codes(Codes::new(std::slice::from_ref(*thresholds), None, *layout, y))
+            }
+            Output::Selected { thresholds, by, layout, y } => {
+                let y = &mut y[layout.bytes_for(pixels.start)..layout.bytes_for(pixels.end)];
+                Run::Codes(Codes::new(thresholds, Some(by.part(pixels)), *layout, y))
             }
             Output::Tiles(tiles) => Run::Tiles {
                 channels,
@@ -108,11 +118,7 @@ pub(crate) enum Run<'a> {
         y: &'a mut [f32],
         channels: usize,
     },
-    Codes {
-        thresholds: &'a Thresholds,
-        layout: Layout,
-        y: &'a mut [u8],
-    },
+    Codes(Codes<'a>),
     Tiles {
         channels: usize,
         accumulators: &'a mut [i32],
@@ -146,7 +152,7 @@ impl Run<'_> {
                 };
                 bits.scaled(acc, &scaling, &mut y[panel.first..]);
             }
-            Self::Codes { thresholds, layout, y } => codes(bits, thresholds, *layout, panel, acc, y, masks),
+            Self::Codes(codes) => codes.panel(bits, panel, acc, masks),
         }
     }
 
@@ -159,96 +165,10 @@ impl Run<'_> {
 }
 
 /// A panel's part of one value for each channel.
-fn line_of<T: Copy>(values: Option<&[T]>, panel: Block, rest: T) -> Line<T> {
+pub(crate) fn line_of<T: Copy>(values: Option<&[T]>, panel: Block, rest: T) -> Line<T> {
     let mut line = Line([rest; LANES]);
     if let Some(values) = values {
         line.0[..panel.count].copy_from_slice(&values[panel.first..][..panel.count]);
     }
     line
-}
-
-/// Thresholds to packed codes, in words of sixteen channels.
-///
-/// With `r_t` the channels that reach cut `t`, the level is the number of set `r_t`; cuts ascend, so the sets are nested, and bit `i` of the level is the
-/// exclusive or of all `r_t` with `t` a multiple of `2^i`. A flipped level `n − level` is, for `n = 2^k − 1`, the complement of every bit.
-fn codes(
-    bits: &Bits,
-    thresholds: &Thresholds,
-    layout: Layout,
-    panel: Block,
-    acc: &[Line<i32>],
-    y: &mut [u8],
-    masks: &mut Vec<u16>,
-) {
-    let (planes, cuts) = (layout.encoding().planes(), thresholds.levels() - 1);
-    let (reached, levels) = grown(masks, (planes + 1) * acc.len(), 0).split_at_mut(acc.len());
-    let cut_line = |cut: usize| line_of(Some(thresholds.cuts(cut - 1)), panel, i32::MAX);
-    if cuts == 1 {
-        bits.reached(acc, &cut_line(1), levels);
-    } else {
-        levels.fill(0);
-        for cut in 1..=cuts {
-            bits.reached(acc, &cut_line(cut), reached);
-            for (plane, level) in levels.chunks_exact_mut(acc.len()).enumerate() {
-                if cut.is_multiple_of(1 << plane) {
-                    level.iter_mut().zip(&*reached).for_each(|(level, reached)| *level ^= reached);
-                }
-            }
-        }
-    }
-    let flips = thresholds.flips()[panel.first..][..panel.count].iter().enumerate();
-    let flips = flips.fold(0, |mask, (lane, &flip)| mask | u16::from(flip) << lane);
-    let live = u16::MAX >> (LANES - panel.count);
-    let flips = match layout.encoding() {
-        Encoding::Ternary => {
-            ternary(levels, flips);
-            0
-        }
-        Encoding::Sign | Encoding::Odd { .. } => !flips,
-        _ => flips,
-    };
-    for (plane, levels) in levels.chunks_exact(acc.len()).enumerate() {
-        let plane = plane * layout.plane_bytes();
-        let target = Target { live, flips, first: panel.first, plane: plane..plane + layout.plane_bytes() };
-        target.write(levels, layout.pixel_bytes(), y);
-    }
-}
-
-/// Turns the bits of the levels 0, 1, 2 into the planes "not zero" and "negative".
-fn ternary(levels: &mut [u16], flips: u16) {
-    let (low, high) = levels.split_at_mut(levels.len() / 2);
-    for (low, high) in low.iter_mut().zip(high) {
-        let lowest = !(*low | *high);
-        (*low, *high) = (!*low, lowest & !flips | *high & flips);
-    }
-}
-
-/// Where the bits of a panel lie in a pixel.
-struct Target {
-    /// The panel's channels.
-    live: u16,
-    /// Those whose bits are to be complemented.
-    flips: u16,
-    first: usize,
-    /// Bytes of the plane.
-    plane: Range<usize>,
-}
-
-impl Target {
-    /// Sets bits that are clear.
-    fn write(&self, masks: &[u16], pixel_bytes: usize, y: &mut [u8]) {
-        let (byte, shift) = (self.plane.start + self.first / 8, self.first % 8);
-        if shift == 0 && self.live == u16::MAX {
-            for (mask, pixel) in masks.iter().zip(y.chunks_exact_mut(pixel_bytes)) {
-                pixel[byte..byte + 2].copy_from_slice(&(mask ^ self.flips).to_le_bytes());
-            }
-            return;
-        }
-        for (mask, pixel) in masks.iter().zip(y.chunks_exact_mut(pixel_bytes)) {
-            let bits = u32::from((mask ^ self.flips) & self.live) << shift;
-            for (target, bits) in pixel[byte..self.plane.end].iter_mut().zip(bits.to_le_bytes()) {
-                *target |= bits;
-            }
-        }
-    }
 }

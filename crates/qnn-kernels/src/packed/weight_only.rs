@@ -12,8 +12,11 @@ use super::plane_weights::PlaneWeights;
 use super::{ConvGeometry, Encoding, PackError};
 use crate::arch::DotTiles;
 use crate::arch::bits::Bits;
+use crate::float_conv::{FloatTile, run_tiles};
 use crate::line::{Block, LANES, Line};
 use crate::plan::{self, Window};
+use crate::product::{Product, Tables, Weights as ProductWeights};
+use crate::real::compute::Compute;
 use crate::{ChannelAffine, Conv2dShape, Kernels};
 
 /// A convolution of `f32` images with packed codes as weights: binary, ternary, or of up to eight bits.
@@ -33,6 +36,8 @@ use crate::{ChannelAffine, Conv2dShape, Kernels};
 pub struct WeightOnlyConv {
     geometry: ConvGeometry,
     weights: PlaneWeights,
+    /// For each width of the tiles, made when first needed: tables for the padding value with these bits.
+    tables: [OnceLock<(u32, Tables<f32>)>; 2],
 }
 
 impl WeightOnlyConv {
@@ -43,7 +48,8 @@ impl WeightOnlyConv {
     /// A geometry that cannot be computed, another number of weights than it needs, numbers that are no codes of the encoding, an encoding of bytes.
     pub fn new(geometry: &ConvGeometry, encoding: Encoding, codes: &[f32]) -> Result<Self, PackError> {
         geometry.check()?;
-        Ok(Self { geometry: *geometry, weights: PlaneWeights::new(geometry, encoding, codes)? })
+        let weights = PlaneWeights::new(geometry, encoding, codes)?;
+        Ok(Self { geometry: *geometry, weights, tables: [const { OnceLock::new() }; 2] })
     }
 
     /// The geometry it was made for.
@@ -97,22 +103,66 @@ impl WeightOnlyConv {
         out: ChannelAffine<'_, f32>,
         y: &mut [f32],
     ) {
-        let geometry = &self.geometry;
-        let image = geometry.pixels() * geometry.channels;
-        assert!(x.len().is_multiple_of(image), "{} numbers are no whole images of {image}", x.len());
-        let batch = x.len() / image;
-        let expected = batch * geometry.out_pixels() * geometry.out_channels;
+        let pixels = self.pixels(x);
+        let expected = pixels * self.geometry.out_channels;
         assert!(y.len() == expected, "the output has {} elements of {expected}", y.len());
+        self.with_product(kernels, pad_value, out, |product| product.run(x, y));
+    }
+
+    /// Convolves as [`run`](Self::run) does, and shows the output to a function in runs of pixels, while they lie in the cache. Several threads
+    /// may visit, in no order.
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run), or if `bytes` are no equal parts for the output pixels.
+    #[track_caller]
+    pub fn run_tiles(
+        &self,
+        kernels: &Kernels,
+        x: &[f32],
+        pad_value: f32,
+        out: ChannelAffine<'_, f32>,
+        bytes: &mut [u8],
+        visit: &(dyn Fn(FloatTile<'_>) + Sync),
+    ) {
+        let pixels = self.pixels(x);
+        self.with_product(kernels, pad_value, out, |product| run_tiles(product, x, pixels, bytes, visit));
+    }
+
+    /// Output pixels of all images.
+    #[track_caller]
+    fn pixels(&self, x: &[f32]) -> usize {
+        let image = self.geometry.pixels() * self.geometry.channels;
+        assert!(x.len().is_multiple_of(image), "{} numbers are no whole images of {image}", x.len());
+        x.len() / image * self.geometry.out_pixels()
+    }
+
+    #[track_caller]
+    fn with_product(
+        &self,
+        kernels: &Kernels,
+        pad_value: f32,
+        out: ChannelAffine<'_, f32>,
+        run: impl FnOnce(&Product<'_, f32>),
+    ) {
+        let geometry = &self.geometry;
         out.assert_channels(geometry.out_channels);
-        let shape = plan::flattened(&extent_shape(geometry, batch));
-        let window = Window { shape: &shape, kernel: geometry.kernel, dilation: geometry.dilation };
+        let tiles = f32::tiles(kernels);
+        let make = || {
+            let shape = extent_shape(geometry, 1);
+            let window = Window { shape: &shape, kernel: geometry.kernel, dilation: geometry.dilation };
+            plan::forward_tables(tiles, &window, pad_value)
+        };
+        let kept = self.tables[tiles.vectors() - 1].get_or_init(|| (pad_value.to_bits(), make()));
+        let other = (kept.0 != pad_value.to_bits()).then(make);
+        let tables = other.as_ref().unwrap_or(&kept.1);
         let pack = |panel: Block, vectors: usize, lines: &mut [Line<f32>]| {
             for vector in 0..vectors {
                 let block = self.block_of(panel.first + vector * LANES);
                 kernels.dots().write_floats(self.weights.block(block), vectors, &mut lines[vector..]);
             }
         };
-        plan::forward_packed(kernels, &window, x, &pack, pad_value, out, y);
+        run(&Product { tiles, tables, weights: ProductWeights::Pack(&pack, out) });
     }
 
     /// The block that begins at an output channel.

@@ -1,0 +1,125 @@
+//! Convolutions in `f32` that are laid out once and run often.
+
+use std::ops::Range;
+
+use crate::line::{Block, Line};
+use crate::plan::{Window, forward_tables, pack_plain};
+use crate::product::{Product, Tables, Weights};
+use crate::real::compute::Compute;
+use crate::{ChannelAffine, Conv2dShape, Kernels, ShapeError};
+
+/// A convolution with its weights where the kernels want them: bit for bit the numbers of [`conv2d`](crate::conv2d), without its work before
+/// the first product, and without an allocation once it has run.
+///
+/// ```
+/// use qnn_kernels::{ChannelAffine, Conv2dShape, FloatConv, Kernels, Padding};
+/// let shape = Conv2dShape {
+///     batch: 1, height: 1, width: 3, channels: 1, out_channels: 1,
+///     kernel: [1, 2], stride: [1, 1], padding: Padding { right: 1, ..Padding::NONE }, groups: 1,
+/// };
+/// let conv = FloatConv::new(Kernels::current(), &shape, &[10.0, 1.0], -1.0, ChannelAffine::bias(&[0.5]))?;
+/// let mut y = [0.0; 6];
+/// conv.run(&[1.0, 2.0, 3.0, 0.0, 0.0, 7.0], &mut y);
+/// assert_eq!(y, [12.5, 23.5, 29.5, 0.5, 7.5, 69.5]);
+/// # Ok::<(), qnn_kernels::ShapeError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct FloatConv {
+    kernels: &'static Kernels,
+    /// For one image.
+    shape: Conv2dShape,
+    tables: Tables<f32>,
+    lines: Vec<Line<f32>>,
+}
+
+impl FloatConv {
+    /// Lays out weights `[kh, kw, cin/groups, cout]`; the shape's batch does not matter.
+    ///
+    /// # Errors
+    ///
+    /// [`ShapeError`] as [`Conv2dShape::check`] finds it.
+    ///
+    /// # Panics
+    ///
+    /// If weights, scale or bias have not the length that the shape asks for.
+    #[track_caller]
+    pub fn new(
+        kernels: &'static Kernels,
+        shape: &Conv2dShape,
+        w: &[f32],
+        pad_value: f32,
+        out: ChannelAffine<'_, f32>,
+    ) -> Result<Self, ShapeError> {
+        let shape = Conv2dShape { batch: 1, ..*shape };
+        shape.check()?;
+        assert!(w.len() == shape.weight_len(), "{} weights of {}", w.len(), shape.weight_len());
+        out.assert_channels(shape.out_channels);
+        let tables = forward_tables(f32::tiles(kernels), &Window::plain(&shape), pad_value);
+        let pack = |panel: Block, vectors: usize, lines: &mut [Line<f32>]| {
+            pack_plain(&shape, w, panel, vectors, lines);
+        };
+        let lines = tables.pack(&pack, out);
+        Ok(Self { kernels, shape, tables, lines })
+    }
+
+    /// Convolves the images `x`, as many as it holds. Runs on rayon's current pool.
+    ///
+    /// # Panics
+    ///
+    /// If `x` is no whole number of images, or `y` has not the elements for their outputs.
+    #[track_caller]
+    pub fn run(&self, x: &[f32], y: &mut [f32]) {
+        let expected = self.pixels(x) * self.shape.out_channels;
+        assert!(y.len() == expected, "the output has {} elements of {expected}", y.len());
+        let weights = Weights::Packed(&self.lines);
+        Product { tiles: f32::tiles(self.kernels), tables: &self.tables, weights }.run(x, y);
+    }
+
+    /// Convolves as [`run`](Self::run) does, and shows the output to a function in runs of pixels, while they lie in the cache. Several threads
+    /// may visit, in no order.
+    ///
+    /// # Panics
+    ///
+    /// If `x` is no whole number of images, or `bytes` are no equal parts for the output pixels.
+    #[track_caller]
+    pub fn run_tiles(&self, x: &[f32], bytes: &mut [u8], visit: &(dyn Fn(FloatTile<'_>) + Sync)) {
+        let weights = Weights::Packed(&self.lines);
+        let product = Product { tiles: f32::tiles(self.kernels), tables: &self.tables, weights };
+        run_tiles(&product, x, self.pixels(x), bytes, visit);
+    }
+
+    /// Output pixels of all images.
+    #[track_caller]
+    fn pixels(&self, x: &[f32]) -> usize {
+        let image = self.shape.input_len();
+        assert!(x.len().is_multiple_of(image), "{} numbers are no whole images of {image}", x.len());
+        x.len() / image * self.shape.out_height() * self.shape.out_width()
+    }
+}
+
+/// A run of output pixels of a convolution in `f32`.
+#[derive(Debug)]
+pub struct FloatTile<'a> {
+    /// Their indices, counted over the whole batch.
+    pub pixels: Range<usize>,
+    /// Their outputs, `[pixel, cout]`; the function may use them as it likes.
+    pub numbers: &'a mut [f32],
+    /// Their part of the bytes that the function fills.
+    pub bytes: &'a mut [u8],
+}
+
+#[track_caller]
+pub(crate) fn run_tiles(
+    product: &Product<'_, f32>,
+    x: &[f32],
+    pixels: usize,
+    bytes: &mut [u8],
+    visit: &(dyn Fn(FloatTile<'_>) + Sync),
+) {
+    let whole = bytes.len().is_multiple_of(pixels.max(1)) && (pixels > 0 || bytes.is_empty());
+    assert!(whole, "{} bytes are no equal parts for {pixels} output pixels", bytes.len());
+    let channels = product.tables.channels;
+    product.run_tiles(x, pixels, bytes, &|first, numbers, bytes| {
+        visit(FloatTile { pixels: first..first + numbers.len() / channels, numbers, bytes });
+    });
+}
