@@ -49,6 +49,9 @@ impl Program {
                     value.shape
                 ));
             }
+            if value.byte_codes().is_some_and(|codes| !codes.are_sound()) {
+                return Err(format!("value {i} holds {:?}, which no byte does", value.elements));
+            }
             if let Elements::Packed(codes) = value.elements
                 && !(is_sound(codes) && encoding(codes).is_some())
             {
@@ -76,6 +79,8 @@ impl Program {
             .action
             .chain()
             .map_or(0, |chain| chain.links.iter().filter(|link| matches!(link, Link::Add { .. })).count());
+        let integer = if let Action::Integer(stage) = &stage.action { stage.sums() } else { 0 };
+        let sums = sums + integer;
         if sums != usize::from(stage.operand.is_some()) {
             return Err(format!("it makes {sums} sums of {} operands", usize::from(stage.operand.is_some())));
         }
@@ -121,6 +126,7 @@ impl Action {
     fn output_shape(&self, [h, w, c]: [usize; 3], output: [usize; 3]) -> Result<[usize; 3], String> {
         match self {
             Self::Chain(_) => Ok([h, w, c]),
+            Self::Integer(stage) => stage.output_shape([h, w, c], output),
             Self::GlobalAveragePool => Ok([1, 1, c]),
             Self::PadZero { stride: 0 } => Err("its stride is 0".to_owned()),
             Self::PadZero { stride } => Ok([h.div_ceil(*stride), w.div_ceil(*stride), output[2].max(c)]),
@@ -143,6 +149,7 @@ impl Action {
         let fits = match self {
             Self::Product(product) => product.fits(input, output),
             Self::Chain(chain) => ends_in(chain, input, output),
+            Self::Integer(stage) => stage.fits(input, output),
             Self::MaxPool { falling: None, .. } => input == output,
             Self::MaxPool { falling: Some(_), .. } => input == output && output != float,
             Self::AveragePool(_) | Self::GlobalAveragePool | Self::PadZero { .. } => {
@@ -159,6 +166,9 @@ impl Action {
         if let Self::MaxPool { falling: Some(falling), .. } = self {
             names.push(falling);
         }
+        if let Self::Integer(stage) = self {
+            names.extend(stage.tensors());
+        }
         if let Self::Product(product) = self {
             names.push(product.weights.tensor());
             if let Finish::Thresholds { cuts, flips } = &product.finish {
@@ -173,7 +183,7 @@ impl Product {
     fn fits(&self, input: Elements, output: Elements) -> bool {
         let packed = matches!(self.weights, Weights::Packed { .. });
         let operands = match self.arithmetic {
-            Arithmetic::Integer => input != Elements::Float && packed,
+            Arithmetic::Integer => matches!(input, Elements::Packed(_)) && packed,
             Arithmetic::WeightOnly => input == Elements::Float && packed,
             Arithmetic::Float => input == Elements::Float,
         };
@@ -182,7 +192,7 @@ impl Product {
                 self.arithmetic == Arithmetic::Integer
                     && encoding(codes).is_some_and(|encoding| is(encoding, codes))
             }
-            (Finish::Thresholds { .. }, Elements::Float) => false,
+            (Finish::Thresholds { .. }, Elements::Float | Elements::Bytes(_)) => false,
             (Finish::Chain(_), Elements::Float) => true,
             (Finish::Chain(chain), output) => {
                 self.arithmetic == Arithmetic::Integer && ends_in(chain, Elements::Float, output)
@@ -197,7 +207,7 @@ fn ends_in(chain: &Chain, input: Elements, output: Elements) -> bool {
     match (chain.links.last(), output) {
         (_, Elements::Float) => true,
         (Some(Link::Quantize { alphabet, .. }), Elements::Packed(codes)) => *alphabet == codes,
-        (Some(_), Elements::Packed(_)) => false,
+        (Some(_), Elements::Packed(_)) | (_, Elements::Bytes(_)) => false,
         (None, Elements::Packed(_)) => input == output,
     }
 }

@@ -5,11 +5,12 @@ use qnn_files::{Container, Digest};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::program::{Data, Program};
+use crate::program::{Action, Data, Program};
 use crate::{Error, Result, Session};
 
 const FORMAT: &str = "qnn-packed-model";
-const VERSION: u64 = 1;
+/// The first version, without integer arithmetic, is still written for programs that have none.
+const VERSION: u64 = 2;
 
 /// What the bits of a file mean, for whoever reads one without this program. A file that says
 /// something else is of another version.
@@ -38,6 +39,23 @@ const CONVENTIONS: [(&str, &str); 7] = [
     ),
 ];
 
+/// What is added for programs of integers alone: they are what version 2 brought.
+const INTEGER_CONVENTIONS: [(&str, &str); 4] = [
+    (
+        "bytes",
+        "a value of bytes holds codes in two's complement, the least code as -128; a code times its value's scale is the number, padding is the code 0",
+    ),
+    (
+        "multipliers",
+        "sum times factor is floor((sum * multiplier + 2^30) / 2^31), then divided by 2^shift and rounded, halves away from zero; with a negative shift the sum is first shifted left and saturates; then the result is clamped to the codes",
+    ),
+    (
+        "integer sums",
+        "a * multipliers[0] + b * multipliers[1], divided by 2^shift and rounded, halves away from zero, clamped",
+    ),
+    ("quantize", "x / scale in double precision, rounded to even, clamped"),
+];
+
 /// What the header says beside the tensors.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +74,8 @@ impl Program {
     /// [`Error::File`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let description = Description { conventions: conventions(), program: self.clone() };
+        let version = self.version();
+        let description = Description { conventions: conventions(version), program: self.clone() };
         let json = serde_json::to_string(&description).map_err(|error| format(path, error.to_string()))?;
         let digest = digest(&json, &self.tensors);
         let bytes: Vec<_> =
@@ -66,7 +85,7 @@ impl Program {
             view.map(|view| (*name, view)).map_err(|error| format(path, error.to_string()))
         });
         let views = views.collect::<Result<Vec<_>>>()?;
-        Ok(Container::write(path, views, format!("{FORMAT} {VERSION} {digest:016x}\n{json}"))?)
+        Ok(Container::write(path, views, format!("{FORMAT} {version} {digest:016x}\n{json}"))?)
     }
 
     /// Reads a program, of which nothing is trusted.
@@ -79,14 +98,14 @@ impl Program {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let container = Container::read(path)?;
-        let (expected, json) = open(path, container.note())?;
+        let (version, expected, json) = open(path, container.note())?;
         let tensors = read_tensors(path, &container)?;
         if digest(json, &tensors) != expected {
             return Err(format(path, "its contents do not have the digest of its header".to_owned()));
         }
         let description: Description = serde_json::from_str(json)
             .map_err(|error| format(path, std::format!("its description: {error}")))?;
-        if description.conventions != conventions() {
+        if description.conventions != conventions(version) || description.program.version() != version {
             return Err(format(path, "it states other conventions than its version has".to_owned()));
         }
         let mut program = description.program;
@@ -95,14 +114,21 @@ impl Program {
         Session::new(&program)?;
         Ok(program)
     }
+
+    /// The version of the format that has all it needs.
+    fn version(&self) -> u64 {
+        if self.stages.iter().any(|stage| matches!(stage.action, Action::Integer(_))) { VERSION } else { 1 }
+    }
 }
 
-fn conventions() -> BTreeMap<String, String> {
-    CONVENTIONS.map(|(what, rule)| (what.to_owned(), rule.to_owned())).into()
+fn conventions(version: u64) -> BTreeMap<String, String> {
+    let integer = if version > 1 { &INTEGER_CONVENTIONS[..] } else { &[] };
+    let all = CONVENTIONS.iter().chain(integer);
+    all.map(|&(what, rule)| (what.to_owned(), rule.to_owned())).collect()
 }
 
-/// Splits a note into digest and description, once format and version are known.
-fn open<'n>(path: &Path, note: &'n str) -> Result<(u64, &'n str)> {
+/// Splits a note into version, digest and description, once format and version are known.
+fn open<'n>(path: &Path, note: &'n str) -> Result<(u64, u64, &'n str)> {
     let (first, json) = note.split_once('\n').unwrap_or((note, ""));
     let no_model = || format(path, "its header does not say that it is a packed model".to_owned());
     let [kind, version, digest] = first.split(' ').collect::<Vec<_>>()[..] else { return Err(no_model()) };
@@ -110,10 +136,10 @@ fn open<'n>(path: &Path, note: &'n str) -> Result<(u64, &'n str)> {
         return Err(no_model());
     }
     let found: u64 = version.parse().map_err(|_| no_model())?;
-    if found != VERSION {
+    if !(1..=VERSION).contains(&found) {
         return Err(Error::Version { path: path.to_owned(), found, supported: VERSION });
     }
-    Ok((u64::from_str_radix(digest, 16).map_err(|_| no_model())?, json))
+    Ok((found, u64::from_str_radix(digest, 16).map_err(|_| no_model())?, json))
 }
 
 fn read_tensors(path: &Path, container: &Container) -> Result<BTreeMap<String, Data>> {

@@ -116,10 +116,10 @@ fn other_files_and_versions_say_so() {
     let write = |note: &str| Container::write(&path, [], note.to_owned()).unwrap();
     write("");
     assert!(matches!(Program::load(&path), Err(Error::Format { .. })));
-    write("qnn-packed-model 2 0000000000000000\n{}");
+    write("qnn-packed-model 3 0000000000000000\n{}");
     let error = Program::load(&path).unwrap_err();
-    assert!(matches!(error, Error::Version { found: 2, supported: 1, .. }));
-    assert!(error.to_string().contains("a packed model of version 2, but this program reads version 1"));
+    assert!(matches!(error, Error::Version { found: 3, supported: 2, .. }));
+    assert!(error.to_string().contains("a packed model of version 3, but this program reads version 2"));
     assert!(matches!(Program::load(folder.path().join("none")), Err(Error::File { .. })));
 }
 
