@@ -186,7 +186,7 @@ fn quantized(
 ) -> Result<Box<dyn Layer>, AnyError> {
     let config = LoaderConfig { batch: args.batch, normalize: normalize.clone(), ..LoaderConfig::default() };
     let loader = |images: &Images| Loader::new(Arc::new(images.clone()), config.clone());
-    let (train, test) = (loader(&dataset.train)?, loader(&dataset.test)?);
+    let (train, test) = (loader(&dataset.train.take(args.calibrate))?, loader(&dataset.test)?);
     let method = match args.range {
         Range::MinMax => RangeMethod::MinMax,
         Range::MovingAverage => RangeMethod::MovingAverage { rate: 0.1 },
@@ -195,14 +195,14 @@ fn quantized(
         Range::Divergence => RangeMethod::Divergence { bits: 8 },
     };
     let mut model = design.build(&mut Init::new(0))?;
-    let batches = args.calibrate.div_ceil(args.batch);
+    let batches = train.batches_per_epoch();
     let ranges = quantize_trained(model.as_mut(), &state_dict(trained), &train, batches, method)?;
     let accuracy =
         |model: &dyn Layer| evaluate(model, &test, &Loss::default()).map(|found| 100.0 * found.accuracy);
     let [before, after] = [accuracy(trained)?, accuracy(model.as_ref())?];
     println!(
-        "{ranges} ranges from {} images: test accuracy {before:.2} % before, {after:.2} % after",
-        batches * args.batch
+        "{ranges} ranges from {} training images: test accuracy {before:.2} % before, {after:.2} % after",
+        args.calibrate.clamp(1, dataset.train.len())
     );
     Ok(model)
 }

@@ -92,9 +92,9 @@ fn known(range: &mut dyn Module, at: &str, low: f32, high: f32) {
 fn training_and_evaluation_agree_within_a_code() {
     for (gamma, pool) in [([1.0, -0.5, 2.0], false), ([-1.0, 0.5, 0.0], true), ([1e-20, -1e-20, 1.0], true)] {
         let mut net = Net::new(per_channel(), &gamma, pool);
-        let x = numbers(&[4, 6, 6, 2], 3);
+        let x = numbers(&[32, 6, 6, 2], 3);
         // Until the running statistics are the batch's.
-        let trained = (0..200).map(|_| net.pass(Mode::Train, &x)).last().unwrap();
+        let trained = (0..120).map(|_| net.pass(Mode::Train, &x)).last().unwrap();
         let tape = Tape::new();
         let mut cx = Ctx::new(&tape, Mode::Eval, 0, 0);
         let y = net.forward(&mut cx, &x).unwrap();
@@ -170,7 +170,8 @@ fn evaluation_is_the_expression_of_integers() {
         assert!(!(y == 0.0 && y.is_sign_negative()));
     }
     assert!(product.kernel.as_slice().iter().all(|w| w.abs() <= 127.0 && w.fract() == 0.0));
-    assert!(product.bias.iter().all(|b| b.abs() <= 1 << 30), "{:?}", product.bias);
+    // But for the rounding of the channel's scale.
+    assert!(product.bias.iter().all(|b| b.abs() <= (1 << 30) + 128), "{:?}", product.bias);
 }
 
 #[test]
@@ -222,8 +223,9 @@ fn gradients_of_a_folded_unit_are_those_of_its_parts() {
             let leaf = tape.leaf(x.clone());
             let y = forward(&mut cx, leaf.into()).value();
             let bindings = cx.finish();
-            let mut all = tape.backward_from(y, numbers(&y.shape(), 4));
-            let mut found = vec![("y".to_owned(), y.value()), ("x".to_owned(), all.take(leaf).unwrap())];
+            let value = y.value();
+            let mut all = tape.backward_from(y, numbers(value.shape(), 4));
+            let mut found = vec![("y".to_owned(), value), ("x".to_owned(), all.take(leaf).unwrap())];
             let parameters = bindings.gradients(&mut all);
             qnn_layers::for_each_param(module, &mut |path, param| {
                 found.push((path.to_owned(), parameters.of(param.id()).unwrap().clone()));
