@@ -5,9 +5,12 @@ mod common;
 use common::{Net, assert_exact, bits, graph_logits, images, randomize};
 use qnn_deploy::{Action, Elements, Error, Program, Session, freeze, verify};
 use qnn_files::Container;
-use qnn_layers::{Calibration, Ctx, Layer, LeafMut, Module, Path, Role, apply_updates};
+use qnn_layers::{
+    BatchNormConfig, Calibration, Conv2dConfig, Ctx, FoldedConv2d, Init, Layer, LeafMut, MaxPool2d, Module,
+    Path, QuantizeRange, QuantizeRangeConfig, Relu, Role, Sequential, apply_updates,
+};
 use qnn_models::{Scheme, Shortcut};
-use qnn_quant::RangeMethod;
+use qnn_quant::{Affine, Granularity, Pair, RangeMethod};
 use qnn_tensor::Tape;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -210,4 +213,35 @@ fn forged_integers_are_errors_or_found() {
     let report = verify(resnet(4).as_ref(), &Program::load(&path).unwrap(), batch).unwrap();
     let difference = report.difference.as_ref().unwrap();
     assert_eq!((difference.layer.as_str(), difference.what), ("blocks.1.conv2", "sums"), "{report}");
+}
+
+/// A quantized image, something, and a folded convolution, whose sums are the logits.
+fn composed(between: impl Layer + 'static, behind: Option<Relu>) -> Sequential {
+    let per_channel = Affine::symmetric(8).unwrap().with_granularity(Granularity::LastAxis);
+    let config =
+        Conv2dConfig { kernel_quantizer: Some(Pair::published(per_channel)), ..Conv2dConfig::new(3, 5, 3) };
+    let conv = FoldedConv2d::new(&config, &BatchNormConfig::new(5), &mut Init::new(3)).unwrap();
+    let mut model = Sequential::new()
+        .with("input", QuantizeRange::new(QuantizeRangeConfig::new()).unwrap())
+        .with("between", between)
+        .with("conv", conv);
+    if let Some(relu) = behind {
+        model = model.with("relu", relu);
+    }
+    let tape = Tape::new();
+    let mut cx = Ctx::calibrating(&tape, Calibration::new(RangeMethod::MinMax).unwrap());
+    model.forward(&mut cx, tape.constant(images(2, [8, 8, 3], 1)).into()).unwrap();
+    let updates = cx.into_calibration().into_updates();
+    apply_updates(&mut model, updates);
+    model
+}
+
+#[test]
+fn composed_networks_are_lowered_or_refused_by_name() {
+    assert_exact("a pool of codes", &composed(MaxPool2d::new(2), None), [8, 8, 3]);
+    let mixed = composed(MaxPool2d::new(2), Some(Relu::default()));
+    match freeze(&mixed, [8, 8, 3]) {
+        Err(Error::Unsupported { layer, .. }) => assert!(layer.starts_with("relu after conv"), "{layer}"),
+        other => panic!("{other:?}"),
+    }
 }

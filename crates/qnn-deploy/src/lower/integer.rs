@@ -6,7 +6,7 @@ use qnn_kernels::packed::{ByteInput, ConvGeometry, Int8Conv};
 use qnn_layers::{IntegerFinish as Ending, IntegerOp, IntegerProduct as Operands, Op};
 use qnn_quant::{Grid, Quantizer};
 use qnn_tensor::Padding;
-use qnn_tensor::ops::Conv2dOptions;
+use qnn_tensor::ops::{Conv2dOptions, PoolOptions};
 
 use super::pool_geometry;
 use crate::graph::Graph;
@@ -66,6 +66,7 @@ impl Lowering<'_, '_> {
                 self.push(i, value, Action::Integer(IntegerStage::PadZero { stride: *stride }));
                 Ok(())
             }
+            Op::MaxPool(options) => self.max_pool(i, options, &[]),
             Op::Integer(op) => self.integer(i, op),
             _ => Err(self.unsupported(
                 i,
@@ -82,22 +83,7 @@ impl Lowering<'_, '_> {
         match op {
             IntegerOp::Conv2d { product, options } => self.product(i, product, Some(options)),
             IntegerOp::Dense { product } => self.product(i, product, None),
-            IntegerOp::MaxPool { options, falling } => {
-                let from = self.input(i);
-                if pool_geometry(from.shape, options).is_none() {
-                    return Err(self.unsupported(
-                        i,
-                        "no kernel over bytes does such windows; choose windows that fill the image",
-                    ));
-                }
-                let falling = falling.contains(&true).then(|| {
-                    let flags = falling.iter().map(|&falls| falls.into()).collect();
-                    self.store(i, "falling", Data::Bytes(flags))
-                });
-                let value = Value { shape, ..from };
-                self.push(i, value, Action::MaxPool { options: *options, falling });
-                Ok(())
-            }
+            IntegerOp::MaxPool { options, falling } => self.max_pool(i, options, falling),
             IntegerOp::Sum { sum, codes } => {
                 let stage = IntegerStage::Sum { multipliers: sum.multipliers(), shift: sum.shift() };
                 self.push(i, value(*codes), Action::Integer(stage));
@@ -109,6 +95,23 @@ impl Lowering<'_, '_> {
                 Ok(())
             }
         }
+    }
+
+    /// The largest code of each window, in falling channels the smallest.
+    fn max_pool(&mut self, i: usize, options: &PoolOptions, falling: &[bool]) -> Result<()> {
+        self.bytes_in(i)?;
+        let from = self.input(i);
+        if pool_geometry(from.shape, options).is_none() {
+            return Err(self
+                .unsupported(i, "no kernel over bytes has such windows; choose ones that lie in the image"));
+        }
+        let falling = falling.contains(&true).then(|| {
+            let flags = falling.iter().map(|&falls| falls.into()).collect();
+            self.store(i, "falling", Data::Bytes(flags))
+        });
+        let value = Value { shape: self.shape(i, None)?, ..from };
+        self.push(i, value, Action::MaxPool { options: *options, falling });
+        Ok(())
     }
 
     fn quantize(&mut self, i: usize, map: &dyn Quantizer, grid: &Grid) -> Result<()> {
