@@ -6,6 +6,13 @@
 //! cargo run --release --example deploy -- --network resnet --preset bc-1.2 \
 //!     --model runs/resnet20_bc/bc-1.2/best.safetensors --data data --out resnet20.qnn
 //! ```
+//!
+//! A network in full precision becomes one of integers on the way, calibrated on some training images:
+//!
+//! ```text
+//! cargo run --release --example deploy -- --preset fp --model runs/lenet5_mnist/fp/model.safetensors \
+//!     --post-training int8 --calibrate 512 --range percentile --data data --out lenet5.qnn
+//! ```
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,12 +20,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Parser, ValueEnum};
-use qnn::data::{Dataset, Loader, LoaderConfig, Normalize};
+use qnn::data::{Dataset, Images, Loader, LoaderConfig, Normalize};
 use qnn::deploy::{Program, Session, freeze, verify};
 use qnn::experiment::Design;
-use qnn::layers::{Ctx, StateDict, load_state_dict, model_bits};
+use qnn::layers::{Ctx, StateDict, load_state_dict, model_bits, state_dict};
 use qnn::prelude::*;
-use qnn::train::{Checkpoint, load_model};
+use qnn::quant::RangeMethod;
+use qnn::train::{Checkpoint, Loss, evaluate, load_model, quantize_trained};
 
 /// Freezes a trained network into a packed model, verifies it on the test set, and saves it
 #[derive(Parser)]
@@ -76,6 +84,18 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
 
+    /// Quantize the trained network to this preset, without training
+    #[arg(long, value_name = "NAME")]
+    post_training: Option<String>,
+
+    /// Training images that show which ranges activations have
+    #[arg(long, value_name = "IMAGES", default_value_t = 512)]
+    calibrate: usize,
+
+    /// How ranges follow from what was seen
+    #[arg(long, value_enum, default_value = "percentile")]
+    range: Range,
+
     /// Where to write the packed model
     #[arg(long, value_name = "FILE", default_value = "model.qnn")]
     out: PathBuf,
@@ -86,6 +106,20 @@ enum Network {
     Lenet5,
     Vgg7,
     Resnet,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Range {
+    /// From the least to the greatest
+    MinMax,
+    /// The average over batches, of which a new one counts for a tenth
+    MovingAverage,
+    /// Without one of ten thousand at each end
+    Percentile,
+    /// The least mean squared error
+    SquaredError,
+    /// The least Kullback-Leibler divergence
+    Divergence,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -126,6 +160,10 @@ fn run(args: &Args) -> Result<bool, AnyError> {
     }
     let dataset = dataset(args, design.input())?;
     let normalize = Normalize::fit(&dataset.train);
+    if let Some(preset) = &args.post_training {
+        *design.scheme_mut() = Scheme::preset(preset)?;
+        model = quantized(args, design.as_ref(), model.as_ref(), &dataset, &normalize)?;
+    }
     let program = freeze(model.as_ref(), design.input())?
         .with_normalization(&normalize)?
         .with_classes(dataset.test.class_names().to_vec())?;
@@ -136,6 +174,37 @@ fn run(args: &Args) -> Result<bool, AnyError> {
     let (size, bits) = (std::fs::metadata(&args.out)?.len(), model_bits(model.as_ref()));
     println!("\n{}: {size} bytes; parameters at their bits {}", args.out.display(), bits.div_ceil(8));
     Ok(exact)
+}
+
+/// The network in the design's scheme, with the parameters of a trained one and the ranges of some training images.
+fn quantized(
+    args: &Args,
+    design: &dyn Design,
+    trained: &dyn Layer,
+    dataset: &Dataset,
+    normalize: &Normalize,
+) -> Result<Box<dyn Layer>, AnyError> {
+    let config = LoaderConfig { batch: args.batch, normalize: normalize.clone(), ..LoaderConfig::default() };
+    let loader = |images: &Images| Loader::new(Arc::new(images.clone()), config.clone());
+    let (train, test) = (loader(&dataset.train.take(args.calibrate))?, loader(&dataset.test)?);
+    let method = match args.range {
+        Range::MinMax => RangeMethod::MinMax,
+        Range::MovingAverage => RangeMethod::MovingAverage { rate: 0.1 },
+        Range::Percentile => RangeMethod::Percentile { percent: 99.99 },
+        Range::SquaredError => RangeMethod::SquaredError { bits: 8 },
+        Range::Divergence => RangeMethod::Divergence { bits: 8 },
+    };
+    let mut model = design.build(&mut Init::new(0))?;
+    let batches = train.batches_per_epoch();
+    let ranges = quantize_trained(model.as_mut(), &state_dict(trained), &train, batches, method)?;
+    let accuracy =
+        |model: &dyn Layer| evaluate(model, &test, &Loss::default()).map(|found| 100.0 * found.accuracy);
+    let [before, after] = [accuracy(trained)?, accuracy(model.as_ref())?];
+    println!(
+        "{ranges} ranges from {} training images: test accuracy {before:.2} % before, {after:.2} % after",
+        args.calibrate.clamp(1, dataset.train.len())
+    );
+    Ok(model)
 }
 
 fn design(args: &Args) -> Result<Box<dyn Design>, qnn::models::Error> {

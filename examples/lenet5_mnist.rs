@@ -1,4 +1,4 @@
-//! LeNet-5 on MNIST with six ways to quantize it.
+//! LeNet-5 on MNIST with seven ways to quantize it.
 //!
 //! ```text
 //! cargo run --release --example lenet5_mnist -- --list
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use qnn::prelude::*;
 
 fn main() -> ExitCode {
-    Experiment::new("lenet5_mnist", "LeNet-5 on MNIST: six methods compared")
+    Experiment::new("lenet5_mnist", "LeNet-5 on MNIST: seven methods compared")
         .dataset(DatasetName::Mnist)
         .dataset(DatasetName::FashionMnist)
         .recipe(recipe())
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
                 .published(99.18),
         )
         .variant(Variant::new("twn", "ternary weights", net("twn")).published(99.51))
+        .variant(Variant::new("int8", "integers alone: 8-bit weights and activations", net("int8")))
         .variant(Variant::new("fp", "full precision", net("fp")).published(99.54))
         .main()
 }

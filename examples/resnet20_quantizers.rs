@@ -23,15 +23,19 @@ fn main() -> ExitCode {
         .variant(row("dorefa", "DoReFa-Net: 1-bit weights and activations", [78.43, 69.99]))
         .variant(row("bnn-a", "BNN's activations, weights in full precision", [81.35, 78.00]))
         .variant(row("dorefa-a", "DoReFa-Net's activations, weights in full precision", [82.12, 77.35]))
+        .variant(Variant::new("int8", "integers alone: 8-bit weights and activations", net("int8")))
         .variant(row("fp", "full precision", [91.66, 92.05]))
         .main()
 }
 
 /// A row of the table: a preset of the same name and its accuracies at depth 20 and 32.
 fn row(name: &'static str, about: &'static str, published: [f64; 2]) -> Variant {
-    let scheme = Scheme::preset(name).expect("a known preset");
-    let net = ResNetConfig { scheme, ..ResNetConfig::new(3) };
-    Variant::new(name, about, net).published_at(20, published[0]).published_at(32, published[1])
+    Variant::new(name, about, net(name)).published_at(20, published[0]).published_at(32, published[1])
+}
+
+fn net(preset: &str) -> ResNetConfig {
+    let scheme = Scheme::preset(preset).expect("a known preset");
+    ResNetConfig { scheme, ..ResNetConfig::new(3) }
 }
 
 /// The thesis's hyperparameters for CIFAR-10.

@@ -49,6 +49,9 @@ impl Program {
                     value.shape
                 ));
             }
+            if value.byte_codes().is_some_and(|codes| !codes.are_sound()) {
+                return Err(format!("value {i} holds {:?}, which no byte does", value.elements));
+            }
             if let Elements::Packed(codes) = value.elements
                 && !(is_sound(codes) && encoding(codes).is_some())
             {
@@ -124,7 +127,8 @@ impl Action {
     fn sums(&self) -> usize {
         let is_sum = |link: &&Link| matches!(link, Link::Add { .. });
         let in_chain = self.chain().map_or(0, |chain| chain.links.iter().filter(is_sum).count());
-        in_chain + usize::from(self.selects())
+        let of_integers = if let Self::Integer(stage) = self { stage.sums() } else { 0 };
+        in_chain + of_integers + usize::from(self.selects())
     }
 
     /// Whether its operand selects thresholds.
@@ -135,6 +139,7 @@ impl Action {
     fn output_shape(&self, [h, w, c]: [usize; 3], output: [usize; 3]) -> Result<[usize; 3], String> {
         match self {
             Self::Chain(_) => Ok([h, w, c]),
+            Self::Integer(stage) => stage.output_shape([h, w, c], output),
             Self::GlobalAveragePool => Ok([1, 1, c]),
             Self::PadZero { stride: 0 } => Err("its stride is 0".to_owned()),
             Self::PadZero { stride } => Ok([h.div_ceil(*stride), w.div_ceil(*stride), output[2].max(c)]),
@@ -157,9 +162,10 @@ impl Action {
         let fits = match self {
             Self::Product(product) => product.fits(input, output),
             Self::Chain(chain) => ends_in(chain, input, output),
+            Self::Integer(stage) => stage.fits(input, output),
             Self::MaxPool { falling: None, .. } => input == output,
             Self::MaxPool { falling: Some(_), .. } => input == output && output != float,
-            Self::GlobalAveragePool => output == float,
+            Self::GlobalAveragePool => output == float && !matches!(input, Elements::Bytes(_)),
             Self::AveragePool(_) | Self::PadZero { .. } => [input, output] == [float; 2],
         };
         if fits { Ok(()) } else { Err(format!("it cannot make {output:?} of {input:?}")) }
@@ -171,6 +177,9 @@ impl Action {
             self.chain().into_iter().flat_map(|chain| &chain.links).flat_map(Link::tensors).collect();
         if let Self::MaxPool { falling: Some(falling), .. } = self {
             names.push(falling);
+        }
+        if let Self::Integer(stage) = self {
+            names.extend(stage.tensors());
         }
         if let Self::Product(product) = self {
             names.push(product.weights.tensor());
@@ -186,7 +195,7 @@ impl Product {
     fn fits(&self, input: Elements, output: Elements) -> bool {
         let packed = matches!(self.weights, Weights::Packed { .. });
         let operands = match self.arithmetic {
-            Arithmetic::Integer => input != Elements::Float && packed,
+            Arithmetic::Integer => matches!(input, Elements::Packed(_)) && packed,
             Arithmetic::WeightOnly => input == Elements::Float && packed,
             Arithmetic::Float => input == Elements::Float,
         };
@@ -195,7 +204,9 @@ impl Product {
                 self.arithmetic == Arithmetic::Integer
                     && encoding(codes).is_some_and(|encoding| is(encoding, codes))
             }
-            (Finish::Thresholds { .. } | Finish::Selected { .. }, Elements::Float) => false,
+            (Finish::Thresholds { .. } | Finish::Selected { .. }, Elements::Float | Elements::Bytes(_)) => {
+                false
+            }
             (Finish::Chain(_), Elements::Float) => true,
             (Finish::Chain(chain), output) => ends_in(chain, Elements::Float, output),
         };
@@ -208,7 +219,7 @@ fn ends_in(chain: &Chain, input: Elements, output: Elements) -> bool {
     match (chain.links.last(), output) {
         (_, Elements::Float) => true,
         (Some(Link::Quantize { alphabet, .. }), Elements::Packed(codes)) => *alphabet == codes,
-        (Some(_), Elements::Packed(_)) => false,
+        (Some(_), Elements::Packed(_)) | (_, Elements::Bytes(_)) => false,
         (None, Elements::Packed(_)) => input == output,
     }
 }

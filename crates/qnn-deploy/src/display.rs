@@ -55,9 +55,13 @@ impl Action {
             Self::Product(product) => product.text(input),
             Self::Chain(_) => "functions".to_owned(),
             Self::MaxPool { .. } if input.elements == Elements::Float => "max pool".to_owned(),
+            Self::MaxPool { .. } if matches!(input.elements, Elements::Bytes(_)) => {
+                "max pool of int8".to_owned()
+            }
             Self::MaxPool { .. } => "max pool of bits".to_owned(),
             Self::AveragePool(_) | Self::GlobalAveragePool => "mean".to_owned(),
             Self::PadZero { .. } => "copy".to_owned(),
+            Self::Integer(stage) => stage.text().to_owned(),
         }
     }
 }
@@ -66,7 +70,7 @@ impl Product {
     fn text(&self, input: &Value) -> String {
         let x = match input.elements {
             Elements::Float => "f32".to_owned(),
-            Elements::Packed(codes) => short(codes),
+            Elements::Packed(codes) | Elements::Bytes(codes) => short(codes),
         };
         let w = match &self.weights {
             Weights::Float { .. } => "f32".to_owned(),
@@ -97,7 +101,7 @@ impl Value {
         let [h, w, c] = self.shape;
         let elements = match self.elements {
             Elements::Float => "f32".to_owned(),
-            Elements::Packed(codes) => short(codes),
+            Elements::Packed(codes) | Elements::Bytes(codes) => short(codes),
         };
         format!("{h} × {w} × {c} {elements}")
     }

@@ -39,11 +39,26 @@ const CONVENTIONS: [(&str, &str); 7] = [
     ),
 ];
 
-/// What version 2 adds.
-const SELECTED: (&str, &str) = (
-    "selected thresholds",
-    "the code of the operand at the same element, counted from its least code, selects the element's cuts and flip",
-);
+/// What version 2 adds: thresholds that another value selects, and programs of integers.
+const NEWER_CONVENTIONS: [(&str, &str); 5] = [
+    (
+        "selected thresholds",
+        "the code of the operand at the same element, counted from its least code, selects the element's cuts and flip",
+    ),
+    (
+        "bytes",
+        "a value of bytes holds codes in two's complement, the least code as -128; a code times its value's scale is the number, padding is the code 0",
+    ),
+    (
+        "multipliers",
+        "sum times factor is floor((sum * multiplier + 2^30) / 2^31), then divided by 2^shift and rounded, halves away from zero; with a negative shift the sum is first shifted left and saturates; then the result is clamped to the codes",
+    ),
+    (
+        "integer sums",
+        "a * multipliers[0] + b * multipliers[1], divided by 2^shift and rounded, halves away from zero, clamped",
+    ),
+    ("quantize", "x / scale in double precision, rounded to even, clamped"),
+];
 
 /// What the header says beside the tensors.
 #[derive(Serialize, Deserialize)]
@@ -109,8 +124,9 @@ impl Program {
 }
 
 fn conventions(version: u64) -> BTreeMap<String, String> {
-    let rules = CONVENTIONS.into_iter().chain((version > 1).then_some(SELECTED));
-    rules.map(|(what, rule)| (what.to_owned(), rule.to_owned())).collect()
+    let newer = if version > 1 { &NEWER_CONVENTIONS[..] } else { &[] };
+    let all = CONVENTIONS.iter().chain(newer);
+    all.map(|&(what, rule)| (what.to_owned(), rule.to_owned())).collect()
 }
 
 /// Splits a note into version, digest and description, once the format is known.

@@ -27,6 +27,7 @@ mod error;
 mod file;
 mod freeze;
 mod graph;
+mod integer;
 mod lower;
 mod memory;
 mod plan;
@@ -39,6 +40,7 @@ mod verify;
 
 pub use error::{Error, Result};
 pub use freeze::freeze;
+pub use integer::{IntegerFinish, IntegerProduct, IntegerStage};
 pub use program::{
     Action, Arithmetic, Chain, Data, Elements, Factor, Finish, LayerName, Link, Normalization, Product,
     Program, Remark, Stage, Value, Weights,

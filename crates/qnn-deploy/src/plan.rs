@@ -1,6 +1,7 @@
 use qnn_kernels::packed::Layout;
 
 use crate::codes::encoding;
+use crate::integer::ByteCodes;
 use crate::program::{Action, Elements, Program, Value};
 
 /// Where values lie: each in one of a few slots, which a later value takes over when nobody reads the
@@ -91,7 +92,11 @@ impl Value {
 
     /// How its pixels lie, if they are packed.
     pub(crate) fn layout(&self) -> Option<Layout> {
-        let Elements::Packed(codes) = self.elements else { return None };
+        let codes = match self.elements {
+            Elements::Float => return None,
+            Elements::Bytes(_) => return Some(ByteCodes::layout(self.shape[2])),
+            Elements::Packed(codes) => codes,
+        };
         let encoding = encoding(codes).expect("the program was checked");
         Some(Layout::new(encoding, self.shape[2]).expect("the program was checked"))
     }

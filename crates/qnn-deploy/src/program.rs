@@ -5,6 +5,7 @@ use qnn_tensor::Padding;
 use qnn_tensor::ops::PoolOptions;
 use serde::{Deserialize, Serialize};
 
+use crate::integer::IntegerStage;
 use crate::serial::{AlphabetText, PaddingText, PoolText};
 
 /// A frozen network: stages in order of execution over values in memory. It holds no tape, no layer
@@ -45,6 +46,8 @@ pub enum Elements {
     Float,
     /// Codes at their true bits, pixel by pixel.
     Packed(#[serde(with = "AlphabetText")] Alphabet),
+    /// Codes of integer arithmetic, a byte each in two's complement: the least code is −128.
+    Bytes(#[serde(with = "AlphabetText")] Alphabet),
 }
 
 /// Mean and standard deviation per channel, or one for all, of pixels scaled to 0..1: as
@@ -122,6 +125,8 @@ pub enum Action {
         /// The distance of the pixels.
         stride: usize,
     },
+    /// What networks of integers alone do.
+    Integer(IntegerStage),
 }
 
 /// A sum of products. A dense layer is a convolution whose kernel is as large as its input.

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use qnn_kernels::{ChannelAffine, Conv2dShape, MatmulShape};
-use qnn_layers::{Layer, Op, Step};
+use qnn_layers::{IntegerOp, Layer, Op, Step};
 use qnn_tensor::{Tape, Tensor};
 
 use crate::freeze::{Traced, batch_of};
@@ -121,6 +121,14 @@ impl Comparison<'_> {
     }
 
     fn sums(&mut self, graph: &Graph<'_>, stage: &Stage, run: &StageRun, memory: &Memory, images: usize) {
+        if let Kind::Integer(integer) = &run.kind {
+            return self.integer_sums(
+                graph,
+                stage,
+                integer.accumulators(run.input.read(memory, images), images),
+                images,
+            );
+        }
         let Kind::Product(product) = &run.kind else { return };
         let Some(found) = product.accumulators(run.input.read(memory, images), images) else { return };
         let steps = stage.layers.iter().map(|layer| &graph.steps[layer.step]);
@@ -132,6 +140,18 @@ impl Comparison<'_> {
         let found: Vec<f32> = found.iter().map(|&sum| sum as f32).collect();
         self.report.sums += found.len() as u64;
         self.compare(&layer.name, "sums", images, &expected, &found);
+    }
+
+    /// Sums of integer arithmetic, which have more bits than f32.
+    fn integer_sums(&mut self, graph: &Graph<'_>, stage: &Stage, found: Option<Vec<i32>>, images: usize) {
+        let Some((layer, found)) = stage.layers.first().zip(found) else { return };
+        let Some(expected) = integer_sums_of(&graph.steps[layer.step]) else { return };
+        self.report.sums += found.len() as u64;
+        let at = expected.iter().zip(&found).position(|(model, program)| model != program);
+        let at = at.or((expected.len() != found.len()).then_some(expected.len().min(found.len())));
+        let number = |sums: &[i32], at: usize| sums.get(at).map_or(f32::NAN, |&sum| sum as f32);
+        let numbers = at.map(|at| (at, [number(&expected, at), number(&found, at)]));
+        self.note(&layer.name, "sums", found.len() / images.max(1), numbers);
     }
 
     /// Whether there was something to compare.
@@ -151,32 +171,30 @@ impl Comparison<'_> {
         let mut scratch = vec![0.0; len];
         let channels = run.output.value.shape[2];
         let source = run.output.read(memory, images);
-        let found = source.numbers(0..len / channels, channels, &mut scratch);
+        let mut found = source.numbers(0..len / channels, channels, &mut scratch).to_vec();
+        if let Some(codes) = run.output.value.byte_codes() {
+            found.iter_mut().for_each(|stored| *stored -= codes.zero_point() as f32);
+        }
         self.report.values += len as u64;
-        self.compare(&last.name, "values", images, expected.as_slice(), found);
+        self.compare(&last.name, "values", images, expected.as_slice(), &found);
         true
     }
 
     fn compare(&mut self, layer: &str, what: &'static str, images: usize, model: &[f32], program: &[f32]) {
-        if self.report.difference.is_some() {
-            return;
-        }
         let differs = |(model, program): (&f32, &f32)| model.to_bits() != program.to_bits();
         let at = model.iter().zip(program).position(differs);
         let at = at.or((model.len() != program.len()).then_some(model.len().min(program.len())));
-        self.report.difference = at.map(|at| {
-            let each = (program.len() / images.max(1)).max(1);
-            let of = |values: &[f32]| values.get(at).copied().unwrap_or(f32::NAN);
-            let (image, element) = (self.report.images + at / each, at % each);
-            Difference {
-                layer: layer.to_owned(),
-                what,
-                image,
-                element,
-                model: of(model),
-                program: of(program),
-            }
-        });
+        let of = |values: &[f32], at: usize| values.get(at).copied().unwrap_or(f32::NAN);
+        let numbers = at.map(|at| (at, [of(model, at), of(program, at)]));
+        self.note(layer, what, program.len() / images.max(1), numbers);
+    }
+
+    /// Keeps the first difference: where it is, among so many elements per image, and what model and program have.
+    fn note(&mut self, layer: &str, what: &'static str, each: usize, numbers: Option<(usize, [f32; 2])>) {
+        let (Some((at, [model, program])), None) = (numbers, &self.report.difference) else { return };
+        let (image, element) = (self.report.images + at / each.max(1), at % each.max(1));
+        self.report.difference =
+            Some(Difference { layer: layer.to_owned(), what, image, element, model, program });
     }
 }
 
@@ -223,6 +241,16 @@ fn sums_of(step: &Step<'_>) -> Option<Vec<f32>> {
         _ => return None,
     }
     Some(sums)
+}
+
+/// The sums of a product of integers, as the training graph forms them.
+fn integer_sums_of(step: &Step<'_>) -> Option<Vec<i32>> {
+    let x = step.inputs[0].value();
+    match &step.op {
+        Op::Integer(IntegerOp::Conv2d { product, options }) => Some(product.accumulators(&x, Some(options))),
+        Op::Integer(IntegerOp::Dense { product }) => Some(product.accumulators(&x, None)),
+        _ => None,
+    }
 }
 
 fn value_of(graph: &Graph<'_>, node: usize) -> Vec<f32> {

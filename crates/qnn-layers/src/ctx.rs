@@ -252,6 +252,11 @@ impl<'t> Ctx<'t> {
         }
     }
 
+    /// Whether somebody [listens](Ctx::tracing).
+    pub fn is_traced(&self) -> bool {
+        self.trace.is_some()
+    }
+
     /// Ends the pass with what the layers reported; nothing unless the pass was
     /// [listened to](Ctx::tracing).
     pub fn into_trace(self) -> Trace<'t> {

@@ -109,7 +109,19 @@ impl Dense {
         self.bias.as_ref()
     }
 
-    fn weights(&self) -> Weights<'_> {
+    pub(crate) fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, Error> {
+        match shape.split_last() {
+            Some((&last, rows)) if last == self.config.in_features => {
+                Ok([rows, &[self.config.out_features]].concat())
+            }
+            _ => {
+                let expected = format!("[.., {}]", self.config.in_features);
+                Err(Error::Shape { layer: LAYER, expected, got: shape.to_vec() })
+            }
+        }
+    }
+
+    pub(crate) fn weights(&self) -> Weights<'_> {
         Weights {
             layer: LAYER,
             kernel: &self.kernel,
@@ -124,11 +136,7 @@ module!(Dense { kernel, bias, kernel_quantizer, input_quantizer });
 
 impl Layer for Dense {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
-        let got = x.shape();
-        if got.last() != Some(&self.config.in_features) {
-            let expected = format!("[.., {}]", self.config.in_features);
-            return Err(Error::Shape { layer: LAYER, expected, got });
-        }
+        self.output_shape(&x.shape())?;
         if self.config.input_scaling {
             let scales = row_scales(cx, x);
             let product = self.weights().operands(cx, x)?;

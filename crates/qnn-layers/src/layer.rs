@@ -1,6 +1,6 @@
 use std::fmt::Debug;
 
-use crate::{Ctx, Error, Module, Signal};
+use crate::{Ctx, Error, Module, QuantizeRange, Signal};
 
 /// A differentiable map with parameters.
 ///
@@ -19,6 +19,12 @@ pub trait Layer: Module + Debug + Send + Sync {
     fn is_relu(&self) -> bool {
         false
     }
+
+    /// The range, if the layer is exactly `max(x, 0)` quantized to an observed range, so that the layer before it may
+    /// give those codes at once.
+    fn relu_range(&self) -> Option<&QuantizeRange> {
+        None
+    }
 }
 
 impl<L: Layer + ?Sized> Layer for Box<L> {
@@ -28,6 +34,10 @@ impl<L: Layer + ?Sized> Layer for Box<L> {
 
     fn is_relu(&self) -> bool {
         (**self).is_relu()
+    }
+
+    fn relu_range(&self) -> Option<&QuantizeRange> {
+        (**self).relu_range()
     }
 }
 

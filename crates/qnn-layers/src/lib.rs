@@ -62,6 +62,7 @@ mod folded_conv2d;
 mod frozen;
 mod init;
 mod input_scale;
+mod integer;
 mod layer;
 mod module;
 mod normalization;
@@ -72,6 +73,7 @@ mod pool;
 mod quantize;
 mod quantize_gradient;
 mod quantize_range;
+mod relu_in_range;
 mod residual;
 mod sequential;
 mod shift_batch_norm;
@@ -92,6 +94,9 @@ pub use error::{Error, Within};
 pub use flatten::Flatten;
 pub use folded_conv2d::FoldedConv2d;
 pub use init::{Init, Initializer, glorot_coefficient};
+pub use integer::{
+    IntegerFinish, IntegerOp, IntegerProduct, IntegerUnit, Multiplicand, UnitOutput, average_in_range,
+};
 pub use layer::Layer;
 pub use module::{
     Count, Leaf, LeafMut, Module, Path, for_each_param, for_each_param_mut, model_bits, parameter_count,
@@ -104,6 +109,7 @@ pub use pool::{AveragePool2d, GlobalAveragePool, MaxPool2d, Window};
 pub use quantize::{FakeQuantize, Quantize, Quantized};
 pub use quantize_gradient::QuantizeGradient;
 pub use quantize_range::{QuantizeRange, QuantizeRangeConfig};
+pub use relu_in_range::ReluInRange;
 pub use residual::{Residual, normalize_and_activate, sum_and_activate};
 pub use sequential::Sequential;
 pub use shift_batch_norm::{ShiftBatchNorm, ShiftBatchNormConfig};

@@ -13,6 +13,11 @@ pub trait Normalization: Layer {
         let y = cx.value(y);
         Ok(relu_of(cx, y).into())
     }
+
+    /// The batch norm that this is, for layers that fold it into their kernels.
+    fn as_batch_norm(&self) -> Option<&BatchNorm> {
+        None
+    }
 }
 
 impl Normalization for ShiftBatchNorm {}
@@ -21,10 +26,18 @@ impl Normalization for BatchNorm {
     fn forward_relu<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         BatchNorm::forward_relu(self, cx, x)
     }
+
+    fn as_batch_norm(&self) -> Option<&BatchNorm> {
+        Some(self)
+    }
 }
 
 impl<N: Normalization + ?Sized> Normalization for Box<N> {
     fn forward_relu<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         (**self).forward_relu(cx, x)
+    }
+
+    fn as_batch_norm(&self) -> Option<&BatchNorm> {
+        (**self).as_batch_norm()
     }
 }

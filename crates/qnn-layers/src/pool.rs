@@ -42,7 +42,7 @@ impl Window {
         Self { size: side, stride: side, padding: PaddingRule::Valid, ceil: false }
     }
 
-    fn options(&self, layer: &'static str, shape: &[usize]) -> Result<PoolOptions, Error> {
+    pub(crate) fn options(&self, layer: &'static str, shape: &[usize]) -> Result<PoolOptions, Error> {
         let &[_, height, width, _] = shape else {
             return Err(shape_error(layer, "[n, h, w, c]".to_owned(), shape));
         };

@@ -1,4 +1,4 @@
-use qnn_quant::{Affine, Pair, Range, RangeMethod, RangeObserver};
+use qnn_quant::{Affine, Grid, Pair, Quantizer, Range, RangeMethod, RangeObserver};
 use qnn_tensor::Tensor;
 
 use crate::{Buffer, Ctx, Error, FakeQuantize, Layer, Mode, Op, Signal, module};
@@ -86,6 +86,23 @@ impl QuantizeRange {
     }
 }
 
+impl QuantizeRange {
+    /// The grid that evaluation puts values on, once there is a range.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Quantizer`] for a range that no scale represents.
+    pub(crate) fn grid(&self) -> Result<Option<Grid>, Error> {
+        let Some(range) = self.range() else { return Ok(None) };
+        let empty = Tensor::zeros(&[0]);
+        self.map(range)?.fit(empty.view()).map(Some).map_err(failed)
+    }
+
+    fn map(&self, range: Range) -> Result<Affine, Error> {
+        Affine::asymmetric(self.config.bits).and_then(|map| map.with_ranges(vec![range])).map_err(failed)
+    }
+}
+
 impl Layer for QuantizeRange {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let value = cx.value(x);
@@ -98,12 +115,12 @@ impl Layer for QuantizeRange {
             }
         };
         let Some(range) = range else { return Ok(x) };
-        let map = Affine::asymmetric(self.config.bits).and_then(|map| map.with_ranges(vec![range]));
-        let quantized = Pair::published(map.map_err(failed)?).apply(cx, value).map_err(failed)?;
+        let quantized = Pair::published(self.map(range)?).apply(cx, value).map_err(failed)?;
         let (codes, scale) = (quantized.codes, quantized.grid.scale(0));
         let op = || Op::Quantize { map: quantized.map.clone(), grid: quantized.grid.clone() };
         cx.report("quantize", None, &[value], codes, op);
-        Ok(Signal::factored(codes, scale))
+        let signal = Signal::factored(codes, scale);
+        Ok(quantized.grid.alphabet().map_or(signal, |alphabet| signal.with_alphabet(alphabet)))
     }
 }
 

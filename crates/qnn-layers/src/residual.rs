@@ -1,3 +1,4 @@
+use crate::integer::integer_sum;
 use crate::{Ctx, Error, Layer, Normalization, Op, Sequential, Signal, Within, module};
 
 /// `activation(body(x) + shortcut(x))`; an absent shortcut or activation is the identity.
@@ -25,7 +26,8 @@ impl Layer for Residual {
 }
 
 /// `activation(body + shortcut)`: the end of a residual block. A ReLU is computed together with the
-/// sum, with the same bits.
+/// sum, with the same bits. In evaluation, codes of observed ranges become codes of the activation's range by the
+/// integers of [`CodeSum`](qnn_quant::CodeSum).
 ///
 /// # Errors
 ///
@@ -40,6 +42,9 @@ pub fn sum_and_activate<'t>(
     if expected != got {
         let expected = format!("a shortcut of the body's shape {expected:?}");
         return Err(Error::Shape { layer: "residual sum", expected, got });
+    }
+    if let Some(sum) = integer_sum(cx, [body, shortcut], activation)? {
+        return Ok(sum);
     }
     let (body, shortcut) = (cx.value(body), cx.value(shortcut));
     let relu = activation.is_relu();

@@ -1,4 +1,4 @@
-use qnn_quant::Scale;
+use qnn_quant::{Alphabet, Scale};
 use qnn_tensor::{Tensor, Var};
 
 /// What flows between layers: a value on the tape, perhaps in factored form.
@@ -17,17 +17,30 @@ use qnn_tensor::{Tensor, Var};
 pub struct Signal<'t> {
     codes: Var<'t>,
     scale: Scale,
+    alphabet: Option<Alphabet>,
 }
 
 impl<'t> Signal<'t> {
     /// A value in factored form.
     pub fn factored(codes: Var<'t>, scale: impl Into<Scale>) -> Self {
-        Self { codes, scale: scale.into() }
+        Self { codes, scale: scale.into(), alphabet: None }
+    }
+
+    /// The same value, of which all codes are known: those of a range that has been observed. What follows may
+    /// then compute in integers.
+    #[must_use]
+    pub fn with_alphabet(self, alphabet: Alphabet) -> Self {
+        Self { alphabet: Some(alphabet), ..self }
     }
 
     /// The codes; the value itself if the scale is 1.
     pub fn codes(self) -> Var<'t> {
         self.codes
+    }
+
+    /// The codes there are, if whoever made them has [said](Signal::with_alphabet) so.
+    pub fn alphabet(self) -> Option<Alphabet> {
+        self.alphabet
     }
 
     /// The factor between codes and value, rounded to f32: what multiplies a product of codes.
@@ -62,13 +75,13 @@ impl<'t> Signal<'t> {
     /// An operation that compares elements, such as a maximum, selects the same ones only if the
     /// scale is positive.
     pub fn map_codes(self, f: impl FnOnce(Var<'t>) -> Var<'t>) -> Self {
-        Self { codes: f(self.codes), scale: self.scale }
+        Self { codes: f(self.codes), ..self }
     }
 }
 
 impl<'t> From<Var<'t>> for Signal<'t> {
     fn from(value: Var<'t>) -> Self {
-        Self { codes: value, scale: Scale::ONE }
+        Self { codes: value, scale: Scale::ONE, alphabet: None }
     }
 }
 

@@ -4,7 +4,7 @@ use qnn_quant::{Alphabet, Grid, Quantizer, Scale};
 use qnn_tensor::ops::{Conv2dOptions, Factors, PoolOptions};
 use qnn_tensor::{Tensor, Var};
 
-use crate::ParamId;
+use crate::{IntegerOp, ParamId};
 
 /// What the layers of a model did in one evaluation, in order: see [`Ctx::tracing`](crate::Ctx::tracing).
 ///
@@ -125,6 +125,8 @@ pub enum Op {
         /// Channels of the output.
         channels: usize,
     },
+    /// What an integer-only network does to codes.
+    Integer(IntegerOp),
 }
 
 /// What a convolution or a dense layer multiplies its input by.

@@ -174,16 +174,16 @@ fn set(module: &mut dyn Module, wanted: &str, values: &Tensor) {
 
 #[test]
 fn a_folded_convolution_without_quantizer_is_a_convolution_and_a_batch_norm() {
-    let conv = Conv2dConfig { bias: false, padding: PaddingRule::Same, ..Conv2dConfig::new(3, 4, 3) };
+    let conv = Conv2dConfig { padding: PaddingRule::Same, ..Conv2dConfig::new(3, 4, 3) };
     let norm = BatchNormConfig { epsilon: 1e-3, ..BatchNormConfig::new(4) };
     let mut folded = FoldedConv2d::new(&conv, &norm, &mut Init::new(4)).unwrap();
     let mut apart = Sequential::new()
         .with("conv", Conv2d::new(&conv, &mut Init::new(4)).unwrap())
         .with("norm", BatchNorm::new(&norm).unwrap());
     let (gamma, beta) = (numbers(&[4], 1), numbers(&[4], 2));
-    for (prefix, model) in [("", &mut folded as &mut dyn Module), ("norm.", &mut apart)] {
-        set(model, &format!("{prefix}gamma"), &gamma);
-        set(model, &format!("{prefix}beta"), &beta);
+    for model in [&mut folded as &mut dyn Module, &mut apart] {
+        set(model, "norm.gamma", &gamma);
+        set(model, "norm.beta", &beta);
     }
     let x = numbers(&[3, 6, 5, 3], 6);
     for mode in [Mode::Train, Mode::Eval] {
@@ -193,8 +193,8 @@ fn a_folded_convolution_without_quantizer_is_a_convolution_and_a_batch_norm() {
         close(&dx.unwrap(), &expected_dx.unwrap(), "dx");
     }
     let (a, b) = (state_dict(&folded), state_dict(&apart));
-    for name in ["running_mean", "running_var"] {
-        close(&a[name], &b[&format!("norm.{name}")], name);
+    for name in ["norm.running_mean", "norm.running_var"] {
+        close(&a[name], &b[name], name);
     }
 }
 
@@ -208,9 +208,9 @@ fn the_folded_kernel_is_what_is_quantized() {
     };
     let norm = BatchNormConfig { epsilon: 0.0, ..BatchNormConfig::new(3) };
     let mut layer = FoldedConv2d::new(&conv, &norm, &mut Init::new(4)).unwrap();
-    set(&mut layer, "gamma", &Tensor::from_vec(&[3], vec![0.5, -2.0, 1.0]).unwrap());
-    set(&mut layer, "running_var", &Tensor::from_vec(&[3], vec![4.0, 1.0, 0.25]).unwrap());
-    set(&mut layer, "running_mean", &Tensor::from_vec(&[3], vec![1.0, 2.0, 3.0]).unwrap());
+    set(&mut layer, "norm.gamma", &Tensor::from_vec(&[3], vec![0.5, -2.0, 1.0]).unwrap());
+    set(&mut layer, "norm.running_var", &Tensor::from_vec(&[3], vec![4.0, 1.0, 0.25]).unwrap());
+    set(&mut layer, "norm.running_mean", &Tensor::from_vec(&[3], vec![1.0, 2.0, 3.0]).unwrap());
     let s = [0.25, -2.0, 2.0];
     let mut kernel = layer.conv().kernel().value().clone();
     kernel.as_mut_slice().iter_mut().enumerate().for_each(|(i, w)| *w *= s[i % 3]);
@@ -228,12 +228,12 @@ fn the_folded_kernel_is_what_is_quantized() {
 }
 
 #[test]
-fn a_folded_convolution_has_no_bias_and_no_scaling_of_inputs() {
+fn a_folded_convolution_scales_no_inputs_and_quantizes_no_gradients() {
     let norm = BatchNormConfig::new(3);
     let quantizer = Some(Pair::published(Sign));
-    let base = Conv2dConfig { bias: false, ..Conv2dConfig::new(2, 3, 3) };
+    let base = Conv2dConfig::new(2, 3, 3);
     for conv in [
-        Conv2dConfig { bias: true, ..base.clone() },
+        Conv2dConfig { gradient_bits: Some(4), ..base.clone() },
         Conv2dConfig { input_scaling: true, input_quantizer: quantizer, ..base.clone() },
     ] {
         assert!(matches!(FoldedConv2d::new(&conv, &norm, &mut Init::new(0)), Err(Error::Setting { .. })));

@@ -1,8 +1,10 @@
-use qnn_layers::{Ctx, Dense, DenseConfig, Flatten, Init, Initializer, Layer, Signal, Within, module};
+use qnn_layers::{
+    Ctx, DenseConfig, Flatten, Init, Initializer, Layer, QuantizeRange, Signal, Within, module,
+};
 
 use crate::build::Builder;
 use crate::scheme::Place;
-use crate::units::{ConvUnit, DenseUnit, forward_all};
+use crate::units::{Classifier, ConvUnit, DenseUnit, forward_all};
 use crate::vgg7::{features, flat};
 use crate::{Result, Scheme};
 
@@ -35,9 +37,10 @@ pub struct BnnCnnConfig {
 /// `[n, h, w, c]` become logits `[n, classes]`.
 #[derive(Debug)]
 pub struct BnnCnn {
+    input: Option<QuantizeRange>,
     features: Vec<ConvUnit>,
     hidden: Vec<DenseUnit>,
-    classifier: Dense,
+    classifier: Classifier,
 }
 
 impl Default for BnnCnnConfig {
@@ -72,15 +75,17 @@ impl BnnCnn {
         };
         let hidden = vec![hidden(0, flat)?, hidden(1, config.hidden)?];
         let classifier = DenseConfig::new(config.hidden, config.classes);
-        let classifier = builder.dense("classifier", Place::Last, classifier)?;
-        builder.finish(Self { features, hidden, classifier })
+        let classifier = Classifier::new(&mut builder, Place::Last, classifier)?;
+        let input = builder.range()?;
+        builder.finish(Self { input, features, hidden, classifier })
     }
 }
 
-module!(BnnCnn { features, hidden, classifier });
+module!(BnnCnn { input, features, hidden, classifier });
 
 impl Layer for BnnCnn {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, qnn_layers::Error> {
+        let x = self.input.forward(cx, x).within("input")?;
         let x = forward_all(&self.features, "features", cx, x)?;
         let x = Flatten.forward(cx, x)?;
         let x = forward_all(&self.hidden, "hidden", cx, x)?;

@@ -1,5 +1,6 @@
 use qnn_layers::{
-    Constraint, Conv2d, Conv2dConfig, Dense, DenseConfig, Init, Initializer, Layer, Normalization, Within,
+    Constraint, Conv2d, Conv2dConfig, Dense, DenseConfig, Init, Initializer, Layer, Normalization,
+    QuantizeRange, Within,
 };
 use qnn_quant::Pair;
 
@@ -14,6 +15,8 @@ pub(crate) struct Builder<'a> {
     ends_full_precision: bool,
     init: &'a mut Init,
     paths: Vec<String>,
+    /// The layers that stay in full precision.
+    spared: Vec<String>,
 }
 
 /// What a scheme makes of one layer; nothing, in full precision.
@@ -28,7 +31,8 @@ struct Choice {
 
 impl<'a> Builder<'a> {
     pub(crate) fn new(scheme: &'a Scheme, initializer: Initializer, ends: bool, init: &'a mut Init) -> Self {
-        Self { scheme, initializer, ends_full_precision: ends, init, paths: Vec::new() }
+        let (paths, spared) = (Vec::new(), Vec::new());
+        Self { scheme, initializer, ends_full_precision: ends, init, paths, spared }
     }
 
     /// A convolution, with the scheme's choices for this path and place.
@@ -75,9 +79,29 @@ impl<'a> Builder<'a> {
         self.scheme.activation.layer(self.quantizer_rate())
     }
 
+    /// Whether the network computes in integers alone.
+    pub(crate) fn integer_only(&self) -> bool {
+        self.scheme.integer_only
+    }
+
+    /// A place for a range, in networks of integers.
+    pub(crate) fn range(&self) -> Result<Option<QuantizeRange>> {
+        self.integer_only().then(|| self.scheme.range()).transpose()
+    }
+
     /// Ends the building: every path that was to stay in full precision must have been met, or a
-    /// typing error would quantize what it was to spare.
+    /// typing error would quantize what it was to spare. A network of integers spares nothing.
     pub(crate) fn finish<M>(self, model: M) -> Result<M> {
+        let refuse = |setting, value, expected: &str| {
+            let expected = format!("{expected}, in a scheme that is integer_only");
+            Err(Error::Setting { model: "scheme", setting, value, expected })
+        };
+        if let Some((setting, value, expected)) = self.scheme.obstacle() {
+            return refuse(setting, value, expected);
+        }
+        if let (true, Some(path)) = (self.integer_only(), self.spared.first()) {
+            return refuse("full precision", path.clone(), "for no layer");
+        }
         let met = |above: &str| self.paths.iter().any(|path| lies_below(path, above));
         match self.scheme.full_precision.iter().find(|above| !met(above)) {
             None => Ok(model),
@@ -90,6 +114,7 @@ impl<'a> Builder<'a> {
         self.paths.push(path.to_owned());
         let scheme = self.scheme;
         if !scheme.quantizes(path, place, self.ends_full_precision) {
+            self.spared.push(path.to_owned());
             return Choice::default();
         }
         Choice {

@@ -1,10 +1,10 @@
 use qnn_layers::{
-    Conv2dConfig, Ctx, Dense, DenseConfig, Flatten, Init, Initializer, Layer, Signal, Within, module,
+    Conv2dConfig, Ctx, DenseConfig, Flatten, Init, Initializer, Layer, QuantizeRange, Signal, Within, module,
 };
 
 use crate::build::Builder;
 use crate::scheme::Place;
-use crate::units::{ConvUnit, DenseUnit, forward_all};
+use crate::units::{Classifier, ConvUnit, DenseUnit, forward_all};
 use crate::{Error, Result, Scheme};
 
 /// What a [`LeNet5`] is made from.
@@ -30,9 +30,10 @@ pub struct LeNet5Config {
 /// layer. Images `[n, h, w, c]` become logits `[n, classes]`.
 #[derive(Debug)]
 pub struct LeNet5 {
+    input: Option<QuantizeRange>,
     features: Vec<ConvUnit>,
     hidden: DenseUnit,
-    classifier: Dense,
+    classifier: Classifier,
 }
 
 impl Default for LeNet5Config {
@@ -78,15 +79,17 @@ impl LeNet5 {
             ConvUnit::new(b, "features.1", Place::Inner, Conv2dConfig::new(32, 64, 5), true)?,
         ];
         let hidden = DenseUnit::new(b, "hidden", Place::Inner, DenseConfig::new(flat, 512), true)?;
-        let classifier = b.dense("classifier", Place::Last, DenseConfig::new(512, config.classes))?;
-        builder.finish(Self { features, hidden, classifier })
+        let classifier = Classifier::new(b, Place::Last, DenseConfig::new(512, config.classes))?;
+        let input = builder.range()?;
+        builder.finish(Self { input, features, hidden, classifier })
     }
 }
 
-module!(LeNet5 { features, hidden, classifier });
+module!(LeNet5 { input, features, hidden, classifier });
 
 impl Layer for LeNet5 {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, qnn_layers::Error> {
+        let x = self.input.forward(cx, x).within("input")?;
         let x = forward_all(&self.features, "features", cx, x)?;
         let x = Flatten.forward(cx, x)?;
         let x = self.hidden.forward(cx, x).within("hidden")?;

@@ -1,11 +1,11 @@
 use qnn_layers::{
-    Ctx, Dense, DenseConfig, Dropout, Flatten, Init, Initializer, Layer, Leaf, LeafMut, Module, Path, Signal,
-    Within, module,
+    Ctx, DenseConfig, Dropout, Flatten, Init, Initializer, Layer, Leaf, LeafMut, Module, Path, QuantizeRange,
+    Signal, Within, module,
 };
 
 use crate::build::Builder;
 use crate::scheme::Place;
-use crate::units::{DenseUnit, forward_all};
+use crate::units::{Classifier, DenseUnit, forward_all};
 use crate::{Error, Result, Scheme};
 
 /// What an [`Mlp`] is made from.
@@ -36,9 +36,10 @@ pub struct MlpConfig {
 /// Images `[n, ..]` are flattened and become logits `[n, classes]`.
 #[derive(Debug)]
 pub struct Mlp {
+    input: Option<QuantizeRange>,
     hidden: Vec<Hidden>,
     dropout: Dropout,
-    classifier: Dense,
+    classifier: Classifier,
 }
 
 #[derive(Debug)]
@@ -104,8 +105,9 @@ impl Mlp {
         let features = config.hidden.last().unwrap_or(&config.in_features);
         let classifier = DenseConfig::new(*features, config.classes);
         let place = if hidden.is_empty() { Place::First } else { Place::Last };
-        let classifier = builder.dense("classifier", place, classifier)?;
-        builder.finish(Self { hidden, dropout: Dropout::new(last)?, classifier })
+        let classifier = Classifier::new(&mut builder, place, classifier)?;
+        let input = builder.range()?;
+        builder.finish(Self { input, hidden, dropout: Dropout::new(last)?, classifier })
     }
 }
 
@@ -122,10 +124,11 @@ fn hidden(config: &MlpConfig, rates: &[f32], builder: &mut Builder<'_>) -> Resul
         .collect()
 }
 
-module!(Mlp { hidden, dropout, classifier });
+module!(Mlp { input, hidden, dropout, classifier });
 
 impl Layer for Mlp {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, qnn_layers::Error> {
+        let x = self.input.forward(cx, x).within("input")?;
         let x = Flatten.forward(cx, x)?;
         let x = forward_all(&self.hidden, "hidden", cx, x)?;
         let x = self.dropout.forward(cx, x)?;

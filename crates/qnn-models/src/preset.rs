@@ -56,10 +56,7 @@ const PRESETS: [(Preset, Make); 29] = [
     (preset("binary", "kernels, inputs and activations ±1, kernels clipped"), || {
         Ok(clipped(Sign).with_inputs(Sign).activated(Sign))
     }),
-    (preset("int8", "8-bit weights per channel, 8-bit activations in observed ranges"), || {
-        let per_channel = Affine::symmetric(8)?.with_granularity(Granularity::LastAxis);
-        Ok(Scheme { activation: Activation::ReluInRange { bits: 8 }, ..weights(per_channel) })
-    }),
+    (preset("int8", "integers alone: 8-bit weights per channel, 8-bit activations in observed ranges"), int8),
     (preset("fixed8", "8-bit fixed-point weights and activations"), || {
         Ok(clipped(FixedPoint::new(8)?).activated(QuantizedRelu::new(8)?))
     }),
@@ -190,6 +187,16 @@ fn scaled_relu(scale: f32) -> Scheme {
     Scheme { activation: Activation::Relu { scale }, ..clipped(Sign) }
 }
 
+fn int8() -> Result<Scheme> {
+    Ok(Scheme {
+        integer_only: true,
+        activation: Activation::ReluInRange { bits: 8 },
+        first_full_precision: Some(false),
+        last_full_precision: Some(false),
+        ..weights(Affine::symmetric(8)?.with_granularity(Granularity::LastAxis))
+    })
+}
+
 fn dorefa_weights() -> Result<Scheme> {
     Ok(weights(DorefaWeights::new(1)?))
 }
@@ -204,6 +211,22 @@ mod tests {
         for (i, name) in names.iter().enumerate() {
             assert!(!names[..i].contains(name), "{name} twice");
             assert_eq!(Scheme::preset(name).unwrap().diagnostics(), [], "{name}");
+        }
+    }
+
+    #[test]
+    fn what_integers_cannot_do_is_an_obstacle() {
+        let int8 = || Scheme::preset("int8").unwrap();
+        assert!(int8().obstacle().is_none());
+        assert!(Scheme { integer_only: false, norm: crate::Norm::Batch, ..fp() }.obstacle().is_none());
+        for (scheme, setting) in [
+            (Scheme { kernel: None, ..int8() }, "kernel"),
+            (Scheme { activation: Activation::HardTanh, ..int8() }, "activation"),
+            (Scheme { norm: crate::Norm::ShiftBatch { round_variance: true }, ..int8() }, "norm"),
+            (Scheme { gradient_bits: Some(4), ..int8() }, "gradient_bits"),
+            (int8().with_inputs(Sign), "input"),
+        ] {
+            assert_eq!(scheme.obstacle().map(|(setting, ..)| setting), Some(setting));
         }
     }
 

@@ -1,11 +1,12 @@
 use qnn_layers::{
-    Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, GlobalAveragePool, Init, Initializer, Layer,
-    Normalization, PaddingRule, Signal, Within, module, normalize_and_activate, sum_and_activate,
+    Conv2d, Conv2dConfig, Ctx, DenseConfig, GlobalAveragePool, Init, Initializer, IntegerUnit, Layer,
+    Normalization, PaddingRule, QuantizeRange, Signal, UnitOutput, Within, average_in_range, module,
+    normalize_and_activate, sum_and_activate,
 };
 
 use crate::build::Builder;
 use crate::scheme::Place;
-use crate::units::forward_all;
+use crate::units::{Classifier, forward_all};
 use crate::{Error, PadZero, Result, Scheme};
 
 /// The most blocks per stage: 6,002 layers, five times as deep as anything published.
@@ -73,9 +74,11 @@ pub struct ResNetConfig {
 /// ```
 #[derive(Debug)]
 pub struct ResNet {
+    input: Option<QuantizeRange>,
     stem: Stem,
     blocks: Vec<Block>,
-    classifier: Dense,
+    pooled: Option<QuantizeRange>,
+    classifier: Classifier,
 }
 
 /// The first convolution, with batch norm and activation.
@@ -84,6 +87,7 @@ struct Stem {
     conv: Conv2d,
     norm: Box<dyn Normalization>,
     activation: Box<dyn Layer>,
+    integer_only: bool,
 }
 
 /// Two convolutions and the way around them.
@@ -100,6 +104,15 @@ struct Block {
     /// False if there is no way around.
     adds_shortcut: bool,
     activation2: Box<dyn Layer>,
+    /// In networks of integers alone.
+    ranges: Option<Ranges>,
+}
+
+/// The ranges of the terms of a block's sum.
+#[derive(Debug)]
+struct Ranges {
+    body: Option<QuantizeRange>,
+    shortcut: Option<QuantizeRange>,
 }
 
 /// The sizes of one block.
@@ -182,8 +195,9 @@ impl ResNet {
         let blocks = config.plan().enumerate().map(|(i, plan)| Block::new(config, &mut builder, i, plan));
         let blocks = blocks.collect::<Result<_>>()?;
         let classifier = DenseConfig::new(4 * config.width, config.classes);
-        let classifier = builder.dense("classifier", Place::Last, classifier)?;
-        builder.finish(Self { stem, blocks, classifier })
+        let classifier = Classifier::new(&mut builder, Place::Last, classifier)?;
+        let (input, pooled) = (builder.range()?, builder.range()?);
+        builder.finish(Self { input, stem, blocks, pooled, classifier })
     }
 }
 
@@ -194,6 +208,7 @@ impl Stem {
             conv: builder.conv("stem.conv", Place::First, conv)?,
             norm: builder.norm(config.width)?,
             activation: builder.activation()?,
+            integer_only: builder.integer_only(),
         })
     }
 }
@@ -219,6 +234,10 @@ impl Block {
             pad_zero: shape(Shortcut::PadZero).then_some(PadZero { stride, channels: out_channels }),
             adds_shortcut: !shape(Shortcut::None),
             activation2: builder.activation()?,
+            ranges: builder
+                .integer_only()
+                .then(|| Ranges::new(builder, [!shape(Shortcut::None), projects]))
+                .transpose()?,
         })
     }
 
@@ -229,6 +248,30 @@ impl Block {
         self.norm2.forward(cx, x).within("norm2")
     }
 
+    /// The block of a network of integers alone.
+    fn in_ranges<'t>(
+        &self,
+        ranges: &Ranges,
+        cx: &mut Ctx<'t>,
+        x: Signal<'t>,
+    ) -> Result<Signal<'t>, qnn_layers::Error> {
+        let conv1 = IntegerUnit::activated(&self.conv1, &self.activation1)?.folding(Some(&self.norm1))?;
+        let y = conv1.forward(cx, x).within("conv1")?;
+        let Some(body) = &ranges.body else {
+            let conv2 = IntegerUnit::activated(&self.conv2, &self.activation2)?.folding(Some(&self.norm2))?;
+            return conv2.forward(cx, y).within("conv2");
+        };
+        let y = term(&self.conv2, Some(&self.norm2), body)?.forward(cx, y).within("conv2")?;
+        let around = match (&self.shortcut, &ranges.shortcut) {
+            (Some(conv), Some(range)) => {
+                let norm = self.shortcut_norm.as_ref().map(|norm| norm as &dyn Normalization);
+                term(conv, norm, range)?.forward(cx, x).within("shortcut")?
+            }
+            _ => self.pad_zero.forward(cx, x).within("pad_zero")?,
+        };
+        sum_and_activate(cx, y, around, &*self.activation2).within("activation2")
+    }
+
     fn around<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, qnn_layers::Error> {
         let x = self.shortcut.forward(cx, x).within("shortcut")?;
         let x = self.shortcut_norm.forward(cx, x).within("shortcut_norm")?;
@@ -236,21 +279,58 @@ impl Block {
     }
 }
 
-module!(ResNet { stem, blocks, classifier });
+impl Ranges {
+    /// For a body that is a term, and a shortcut that is a convolution.
+    fn new(builder: &Builder<'_>, [body, shortcut]: [bool; 2]) -> Result<Self> {
+        let range = |exists: bool| if exists { builder.range() } else { Ok(None) };
+        Ok(Self { body: range(body)?, shortcut: range(shortcut)? })
+    }
+}
+
+/// A convolution and its batch norm as a term of a sum, or in front of an activation.
+fn term<'a>(
+    conv: &'a Conv2d,
+    norm: Option<&'a dyn Normalization>,
+    range: &'a QuantizeRange,
+) -> Result<IntegerUnit<'a>, qnn_layers::Error> {
+    IntegerUnit::new(conv, UnitOutput::Codes { range, relu: false }).folding(norm)
+}
+
+module!(ResNet { input, stem, blocks, pooled, classifier });
 module!(Stem { conv, norm, activation });
-module!(Block { conv1, norm1, activation1, conv2, norm2, shortcut, shortcut_norm, pad_zero, activation2 });
+module!(Block {
+    conv1,
+    norm1,
+    activation1,
+    conv2,
+    norm2,
+    shortcut,
+    shortcut_norm,
+    pad_zero,
+    activation2,
+    ranges,
+});
+module!(Ranges { body, shortcut });
 
 impl Layer for ResNet {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, qnn_layers::Error> {
+        let x = self.input.forward(cx, x).within("input")?;
         let x = self.stem.forward(cx, x).within("stem")?;
         let x = forward_all(&self.blocks, "blocks", cx, x)?;
-        let x = GlobalAveragePool.forward(cx, x)?;
+        let x = match &self.pooled {
+            Some(range) => average_in_range(cx, x, range).within("pooled")?,
+            None => GlobalAveragePool.forward(cx, x)?,
+        };
         self.classifier.forward(cx, x).within("classifier")
     }
 }
 
 impl Layer for Stem {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, qnn_layers::Error> {
+        if self.integer_only {
+            let unit = IntegerUnit::activated(&self.conv, &self.activation)?.folding(Some(&self.norm))?;
+            return unit.forward(cx, x).within("conv");
+        }
         let x = self.conv.forward(cx, x).within("conv")?;
         normalize_and_activate(cx, x, &self.norm, &*self.activation, ["norm", "activation"])
     }
@@ -258,6 +338,9 @@ impl Layer for Stem {
 
 impl Layer for Block {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, qnn_layers::Error> {
+        if let Some(ranges) = &self.ranges {
+            return self.in_ranges(ranges, cx, x);
+        }
         let y = self.body(cx, x)?;
         if self.adds_shortcut {
             let around = self.around(cx, x)?;

@@ -1,6 +1,6 @@
 use qnn_layers::{
     BatchNorm, BatchNormConfig, Constraint, Diagnostic, HardTanh, Layer, LeakyRelu, Normalization, Quantize,
-    QuantizeRange, QuantizeRangeConfig, Relu, Sequential, ShiftBatchNorm, ShiftBatchNormConfig,
+    QuantizeRange, QuantizeRangeConfig, Relu, ReluInRange, Sequential, ShiftBatchNorm, ShiftBatchNormConfig,
     diagnose_kernel,
 };
 use qnn_quant::Pair;
@@ -44,6 +44,10 @@ pub struct Scheme {
     pub activation: Activation,
     /// How sums are normalised.
     pub norm: Norm,
+    /// Whether the network computes in integers alone from the image to the logits, as [`IntegerUnit`](qnn_layers::IntegerUnit)
+    /// states it: batch norm folded into kernels, biases of 32 bits, all activations in observed ranges. It needs affine kernels of 8
+    /// bits, [`Activation::ReluInRange`], [`Norm::Batch`], and no layer in full precision.
+    pub integer_only: bool,
     /// What must hold of quantized kernels after each update.
     pub constraint: Option<Constraint>,
     /// Whether the first layer stays in full precision; `None` leaves it to the model.
@@ -137,11 +141,7 @@ impl Activation {
     pub(crate) fn layer(&self, quantizer_rate: f32) -> Result<Box<dyn Layer>> {
         Ok(match self {
             Self::Identity => Box::new(Sequential::new()),
-            Self::ReluInRange { bits } => {
-                let range =
-                    QuantizeRange::new(QuantizeRangeConfig { bits: *bits, ..QuantizeRangeConfig::new() })?;
-                Box::new(Sequential::new().then(Relu::default()).with("quantize", range))
-            }
+            Self::ReluInRange { bits } => Box::new(ReluInRange::new(range_of(*bits))?),
             Self::Relu { scale } => Box::new(Relu { scale: *scale }),
             Self::LeakyRelu { slope } => Box::new(LeakyRelu { slope: *slope }),
             Self::HardTanh => Box::new(HardTanh),
@@ -149,6 +149,48 @@ impl Activation {
                 Box::new(Quantize::with_learning_rate_factor(pair.clone(), quantizer_rate))
             }
         })
+    }
+}
+
+fn range_of(bits: u32) -> QuantizeRangeConfig {
+    QuantizeRangeConfig { bits, ..QuantizeRangeConfig::new() }
+}
+
+impl Scheme {
+    /// A place for a range, as an integer-only network has them beside its activations.
+    pub(crate) fn range(&self) -> Result<QuantizeRange> {
+        let bits = if let Activation::ReluInRange { bits } = self.activation { bits } else { 8 };
+        Ok(QuantizeRange::new(range_of(bits))?)
+    }
+
+    /// What keeps an integer-only network from being one: a setting, what it is, what it must be.
+    pub(crate) fn obstacle(&self) -> Option<(&'static str, String, &'static str)> {
+        let kernel = self.kernel.as_ref().map_or("none", |pair| pair.map.name());
+        let given = |given: bool| if given { "given" } else { "none" }.to_owned();
+        let settings = [
+            (kernel == "affine", "kernel", kernel.to_owned(), "affine, of 8 bits"),
+            (
+                self.input.is_none(),
+                "input",
+                given(self.input.is_some()),
+                "none: activations are codes already",
+            ),
+            (self.gradient_bits.is_none(), "gradient_bits", given(self.gradient_bits.is_some()), "none"),
+            (
+                matches!(self.activation, Activation::ReluInRange { .. }),
+                "activation",
+                format!("{:?}", self.activation),
+                "ReluInRange",
+            ),
+            (
+                self.norm == Norm::Batch,
+                "norm",
+                format!("{:?}", self.norm),
+                "Batch, which kernels can take in",
+            ),
+        ];
+        let wrong = settings.into_iter().filter(|_| self.integer_only).find(|(fits, ..)| !fits);
+        wrong.map(|(_, setting, value, expected)| (setting, value, expected))
     }
 }
 

@@ -1,6 +1,6 @@
 use qnn_layers::{
-    Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, Layer, MaxPool2d, Normalization, Signal, Within,
-    module, normalize_and_activate,
+    Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, IntegerUnit, Layer, Leaf, LeafMut, MaxPool2d,
+    Module, Normalization, Path, Signal, UnitOutput, Within, module, normalize_and_activate,
 };
 
 use crate::Result;
@@ -15,6 +15,7 @@ pub(crate) struct ConvUnit {
     pool: Option<MaxPool2d>,
     norm: Box<dyn Normalization>,
     activation: Box<dyn Layer>,
+    integer_only: bool,
 }
 
 /// Dense layer, batch norm, activation.
@@ -23,6 +24,14 @@ pub(crate) struct DenseUnit {
     dense: Dense,
     norm: Option<Box<dyn Normalization>>,
     activation: Box<dyn Layer>,
+    integer_only: bool,
+}
+
+/// The last dense layer, whose sums are the logits.
+#[derive(Debug)]
+pub(crate) struct Classifier {
+    dense: Dense,
+    integer_only: bool,
 }
 
 impl ConvUnit {
@@ -40,6 +49,7 @@ impl ConvUnit {
             pool: pool.then(|| MaxPool2d::new(2)),
             norm: builder.norm(channels)?,
             activation: builder.activation()?,
+            integer_only: builder.integer_only(),
         })
     }
 }
@@ -58,7 +68,16 @@ impl DenseUnit {
             dense: builder.dense(&format!("{path}.dense"), place, config)?,
             norm: norm.then(|| builder.norm(features)).transpose()?,
             activation: builder.activation()?,
+            integer_only: builder.integer_only(),
         })
+    }
+}
+
+impl Classifier {
+    /// Named `classifier`.
+    pub(crate) fn new(builder: &mut Builder<'_>, place: Place, config: DenseConfig) -> Result<Self> {
+        let dense = builder.dense("classifier", place, config)?;
+        Ok(Self { dense, integer_only: builder.integer_only() })
     }
 }
 
@@ -67,6 +86,10 @@ module!(DenseUnit { dense, norm, activation });
 
 impl Layer for ConvUnit {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        if self.integer_only {
+            let unit = IntegerUnit::activated(&self.conv, &self.activation)?.folding(Some(&self.norm))?;
+            return unit.pooling(self.pool.as_ref()).forward(cx, x).within("conv");
+        }
         let x = self.conv.forward(cx, x).within("conv")?;
         let x = self.pool.forward(cx, x).within("pool")?;
         normalize_and_activate(cx, x, &self.norm, &*self.activation, ["norm", "activation"])
@@ -75,10 +98,35 @@ impl Layer for ConvUnit {
 
 impl Layer for DenseUnit {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        if self.integer_only {
+            let norm = self.norm.as_ref().map(|norm| norm as &dyn Normalization);
+            let unit = IntegerUnit::activated(&self.dense, &self.activation)?.folding(norm)?;
+            return unit.forward(cx, x).within("dense");
+        }
         let x = self.dense.forward(cx, x).within("dense")?;
         match &self.norm {
             Some(norm) => normalize_and_activate(cx, x, norm, &*self.activation, ["norm", "activation"]),
             None => self.activation.forward(cx, x).within("activation"),
+        }
+    }
+}
+
+/// The layer's parameters are named as if they stood directly in the classifier.
+impl Module for Classifier {
+    fn visit<'a>(&'a self, at: &mut Path, f: &mut dyn FnMut(&Path, Leaf<'a>)) {
+        self.dense.visit(at, f);
+    }
+
+    fn visit_mut(&mut self, at: &mut Path, f: &mut dyn FnMut(&Path, LeafMut<'_>)) {
+        self.dense.visit_mut(at, f);
+    }
+}
+
+impl Layer for Classifier {
+    fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        match self.integer_only {
+            true => IntegerUnit::new(&self.dense, UnitOutput::Values).forward(cx, x),
+            false => self.dense.forward(cx, x),
         }
     }
 }

@@ -1,11 +1,11 @@
 use qnn_layers::{
-    Conv2dConfig, Ctx, Dense, DenseConfig, Flatten, Init, Initializer, Layer, PaddingRule, Signal, Within,
-    module,
+    Conv2dConfig, Ctx, DenseConfig, Flatten, Init, Initializer, Layer, PaddingRule, QuantizeRange, Signal,
+    Within, module,
 };
 
 use crate::build::Builder;
 use crate::scheme::Place;
-use crate::units::{ConvUnit, DenseUnit, forward_all};
+use crate::units::{Classifier, ConvUnit, DenseUnit, forward_all};
 use crate::{Error, Result, Scheme};
 
 /// What a [`Vgg7`] is made from.
@@ -37,9 +37,10 @@ pub struct Vgg7Config {
 /// `[n, classes]`.
 #[derive(Debug)]
 pub struct Vgg7 {
+    input: Option<QuantizeRange>,
     features: Vec<ConvUnit>,
     hidden: DenseUnit,
-    classifier: Dense,
+    classifier: Classifier,
 }
 
 impl Default for Vgg7Config {
@@ -70,8 +71,9 @@ impl Vgg7 {
         let hidden = DenseConfig::new(flat, config.hidden);
         let hidden = DenseUnit::new(&mut builder, "hidden", Place::Inner, hidden, true)?;
         let classifier = DenseConfig::new(config.hidden, config.classes);
-        let classifier = builder.dense("classifier", Place::Last, classifier)?;
-        builder.finish(Self { features, hidden, classifier })
+        let classifier = Classifier::new(&mut builder, Place::Last, classifier)?;
+        let input = builder.range()?;
+        builder.finish(Self { input, features, hidden, classifier })
     }
 }
 
@@ -103,10 +105,11 @@ pub(crate) fn features(channels: usize, width: usize, builder: &mut Builder<'_>)
     units.collect()
 }
 
-module!(Vgg7 { features, hidden, classifier });
+module!(Vgg7 { input, features, hidden, classifier });
 
 impl Layer for Vgg7 {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, qnn_layers::Error> {
+        let x = self.input.forward(cx, x).within("input")?;
         let x = forward_all(&self.features, "features", cx, x)?;
         let x = Flatten.forward(cx, x)?;
         let x = self.hidden.forward(cx, x).within("hidden")?;

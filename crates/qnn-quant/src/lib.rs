@@ -63,7 +63,7 @@
 //! as [`Custom`]. All of them by name: [`registry`]. One's own map implements [`Quantizer`], one's own gradient [`Slope`] or [`Estimator`].
 //!
 //! Around them: what is [`Trained`], remembered or random ([`Moment`]); INQ's portions ([`InqPartition`]); ranges that are observed
-//! ([`RangeObserver`]) and integer-only arithmetic ([`Multiplier`]); XNOR-Net's scales of activations ([`ActivationScaling`]).
+//! ([`RangeObserver`]) and integer-only arithmetic ([`Multiplier`], [`CodeSum`]); XNOR-Net's scales of activations ([`ActivationScaling`]).
 //!
 //! # Invariants
 //!
@@ -80,6 +80,7 @@ mod activation_scaling;
 mod alphabet;
 mod chacha;
 mod chance;
+mod code_sum;
 mod error;
 mod estimator;
 mod estimators;
@@ -104,6 +105,7 @@ pub mod statistics;
 
 pub use activation_scaling::ActivationScaling;
 pub use alphabet::Alphabet;
+pub use code_sum::CodeSum;
 pub use error::{Error, Result};
 pub use estimator::{Estimator, Slope};
 pub use estimators::*;

@@ -53,6 +53,21 @@ impl Multiplier {
         })
     }
 
+    /// The factor with a multiplier and a shift that [`new`](Multiplier::new) has found.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`] for numbers that it never finds.
+    pub fn from_parts(multiplier: i32, shift: i32) -> Result<Self> {
+        let found = Multiplier { multiplier, shift };
+        let is_whole = multiplier >= 1 << 30 && (-30..=61).contains(&shift);
+        if is_whole || found == (Multiplier { multiplier: 0, shift: 0 }) {
+            return Ok(found);
+        }
+        let (value, expected) = (format!("{multiplier}, {shift}"), "31 bits and a shift from -30 to 61");
+        Err(Error::Parameter { owner: "requantization", parameter: "multiplier, shift", value, expected })
+    }
+
     /// The factor times 2^(31 + shift): 2³⁰ to 2³¹ − 1, or 0.
     pub fn multiplier(&self) -> i32 {
         self.multiplier
@@ -95,6 +110,10 @@ mod tests {
             let found = Multiplier::new(scale).unwrap();
             assert!((1 << 30..=i32::MAX).contains(&found.multiplier()), "{scale}: {found:?}");
             assert!((found.scale() / scale - 1.0).abs() <= 2_f64.powi(-31), "{scale}: {found:?}");
+            assert_eq!(Multiplier::from_parts(found.multiplier(), found.shift()).unwrap(), found);
+        }
+        for (multiplier, shift) in [(1, 0), (-1, 3), (1 << 30, 62), (1 << 30, -31), (0, 1)] {
+            assert!(Multiplier::from_parts(multiplier, shift).is_err(), "{multiplier}, {shift}");
         }
         for scale in [0.0, -1.0, f64::NAN, f64::INFINITY, 2_f64.powi(30)] {
             assert!(matches!(Multiplier::new(scale), Err(Error::Parameter { .. })), "{scale}");

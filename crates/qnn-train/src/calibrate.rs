@@ -1,12 +1,32 @@
 use qnn_data::Loader;
-use qnn_layers::{Calibration, Ctx, Layer, apply_updates};
+use qnn_layers::{Calibration, Ctx, Layer, StateDict, apply_updates, load_pretrained};
 use qnn_quant::RangeMethod;
 use qnn_tensor::Tape;
 
 use crate::Error;
 use crate::data::into_tensor;
 
-/// Post-training quantization: gives the activations of a network the ranges that they have on the
+/// Post-training quantization: gives a network of quantized layers the parameters of one that was trained without, and
+/// [calibrates](calibrate) it. Returns how many ranges that gave.
+///
+/// `model` is the same architecture under the scheme `int8`, which folds batch norms into kernels and quantizes both; whatever the state
+/// lacks, its ranges, is what calibration finds.
+///
+/// # Errors
+///
+/// [`Error::State`] for parameters of another network, and those of [`calibrate`].
+pub fn quantize_trained(
+    model: &mut dyn Layer,
+    state: &StateDict,
+    loader: &Loader,
+    batches: usize,
+    method: RangeMethod,
+) -> Result<usize, Error> {
+    load_pretrained(model, state)?;
+    calibrate(model, loader, batches, method)
+}
+
+/// Gives the activations of a network the ranges that they have on the
 /// first batches of a loader, and returns how many layers that were.
 ///
 /// The model is one with [`QuantizeRange`](qnn_layers::QuantizeRange) layers, for instance under the scheme

@@ -154,6 +154,9 @@ pub enum Error {
         /// What the drawing library said.
         reason: String,
     },
+    /// The state of a network that does not fit the one it is to become.
+    #[error(transparent)]
+    State(#[from] qnn_layers::LoadError),
     /// A layer that rejects its input.
     #[error(transparent)]
     Layer(#[from] qnn_layers::Error),

@@ -57,7 +57,7 @@ mod step;
 mod trainer;
 mod weights;
 
-pub use calibrate::calibrate;
+pub use calibrate::{calibrate, quantize_trained};
 pub use checkpoint::{Checkpoint, EpochSums, Progress};
 pub use curves::{curves_svg, write_curves};
 pub use data::{TrainingData, into_tensor, pooled};

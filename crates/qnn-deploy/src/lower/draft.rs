@@ -227,6 +227,7 @@ fn body_of(op: &Op) -> Option<Body> {
         Op::GlobalAveragePool => Some(Body::GlobalAveragePool),
         Op::PadZero { stride, .. } => Some(Body::PadZero { stride }),
         Op::Flatten => None,
+        Op::Integer(_) => unreachable!("networks of integers are lowered as such"),
         Op::BatchNorm { .. } | Op::Quantize { .. } | Op::Value { .. } | Op::Add { .. } => Some(Body::Input),
         Op::Relu | Op::Scale { .. } | Op::LeakyRelu { .. } | Op::HardTanh => Some(Body::Input),
         Op::HardSigmoid | Op::Sigmoid | Op::Tanh => Some(Body::Input),

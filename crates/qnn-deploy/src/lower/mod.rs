@@ -6,6 +6,7 @@
 
 mod draft;
 mod emit;
+mod integer;
 mod product;
 mod thresholds;
 
@@ -24,6 +25,9 @@ use product::Factorization;
 
 /// The program of a graph whose image is the node `input`.
 pub(crate) fn lower(graph: &Graph<'_>, input: usize, shape: [usize; 3]) -> Result<Program> {
+    if integer::is_integer(graph) {
+        return integer::lower(graph, input, shape);
+    }
     let mut drafting = Drafting::new(graph);
     let drafts = drafting.drafts()?;
     let output = drafting.root(graph.output);

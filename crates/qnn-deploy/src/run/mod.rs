@@ -1,6 +1,7 @@
 //! Stages ready to run: parameters at hand, weights in the kernels' forms, values at their places.
 
 mod chain;
+mod integer;
 mod pool;
 mod product;
 
@@ -11,6 +12,7 @@ use crate::tensors::Tensors;
 use crate::{Error, Result};
 
 use chain::ChainRun;
+use integer::IntegerRun;
 use pool::PoolRun;
 pub(crate) use product::{IntegerConv, ProductRun};
 
@@ -30,6 +32,7 @@ pub(crate) enum Kind {
     Chain(ChainRun),
     Pool(PoolRun),
     PadZero { stride: usize },
+    Integer(IntegerRun),
 }
 
 /// Where a value lies.
@@ -53,6 +56,10 @@ impl StageRun {
             }
             Action::Chain(chain) => Kind::Chain(ChainRun::new(chain, &output.value, &tensors)?),
             Action::PadZero { stride } => Kind::PadZero { stride: *stride },
+            Action::Integer(integer) => {
+                let operand = of.operand.map(|value| &program.values[value]);
+                Kind::Integer(IntegerRun::new(integer, &input.value, operand, &output.value, &tensors)?)
+            }
             action => Kind::Pool(PoolRun::new(action, &input.value, &tensors)?),
         };
         Ok(Self { input, operand: of.operand.map(place), output, kind })
@@ -74,6 +81,7 @@ impl StageRun {
                 Kind::Product(product) => product.run(x, operand, y),
                 Kind::Chain(chain) => chain.run(Some(x), operand, y),
                 Kind::Pool(pool) => pool.run(x, y),
+                Kind::Integer(integer) => integer.run(x, operand, y),
                 Kind::PadZero { stride } => pad_zero(input.value.shape, output.value.shape, *stride, x, y),
             }
         });

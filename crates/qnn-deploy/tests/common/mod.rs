@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test binary uses some of it.
 
 use qnn_deploy::{Session, freeze};
+use qnn_files::{Container, Digest};
 use qnn_layers::{Ctx, Init, Layer, LeafMut, Mode, Module, Path, Role};
 use qnn_models::{
     LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet, ResNetConfig, Scheme, Shortcut, Vgg7, Vgg7Config,
@@ -10,6 +11,8 @@ use qnn_models::{
 use qnn_tensor::{Tape, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
 
 /// A network of a size that a test can afford.
 #[derive(Clone, Copy, Debug)]
@@ -128,4 +131,34 @@ pub(crate) fn assert_exact(what: &str, model: &dyn Layer, shape: [usize; 3]) {
             "{what}, {count} images: {found:?} for {expected:?}\n{program:?}"
         );
     }
+}
+
+/// Writes a container again after a change, with the digest that the change asks for.
+pub(crate) fn forge(
+    path: &std::path::Path,
+    change: impl FnOnce(&mut Value, &mut Vec<(String, Dtype, Vec<u8>)>),
+) {
+    let container = Container::read(path).unwrap();
+    let (first, text) = container.note().split_once('\n').unwrap();
+    let (kind, _) = first.rsplit_once(' ').unwrap();
+    let mut description: Value = serde_json::from_str(text).unwrap();
+    let tensors = container.tensors().unwrap();
+    let mut tensors: Vec<_> =
+        tensors.iter().map(|(name, view)| (name.to_owned(), view.dtype(), view.data().to_vec())).collect();
+    tensors.sort();
+    change(&mut description, &mut tensors);
+    tensors.sort();
+    let text = description.to_string();
+    let mut digest = Digest::new();
+    digest.text(&text);
+    let size = |dtype: &Dtype| if *dtype == Dtype::U8 { 1 } else { 4 };
+    for (name, dtype, bytes) in &tensors {
+        digest.text(name);
+        digest.number((bytes.len() / size(dtype)) as u64);
+        digest.bytes(bytes);
+    }
+    let views = tensors.iter().map(|(name, dtype, bytes)| {
+        (name.as_str(), TensorView::new(*dtype, vec![bytes.len() / size(dtype)], bytes).unwrap())
+    });
+    Container::write(path, views, format!("{kind} {:016x}\n{text}", digest.value())).unwrap();
 }

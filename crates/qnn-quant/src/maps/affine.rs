@@ -117,6 +117,18 @@ impl Affine {
         (scale, zero.clamp(first.into(), self.stored().last().into()) as i32)
     }
 
+    /// The code of one number under a scale, of the codes from `low` to `high`: what every map of this kind does to each
+    /// element. NaN stays NaN.
+    ///
+    /// ```
+    /// # use qnn_quant::Affine;
+    /// assert_eq!([0.3, 0.25, 9.0].map(|x| Affine::code(x, 0.5, [-128, 127])), [1.0, 0.0, 18.0]);
+    /// ```
+    #[inline(always)]
+    pub fn code(x: f32, scale: f32, [low, high]: [i32; 2]) -> f32 {
+        round_half_even(clip(f64::from(x) / f64::from(scale), low.into(), high.into())) as f32
+    }
+
     fn stored(&self) -> Alphabet {
         match (self.symmetric, self.unsigned) {
             (true, _) => Alphabet::symmetric((1 << (self.bits - 1)) - 1),
@@ -193,6 +205,11 @@ impl Quantizer for Affine {
         let (scales, zero_points) =
             parameters.map(|range| range.map_or(diverged, |range| self.scale_and_zero_point(range))).unzip();
         Grid::new(self.stored(), groups, scales)?.with_zero_points(zero_points)
+    }
+
+    /// With a range for the whole tensor.
+    fn is_fixed(&self) -> bool {
+        self.ranges.is_some() && self.granularity == Granularity::Tensor
     }
 
     one_pass!(write);
