@@ -39,7 +39,7 @@ const CONVENTIONS: [(&str, &str); 7] = [
     ),
 ];
 
-/// What version 2 adds: thresholds that another value selects, and programs of integers.
+/// What version 2 adds, for thresholds that another value selects and for stages of integers.
 const NEWER_CONVENTIONS: [(&str, &str); 5] = [
     (
         "selected thresholds",

@@ -332,8 +332,8 @@ impl Program {
         self.normalization.as_ref()
     }
 
-    /// The least version of the file format that can say it: the first knew neither thresholds that
-    /// another value selects, nor means of packed codes, nor sums in f32 that become codes.
+    /// The least version of the file format that can say it: the first knew neither stages of
+    /// integers, nor thresholds that another value selects, nor means of packed codes, nor sums in f32 that become codes.
     pub(crate) fn version(&self) -> u64 {
         let newer = |stage: &Stage| match &stage.action {
             Action::Product(product) => {
@@ -342,6 +342,7 @@ impl Program {
                 float && codes || matches!(product.finish, Finish::Selected { .. })
             }
             Action::GlobalAveragePool => self.values[stage.input].elements != Elements::Float,
+            Action::Integer(_) => true,
             _ => false,
         };
         if self.stages.iter().any(newer) { 2 } else { 1 }
