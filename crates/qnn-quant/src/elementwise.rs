@@ -161,7 +161,7 @@ pub(crate) enum Form {
 }
 
 /// Codes, or in the same pass their values on the grid: the tensor is read once and the result written once.
-pub(crate) fn quantize_into<P: Sync>(
+pub(crate) fn quantize_into<P: Copy + Sync>(
     x: ArrayViewD<'_, f32>,
     grid: &Grid,
     parameters: &[P],
@@ -191,7 +191,7 @@ pub(crate) fn quantize_into<P: Sync>(
                 &pairs,
                 out,
                 #[inline(always)]
-                move |x, (p, scale)| (code(x, p) + 0.0) * *scale,
+                move |x, (p, scale)| (code(x, p) + 0.0) * scale,
             )
         }
         Spacing::Quotient => {
@@ -213,7 +213,7 @@ pub(crate) fn quantize_into<P: Sync>(
                 &pairs,
                 out,
                 #[inline(always)]
-                move |x, (p, scale)| scaled(code(x, p) + 0.0, **scale, inverse),
+                move |x, (p, scale)| scaled(code(x, p) + 0.0, *scale, inverse),
             )
         }
         Spacing::Both => {
@@ -224,7 +224,7 @@ pub(crate) fn quantize_into<P: Sync>(
                 &pairs,
                 out,
                 #[inline(always)]
-                move |x, (p, scale)| level((code(x, p) + 0.0).into(), **scale, denominator),
+                move |x, (p, scale)| level((code(x, p) + 0.0).into(), *scale, denominator),
             )
         }
         Spacing::Table(rows) => {
@@ -234,8 +234,9 @@ pub(crate) fn quantize_into<P: Sync>(
     }
 }
 
-fn pair_up<'a, P, S>(parameters: &'a [P], scales: &'a [S]) -> Vec<(&'a P, &'a S)> {
-    parameters.iter().zip(scales).collect()
+/// Side by side in memory: of many groups, a vector's worth is read at once.
+fn pair_up<P: Copy, S: Copy>(parameters: &[P], scales: &[S]) -> Vec<(P, S)> {
+    parameters.iter().copied().zip(scales.iter().copied()).collect()
 }
 
 /// `x = f(x, parameters[group of x])`, in place.

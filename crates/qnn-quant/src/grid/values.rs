@@ -146,6 +146,7 @@ pub(crate) enum Spacing<'a> {
 }
 
 /// The values of one group's codes.
+#[derive(Clone, Copy)]
 pub(crate) struct Row<'a> {
     alphabet: Alphabet,
     values: &'a [f32],
