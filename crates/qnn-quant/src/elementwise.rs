@@ -161,7 +161,7 @@ pub(crate) enum Form {
 }
 
 /// Codes, or in the same pass their values on the grid: the tensor is read once and the result written once.
-pub(crate) fn quantize_into<P: Sync>(
+pub(crate) fn quantize_into<P: Copy + Sync>(
     x: ArrayViewD<'_, f32>,
     grid: &Grid,
     parameters: &[P],
@@ -191,7 +191,7 @@ pub(crate) fn quantize_into<P: Sync>(
                 &pairs,
                 out,
                 #[inline(always)]
-                move |x, (p, scale)| (code(x, p) + 0.0) * *scale,
+                move |x, (p, scale)| (code(x, p) + 0.0) * scale,
             )
         }
         Spacing::Quotient => {
@@ -213,7 +213,7 @@ pub(crate) fn quantize_into<P: Sync>(
                 &pairs,
                 out,
                 #[inline(always)]
-                move |x, (p, scale)| scaled(code(x, p) + 0.0, **scale, inverse),
+                move |x, (p, scale)| scaled(code(x, p) + 0.0, *scale, inverse),
             )
         }
         Spacing::Both => {
@@ -224,7 +224,7 @@ pub(crate) fn quantize_into<P: Sync>(
                 &pairs,
                 out,
                 #[inline(always)]
-                move |x, (p, scale)| level((code(x, p) + 0.0).into(), **scale, denominator),
+                move |x, (p, scale)| level((code(x, p) + 0.0).into(), *scale, denominator),
             )
         }
         Spacing::Table(rows) => {
@@ -234,8 +234,42 @@ pub(crate) fn quantize_into<P: Sync>(
     }
 }
 
-fn pair_up<'a, P, S>(parameters: &'a [P], scales: &'a [S]) -> Vec<(&'a P, &'a S)> {
-    parameters.iter().zip(scales).collect()
+/// [`quantize_into`] by a quick code in f32, whose second result is a doubt: where it is 1 and more, the exact code is asked.
+pub(crate) fn quantize_checked_into<P: Copy + Sync>(
+    x: ArrayViewD<'_, f32>,
+    grid: &Grid,
+    parameters: &[P],
+    form: Form,
+    out: ArrayViewMutD<'_, f32>,
+    quick: impl Fn(f32, &P) -> (f32, f32) + Sync,
+    exact: impl Fn(f32, &P) -> f32 + Sync,
+) -> Result<()> {
+    let factors = match form {
+        Form::Codes => Some(vec![[1.0, 0.0]; grid.groups().count()]),
+        Form::Values => grid.factors(),
+    };
+    let Some(factors) = factors else { return quantize_into(x, grid, parameters, form, out, exact) };
+    map_checked_into(
+        x,
+        grid.groups(),
+        &pair_up(parameters, &factors),
+        out,
+        #[inline(always)]
+        move |x, (p, [high, low])| {
+            let (code, doubt) = quick(x, p);
+            (code * high + code * low, doubt)
+        },
+        #[inline(always)]
+        move |x, (p, [high, low])| {
+            let code = exact(x, p) + 0.0;
+            code * high + code * low
+        },
+    )
+}
+
+/// Side by side in memory: of many groups, a vector's worth is read at once.
+fn pair_up<P: Copy, S: Copy>(parameters: &[P], scales: &[S]) -> Vec<(P, S)> {
+    parameters.iter().copied().zip(scales.iter().copied()).collect()
 }
 
 /// `x = f(x, parameters[group of x])`, in place.

@@ -288,8 +288,12 @@ mod tests {
         for grid in grids().into_iter().chain(more) {
             let codes: Vec<i32> = grid.alphabet().unwrap().codes().collect();
             let values = grid.dequantize(aview1(&codes).into_dyn()).unwrap();
+            let factors = grid.factors().map(|factors| factors[0]);
             for (&code, &value) in codes.iter().zip(&values) {
                 assert_eq!(value.to_bits(), grid.value(0, code).to_bits(), "{code} of {grid:?}");
+                if let Some([high, low]) = factors {
+                    assert_eq!(code as f32 * high + code as f32 * low, value, "{code} of {grid:?}");
+                }
             }
         }
     }

@@ -299,10 +299,12 @@ mod tests {
             quantizer("dorefa-weights", &none),
             Err(Error::MissingParameter { parameter: "bits", .. })
         ));
-        for bits in [0, 9, 33, u32::MAX] {
-            let given = Parameters { bits: Some(bits), ..none };
-            assert!(matches!(quantizer("dorefa-activations", &given), Err(Error::Bits { .. })));
-            assert!(matches!(quantizer("dorefa-weights", &given), Err(Error::Bits { .. })));
+        for Listing { name, parameters, .. } in quantizers().filter(|one| one.parameters.contains(&"bits")) {
+            for bits in [0, 9, 33, u32::MAX] {
+                let given = Parameters { bits: Some(bits), ..all_of(parameters) };
+                let outcome = quantizer(name, &given);
+                assert!(matches!(outcome, Err(Error::Bits { .. })), "{name} of {bits} bits: {outcome:?}");
+            }
         }
         for value in [f32::NAN, -1.0] {
             let given = Parameters { clip: Some(value), ..none };

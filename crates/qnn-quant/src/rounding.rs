@@ -37,6 +37,57 @@ impl Divisor {
     }
 }
 
+/// The nearest multiple of a step, within bounds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steps {
+    step: Divisor,
+    /// The bounds times the step: clipping before the division is clipping after it.
+    ends: [f64; 2],
+    inverse: f32,
+    bounds: [f32; 2],
+    error: f32,
+}
+
+impl Steps {
+    pub(crate) fn new(step: f32, low: i32, high: i32) -> Self {
+        let bounds = [low, high].map(|bound| bound as f32);
+        Steps {
+            step: Divisor::new(step.into()),
+            ends: bounds.map(|bound| f64::from(bound) * f64::from(step)),
+            inverse: step.recip(),
+            bounds,
+            // Two roundings, and as much again.
+            error: 2.5e-7 * low.abs().max(high.abs()) as f32,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn nearest(&self, x: f32) -> f32 {
+        self.step.round(clip(x.into(), self.ends[0], self.ends[1])) as f32
+    }
+
+    /// [`nearest`](Steps::nearest) in f32 alone, with a doubt.
+    #[inline(always)]
+    pub(crate) fn likely(&self, x: f32) -> (f32, f32) {
+        likely_nearest(clip_f32(x * self.inverse, self.bounds[0], self.bounds[1]), self.error)
+    }
+}
+
+/// The nearest integer of a position that is known to within an error, and a doubt of 1 and more where it may be a neighbour.
+#[inline(always)]
+pub(crate) fn likely_nearest(position: f32, error: f32) -> (f32, f32) {
+    const SHIFT: f32 = 1.5 * (1 << 23) as f32;
+    let nearest = (position + SHIFT) - SHIFT;
+    (nearest, (position - nearest).abs() + (0.5 + error))
+}
+
+/// [`clip`] in f32.
+#[inline(always)]
+pub(crate) fn clip_f32(x: f32, low: f32, high: f32) -> f32 {
+    let x = if x < low { low } else { x };
+    if x > high { high } else { x }
+}
+
 /// Into [low, high]; NaN stays NaN. Unlike `clamp` it asks nothing of the ends, which keeps a panic out of inner loops.
 #[inline(always)]
 pub(crate) fn clip(x: f64, low: f64, high: f64) -> f64 {

@@ -110,6 +110,27 @@ impl Grid {
         }
     }
 
+    /// Two factors per group, of grids with at most 8 bits: `code · high + code · low` is the value, in f32 alone.
+    ///
+    /// `code · high` is exact, so that the sum is wrong by 2⁻⁴⁰ of itself before it is rounded: less than what separates a value that is
+    /// no midpoint of two f32 from all of them, 2⁻³³ by the argument for [`scaled`].
+    pub(crate) fn factors(&self) -> Option<Vec<[f32; 2]>> {
+        let inverse = match self.spacing() {
+            Spacing::Unit | Spacing::Product => {
+                return Some(self.numerators.iter().map(|&scale| [scale, 0.0]).collect());
+            }
+            Spacing::Quotient | Spacing::Reciprocal(_) => f64::from(self.denominator).recip(),
+            Spacing::Both | Spacing::Table(_) => return None,
+        };
+        let suits = self.alphabet.is_some_and(|alphabet| self.suits_reciprocal(alphabet));
+        // Of the least numbers the lower part would lose digits.
+        let is_ordinary = |&scale: &f32| scale > 1e-20 || scale == 0.0;
+        if !suits || self.denominator > 256 || !self.numerators.iter().all(is_ordinary) {
+            return None;
+        }
+        Some(self.numerators.iter().map(|&scale| in_two_parts(f64::from(scale) * inverse)).collect())
+    }
+
     /// Whether a product with the reciprocal of the denominator rounds to the same f32 as the quotient: see [`scaled`].
     fn suits_reciprocal(&self, codes: Alphabet) -> bool {
         let denominator = self.denominator;
@@ -129,6 +150,12 @@ pub(crate) fn scaled(code: f32, scale: f32, inverse: f64) -> f32 {
     (f64::from(code) * f64::from(scale) * inverse) as f32
 }
 
+/// A number as the sum of one of 16 digits and a small one.
+fn in_two_parts(number: f64) -> [f32; 2] {
+    let high = f32::from_bits((number as f32).to_bits() & !0xFF);
+    [high, (number - f64::from(high)) as f32]
+}
+
 /// How codes become values.
 pub(crate) enum Spacing<'a> {
     /// They are the values.
@@ -146,6 +173,7 @@ pub(crate) enum Spacing<'a> {
 }
 
 /// The values of one group's codes.
+#[derive(Clone, Copy)]
 pub(crate) struct Row<'a> {
     alphabet: Alphabet,
     values: &'a [f32],

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
-use crate::elementwise::{Form, quantize_into};
-use crate::rounding::{Divisor, clip, round_half_even};
+use crate::elementwise::{Form, quantize_checked_into};
+use crate::rounding::{Steps, round_half_even};
 use crate::{
     Alphabet, Error, Estimator, Granularity, Grid, Groups, Quantizer, Range, Result, WithinLevels, statistics,
 };
@@ -166,24 +166,22 @@ impl Affine {
         if grid.zero_points().len() != grid.groups().count() {
             return Err(Error::ForeignGrid { map: self.name() });
         }
-        // Exact products: clipping before the division is clipping after it.
-        let parameters: Vec<(Divisor, f64, f64)> = grid
+        let parameters: Vec<Steps> = grid
             .scales()
             .iter()
             .zip(grid.zero_points())
-            .map(|(&scale, &zero)| {
-                let (scale, low, high) = (f64::from(scale), stored.first - zero, stored.last() - zero);
-                (Divisor::new(scale), scale * f64::from(low), scale * f64::from(high))
-            })
+            .map(|(&scale, &zero)| Steps::new(scale, stored.first - zero, stored.last() - zero))
             .collect();
-        quantize_into(
+        quantize_checked_into(
             x,
             grid,
             &parameters,
             form,
             out,
             #[inline(always)]
-            move |x, &(scale, low, high)| scale.round(clip(x.into(), low, high)) as f32,
+            move |x, steps| steps.likely(x),
+            #[inline(always)]
+            move |x, steps| steps.nearest(x),
         )
     }
 }

@@ -4,8 +4,8 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_math::{tanh, tanh_roughly};
 
 use super::sign::signs_into;
-use crate::elementwise::{Form, map_checked_into};
-use crate::rounding::{clip, round_half_even};
+use crate::elementwise::{Form, quantize_checked_into};
+use crate::rounding::{clip, clip_f32, likely_nearest, round_half_even};
 use crate::{
     Alphabet, DorefaTanh, Estimator, Granularity, Grid, Quantizer, Result, ScaledSign, StraightThrough,
     statistics,
@@ -84,32 +84,18 @@ impl DorefaWeights {
         let n = self.denominator() as f32;
         // In f32 for the quick codes: a single f64 in their loop would halve the elements in a vector.
         let halves: Vec<(f64, f32)> = maxima.iter().map(|max| (0.5 / max, (0.5 / max) as f32)).collect();
-        let [high, low] = if form == Form::Codes { [1.0, 0.0] } else { reciprocal(n) };
-        map_checked_into(
+        quantize_checked_into(
             x,
-            grid.groups(),
+            grid,
             &halves,
+            form,
             out,
             #[inline(always)]
-            move |x, &(_, half)| {
-                let (code, doubt) = likely_code(x, half, n);
-                (code * high + code * low, doubt)
-            },
+            move |x, &(_, half)| likely_code(x, half, n),
             #[inline(always)]
-            move |x, &(half, _)| {
-                let code = code(x, half, n);
-                code * high + code * low
-            },
+            move |x, &(half, _)| code(x, half, n),
         )
     }
-}
-
-/// `1 / n` in two parts, of an n with at most 8 digits: `code · high` is exact, so that the sum of the two products is rounded once,
-/// as the quotient `code / n` is.
-fn reciprocal(n: f32) -> [f32; 2] {
-    let exact = f64::from(n).recip();
-    let high = f32::from_bits((exact as f32).to_bits() & !0xFF);
-    [high, (exact - f64::from(high)) as f32]
 }
 
 #[inline(always)]
@@ -118,16 +104,11 @@ fn code(x: f32, half: f64, n: f32) -> f32 {
     (2.0 * round_half_even(f64::from(n) * unit) - f64::from(n)) as f32
 }
 
-/// The code by f32 alone, and a doubt of 1 and more where it may be a neighbour of the right one: so near to a half that the errors,
-/// which are less than 4e-7 n, could matter.
+/// The code by f32 alone, and a doubt of 1 and more where its errors, which are less than 4e-7 n, could matter.
 #[inline(always)]
 fn likely_code(x: f32, half: f32, n: f32) -> (f32, f32) {
-    const SHIFT: f32 = 1.5 * (1 << 23) as f32;
-    let position = tanh_roughly(x) * (half * n) + 0.5 * n;
-    let position = if position > n { n } else { position };
-    let position = if position < 0.0 { 0.0 } else { position };
-    let nearest = (position + SHIFT) - SHIFT;
-    let doubt = (position - nearest).abs() + (0.5 + 1e-6 * n);
+    let position = clip_f32(tanh_roughly(x) * (half * n) + 0.5 * n, 0.0, n);
+    let (nearest, doubt) = likely_nearest(position, 1e-6 * n);
     (2.0 * nearest - n, doubt)
 }
 
@@ -162,16 +143,6 @@ pub(crate) fn greatest_tanh(x: ArrayViewD<'_, f32>, groups: crate::Groups) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn two_products_round_like_the_quotient() {
-        for n in (1..=8).map(|bits| (1 << bits) - 1) {
-            let [high, low] = reciprocal(n as f32);
-            for code in (-n..=n).map(|code: i32| code as f32) {
-                assert_eq!(code * high + code * low, code / n as f32, "{code} / {n}");
-            }
-        }
-    }
 
     #[test]
     fn likely_codes_without_a_doubt_are_right() {

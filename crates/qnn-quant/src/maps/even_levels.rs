@@ -3,8 +3,8 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use super::sign::signs_into;
-use crate::elementwise::{Form, quantize_into};
-use crate::rounding::{Divisor, clip};
+use crate::elementwise::{Form, quantize_checked_into};
+use crate::rounding::{Divisor, clip, clip_f32, likely_nearest};
 use crate::trained::positive;
 use crate::{Alphabet, ClippedIdentity, Error, Estimator, Grid, Groups, Quantizer, Result};
 
@@ -85,12 +85,19 @@ impl EvenLevels {
         }
         let (end, steps) = (f64::from(self.end), f64::from(self.count - 1));
         let width = Divisor::new(2.0 * end);
-        quantize_into(
+        let (limit, last, per_width) = (self.end, steps as f32, (steps / (2.0 * end)) as f32);
+        quantize_checked_into(
             x,
             grid,
             &[()],
             form,
             out,
+            #[inline(always)]
+            move |x, ()| {
+                let position = (clip_f32(x, -limit, limit) + limit) * per_width;
+                let (index, doubt) = likely_nearest(position, 5e-7 * last);
+                (2.0 * index - last, doubt)
+            },
             #[inline(always)]
             move |x, ()| {
                 let index = width.round((clip(x.into(), -end, end) + end) * steps);

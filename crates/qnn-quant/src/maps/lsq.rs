@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
-use crate::elementwise::{Form, quantize_into};
-use crate::rounding::{Divisor, clip, round_half_even};
+use crate::elementwise::{Form, quantize_checked_into};
+use crate::rounding::{Steps, clip, round_half_even};
 use crate::trained::{LEAST, in_range, positive};
 use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, Trained, statistics};
 
@@ -107,18 +107,17 @@ impl Lsq {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
-        let (step, alphabet) = (f64::from(self.step), self.alphabet());
-        // Exact products: clipping before the division is clipping after it.
-        let (low, high) = (step * f64::from(alphabet.first), step * f64::from(alphabet.last()));
-        let by_step = Divisor::new(step);
-        quantize_into(
+        let alphabet = self.alphabet();
+        quantize_checked_into(
             x,
             grid,
-            &[()],
+            &[Steps::new(self.step, alphabet.first, alphabet.last())],
             form,
             out,
             #[inline(always)]
-            move |x, ()| by_step.round(clip(x.into(), low, high)) as f32,
+            move |x, steps| steps.likely(x),
+            #[inline(always)]
+            move |x, steps| steps.nearest(x),
         )
     }
 }

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
-use crate::elementwise::{Form, quantize_into};
-use crate::rounding::{Divisor, clip};
+use crate::elementwise::{Form, quantize_checked_into};
+use crate::rounding::{Divisor, clip, clip_f32, likely_nearest};
 use crate::trained::{in_range, positive};
 use crate::{Alphabet, Estimator, Grid, Groups, PactGradient, Quantizer, Result, Trained, statistics};
 
@@ -74,12 +74,15 @@ impl Pact {
     ) -> Result<()> {
         let (n, height) = (f64::from((1_u32 << self.bits) - 1), f64::from(self.height));
         let by_height = Divisor::new(height);
-        quantize_into(
+        let (per_height, greatest) = ((n / height) as f32, n as f32);
+        quantize_checked_into(
             x,
             grid,
             &[()],
             form,
             out,
+            #[inline(always)]
+            move |x, ()| likely_nearest(clip_f32(x * per_height, 0.0, greatest), 2.5e-7 * greatest),
             #[inline(always)]
             move |x, ()| by_height.round(n * clip(x.into(), 0.0, height)) as f32,
         )
