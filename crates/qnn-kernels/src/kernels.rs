@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::arch::{self, Kernels};
 use crate::{ChannelAffine, Conv2dShape, Isa, MatmulShape, Padding, Real, Vectorize};
-use crate::{kernel_gradient, plan, reference};
+use crate::{kernel_gradient, matrix, plan, reference};
 
 impl Kernels {
     /// The kernels of an instruction set, or nothing where this machine lacks it.
@@ -106,6 +106,8 @@ impl Kernels {
         out.assert_channels(dims.columns);
         if dims.inner == 0 {
             reference::matmul(dims, a, b, out, y);
+        } else if matrix::is_large(dims) {
+            matrix::product(self, dims, a, b, out, y);
         } else if dims.output_len() > 0 {
             plan::forward(self, &plan::pixel_rows(&pointwise(dims), dims.rows), a, b, T::zero(), out, y);
         }
@@ -121,6 +123,8 @@ impl Kernels {
         assert_matmul(dims, da.len(), b.len(), dy.len());
         if dims.columns == 0 {
             da.fill(T::zero());
+        } else if matrix::is_large(dims) {
+            matrix::left_gradient(self, dims, dy, b, da);
         } else if dims.left_len() > 0 {
             plan::input_gradient(self, &plan::pixel_rows(&pointwise(dims), dims.rows), dy, b, da);
         }
@@ -136,6 +140,8 @@ impl Kernels {
         assert_matmul(dims, a.len(), db.len(), dy.len());
         if dims.rows == 0 {
             db.fill(T::zero());
+        } else if matrix::is_large(dims) {
+            matrix::right_gradient(self, dims, a, dy, db);
         } else if dims.right_len() > 0 {
             kernel_gradient::kernel_gradient(self, &pointwise(dims), a, T::zero(), dy, db);
         }

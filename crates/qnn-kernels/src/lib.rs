@@ -29,6 +29,7 @@ mod kernel_gradient;
 mod kernels;
 mod lanes;
 mod line;
+mod matrix;
 pub mod packed;
 mod plan;
 mod product;
