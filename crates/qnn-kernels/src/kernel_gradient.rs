@@ -148,21 +148,28 @@ impl<'a, T: Real> KernelGradient<'a, T> {
 
     fn blocks(&self, inputs: &[Line<T>], outputs: &[Line<T>], dw: &mut [T]) {
         let block_len = LANES * self.shape.out_channels;
-        let together = (RESIDENT_SUMS / self.site_lines()).max(1);
-        let positions =
-            dw.par_chunks_exact_mut(self.shape.group_channels() * self.shape.out_channels).enumerate();
-        positions.for_each(|(position, dw)| {
-            let (kh, kw) = (position / self.shape.kernel[1], position % self.shape.kernel[1]);
+        let position_len = self.shape.group_channels() * self.shape.out_channels;
+        // Every part fetches all images: few parts, which may go over several positions if these end with a block.
+        let whole = position_len.is_multiple_of(block_len);
+        let (stretch, sites) =
+            if whole { (dw.len(), self.sites().len()) } else { (position_len, self.blocks) };
+        let together = self.sites_together(sites);
+        dw.par_chunks_exact_mut(stretch).enumerate().for_each(|(position, dw)| {
             let parts = dw.par_chunks_mut(together * block_len).enumerate();
-            parts.for_each(|(part, dw)| {
-                let sites = (0..dw.len().div_ceil(block_len)).map(|block| Site {
-                    kh,
-                    kw,
-                    block: part * together + block,
-                });
+            parts.with_max_len(1).for_each(|(part, dw)| {
+                let first = position * self.blocks + part * together;
+                let count = dw.len().div_ceil(block_len);
+                let sites = self.sites().skip(first).take(count);
                 self.sites_of_all_images(sites, inputs, outputs, dw);
             });
         });
+    }
+
+    /// How many of `sites` a thread visits together: their sums stay in the cache, and threads get equally many.
+    fn sites_together(&self, sites: usize) -> usize {
+        let most = (RESIDENT_SUMS / self.site_lines()).max(1);
+        let threads = rayon::current_num_threads();
+        sites.div_ceil(threads * sites.div_ceil(most * threads))
     }
 
     /// Some sites over all images. Few images at a time pass by all sites, for a site alone would fetch every image from memory.
@@ -257,7 +264,7 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         ]
     }
 
-    fn sites(&self) -> impl ExactSizeIterator<Item = Site> + use<T> {
+    fn sites(&self) -> impl ExactSizeIterator<Item = Site> + Clone + use<T> {
         let ([_, width], blocks) = (self.shape.kernel, self.blocks);
         let site = move |index: usize| Site {
             kh: index / blocks / width,

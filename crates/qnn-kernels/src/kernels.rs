@@ -3,8 +3,9 @@
 use std::sync::OnceLock;
 
 use crate::arch::{self, Kernels};
+use crate::packed::sign_product::sign_product;
 use crate::{ChannelAffine, Conv2dShape, Isa, MatmulShape, Padding, Real, Vectorize};
-use crate::{kernel_gradient, plan, reference};
+use crate::{kernel_gradient, matrix, plan, reference};
 
 impl Kernels {
     /// The kernels of an instruction set, or nothing where this machine lacks it.
@@ -56,7 +57,9 @@ impl Kernels {
     ) {
         assert_lengths(shape, x.len(), w.len(), y.len());
         out.assert_channels(shape.out_channels);
-        plan::forward(self, &plan::flattened(shape), x, w, pad_value, out, y);
+        if !self.by_bits(shape, x, w, pad_value, out, y) {
+            plan::forward(self, &plan::flattened(shape), x, w, pad_value, out, y);
+        }
     }
 
     /// [`conv2d_input_gradient`](crate::conv2d_input_gradient) with these kernels.
@@ -106,9 +109,34 @@ impl Kernels {
         out.assert_channels(dims.columns);
         if dims.inner == 0 {
             reference::matmul(dims, a, b, out, y);
+        } else if dims.output_len() > 0 && self.by_bits(&pixels(dims), a, b, T::zero(), out, y) {
+            // Signs by signs are done.
+        } else if matrix::is_large(dims) {
+            matrix::product(self, dims, a, b, out, y);
         } else if dims.output_len() > 0 {
             plan::forward(self, &plan::pixel_rows(&pointwise(dims), dims.rows), a, b, T::zero(), out, y);
         }
+    }
+
+    /// Computes a convolution of signs by signs, and says whether it was one.
+    fn by_bits<T: Real>(
+        &self,
+        shape: &Conv2dShape,
+        x: &[T],
+        w: &[T],
+        pad_value: T,
+        out: ChannelAffine<'_, T>,
+        y: &mut [T],
+    ) -> bool {
+        let scale = out.scale.map_or(Some(None), |scale| T::as_f32(scale).map(Some));
+        let bias = out.bias.map_or(Some(None), |bias| T::as_f32(bias).map(Some));
+        let (Some(x), Some(w), Some(y), Some(scale), Some(bias)) =
+            (T::as_f32(x), T::as_f32(w), T::as_f32_mut(y), scale, bias)
+        else {
+            return false;
+        };
+        let pad_value = pad_value.to_f32().unwrap_or(f32::NAN);
+        sign_product(self, shape, x, w, pad_value, ChannelAffine { scale, bias }, y)
     }
 
     /// [`matmul_left_gradient`](crate::matmul_left_gradient) with these kernels.
@@ -121,6 +149,8 @@ impl Kernels {
         assert_matmul(dims, da.len(), b.len(), dy.len());
         if dims.columns == 0 {
             da.fill(T::zero());
+        } else if matrix::is_large(dims) {
+            matrix::left_gradient(self, dims, dy, b, da);
         } else if dims.left_len() > 0 {
             plan::input_gradient(self, &plan::pixel_rows(&pointwise(dims), dims.rows), dy, b, da);
         }
@@ -136,6 +166,8 @@ impl Kernels {
         assert_matmul(dims, a.len(), db.len(), dy.len());
         if dims.rows == 0 {
             db.fill(T::zero());
+        } else if matrix::is_large(dims) {
+            matrix::right_gradient(self, dims, a, dy, db);
         } else if dims.right_len() > 0 {
             kernel_gradient::kernel_gradient(self, &pointwise(dims), a, T::zero(), dy, db);
         }
@@ -147,6 +179,11 @@ fn forced(name: &str) -> &'static Kernels {
     let has = || Isa::available().map(Isa::name).collect::<Vec<_>>().join(", ");
     Kernels::of(isa)
         .unwrap_or_else(|| panic!("QNN_ISA={isa}: this machine has no such instructions, it has {}", has()))
+}
+
+/// A matrix product as a convolution of images of one pixel each.
+fn pixels(dims: MatmulShape) -> Conv2dShape {
+    Conv2dShape { batch: dims.rows, width: 1, ..pointwise(dims) }
 }
 
 /// A matrix product as a convolution: each row is a pixel, all in one row of one image.

@@ -30,6 +30,7 @@ mod kernel_gradient;
 mod kernels;
 mod lanes;
 mod line;
+mod matrix;
 pub mod packed;
 mod plan;
 mod product;

@@ -23,6 +23,10 @@ pub(crate) mod compute {
     pub trait Compute: Copy {
         /// `self · factor + addend`, rounded once.
         fn fused(self, factor: Self, addend: Self) -> Self;
+        /// The numbers as `f32`, if that is their type.
+        fn as_f32(numbers: &[Self]) -> Option<&[f32]>;
+        /// The same for writing.
+        fn as_f32_mut(numbers: &mut [Self]) -> Option<&mut [f32]>;
         /// This type's tiles.
         fn tiles(kernels: &Kernels) -> &Tiles<Self>;
         /// Visits this thread's idle buffers.
@@ -30,12 +34,20 @@ pub(crate) mod compute {
     }
 
     macro_rules! compute {
-        ($number:ident) => {
+        ($number:ident, $as_f32:expr, $as_f32_mut:expr) => {
             impl Compute for $number {
                 // Always inlined: only in its caller, with the caller's instruction set, does it become one instruction.
                 #[inline(always)]
                 fn fused(self, factor: Self, addend: Self) -> Self {
                     self.mul_add(factor, addend)
+                }
+
+                fn as_f32(numbers: &[Self]) -> Option<&[f32]> {
+                    $as_f32(numbers)
+                }
+
+                fn as_f32_mut(numbers: &mut [Self]) -> Option<&mut [f32]> {
+                    $as_f32_mut(numbers)
                 }
 
                 fn tiles(kernels: &Kernels) -> &Tiles<Self> {
@@ -52,6 +64,6 @@ pub(crate) mod compute {
         };
     }
 
-    compute!(f32);
-    compute!(f64);
+    compute!(f32, Some, Some);
+    compute!(f64, |_| None, |_| None);
 }

@@ -248,6 +248,25 @@ fn many_weights_and_few_pixels() {
 }
 
 #[test]
+fn products_of_many_weights_equal_the_loops() {
+    // Around the ends of tiles, of panels and of blocks of terms; one row, one column.
+    for [rows, inner, columns] in [
+        [1, 300, 257],
+        [15, 513, 129],
+        [29, 257, 260],
+        [33, 1030, 70],
+        [31, 17, 4100],
+        [3, 70_000, 1],
+        [2, 1, 70_000],
+    ] {
+        let dims = MatmulShape { rows, inner, columns };
+        check_matmul::<f32>(dims, rows % 2 == 1);
+        in_pool(3, || check_matmul::<f32>(dims, false));
+    }
+    check_matmul::<f64>(MatmulShape { rows: 17, inner: 260, columns: 300 }, true);
+}
+
+#[test]
 fn products_with_empty_extents() {
     for [rows, inner, columns] in [[0, 3, 4], [3, 0, 4], [3, 4, 0], [0, 0, 0], [1, 1, 1]] {
         check_matmul::<f32>(MatmulShape { rows, inner, columns }, true);

@@ -3,10 +3,11 @@
 use std::arch::aarch64::{float32x4_t, vaddq_f32, vdupq_n_f32, vfmaq_f32, vld1q_f32, vmulq_f32, vst1q_f32};
 
 use super::aarch64_bits::NEON_BITS;
-use super::{Kernels, Tiles, product_row, tiles};
+use super::{Kernels, Tiles, matrix_tiles, product_row, tiles};
 use crate::Isa;
 use crate::lanes::{Lanes, Portable};
 use crate::line::{LANES, Line};
+use crate::matrix::{Job, matrix_tile};
 use crate::tile::{self, Row, Sweep};
 
 pub(super) static NEON: Kernels = Kernels { isa: Isa::Neon, f32: NEON_F32, f64: NEON_F64, bits: NEON_BITS };

@@ -27,6 +27,7 @@ pub(crate) use dots::dot_tables;
 pub(crate) use dots::{DotTiles, as_bytes};
 
 use crate::line::{LANES, Line};
+use crate::matrix::Job;
 use crate::tile::{Row, Sweep};
 use crate::{Isa, Real, Vectorize};
 
@@ -40,6 +41,7 @@ pub struct Kernels {
 }
 
 type RowTile<T> = unsafe fn(&Row<'_, T>, &mut [T]);
+type MatrixTile<T> = unsafe fn(&Job<'_, T>, &mut [Line<T>]);
 type SweepTile<T> = unsafe fn(&Sweep<'_, T>, &mut [Line<T>]);
 
 /// The register tiles for one type of numbers.
@@ -51,6 +53,9 @@ pub struct Tiles<T> {
     elementwise: RowTile<T>,
     outer: [SweepTile<T>; 2],
     elementwise_outer: SweepTile<T>,
+    /// Rows that a matrix tile of as many vectors as it can take has at most.
+    matrix_rows: usize,
+    matrix: [MatrixTile<T>; 2],
 }
 
 /// The table of an instruction set, if this machine can run it.
@@ -98,6 +103,16 @@ impl<T> Tiles<T> {
         unsafe { (self.product[vectors - 1])(row, y) }
     }
 
+    /// Rows of the left factor that a matrix tile takes at most.
+    pub(crate) fn matrix_rows(&self) -> usize {
+        self.matrix_rows
+    }
+
+    pub(crate) fn matrix(&self, vectors: usize, job: &Job<'_, T>, sums: &mut [Line<T>]) {
+        // SAFETY: as for `product`.
+        unsafe { (self.matrix[vectors - 1])(job, sums) }
+    }
+
     pub(crate) fn elementwise(&self, row: &Row<'_, T>, y: &mut [T]) {
         // SAFETY: as for `product`.
         unsafe { (self.elementwise)(row, y) }
@@ -120,6 +135,19 @@ pub(crate) fn numbers_mut<T: Real>(lines: &mut [Line<T>]) -> &mut [T] {
     // SAFETY: a line is `LANES` numbers with nothing between or after them, as the assertion checks, so the slice covers the same memory;
     // it borrows the lines exclusively for as long as it lives.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
+}
+
+/// Asks for the cache lines of numbers that are read soon, where the machine has an instruction for it.
+#[inline(always)]
+pub(crate) fn prefetch<T: Real>(numbers: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in numbers.chunks(64 / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction; it has no effect but on the caches, and the address is that of a number.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = numbers;
 }
 
 /// Numbers as lines, if they begin and end with one.
@@ -163,12 +191,22 @@ macro_rules! tiles {
         fn elementwise_outer(sweep: &Sweep<'_, $number>, sums: &mut [Line<$number>]) {
             tile::elementwise_outer::<$number, $lanes>(sweep, sums);
         }
+        $(#[$feature])*
+        fn matrix_one(job: &Job<'_, $number>, sums: &mut [Line<$number>]) {
+            matrix_tiles!($number, $lanes, 1, [$($one)*], job, sums);
+        }
+        $(#[$feature])*
+        fn matrix_two(job: &Job<'_, $number>, sums: &mut [Line<$number>]) {
+            matrix_tiles!($number, $lanes, $vectors, [$($two)*], job, sums);
+        }
         Tiles {
             vectors: $vectors,
             product: [product_one, product_two],
             elementwise,
             outer: [outer_one, outer_two],
             elementwise_outer,
+            matrix_rows: [$($two),*].len(),
+            matrix: [matrix_one, matrix_two],
         }
     }};
 }
@@ -188,3 +226,14 @@ macro_rules! product_row {
     };
 }
 pub(crate) use product_row;
+
+/// The matrix tile of as many rows as the job has, one of those listed.
+macro_rules! matrix_tiles {
+    ($number:ty, $lanes:ty, $vectors:literal, [$($rows:literal)*], $job:ident, $sums:ident) => {
+        match $job.rows {
+            $($rows => matrix_tile::<$number, $lanes, $rows, $vectors>($job, $sums),)*
+            rows => unreachable!("a matrix tile of {rows} rows"),
+        }
+    };
+}
+pub(crate) use matrix_tiles;

@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use super::bits::{Bits, bit_row, bits};
-use super::{Kernels, Tiles, product_row, tiles};
+use super::{Kernels, Tiles, matrix_tiles, product_row, tiles};
 use crate::Isa;
 use crate::lanes::Portable;
 use crate::line::{LANES, Line};
+use crate::matrix::{Job, matrix_tile};
 use crate::packed::depthwise;
 use crate::packed::frame::Frame;
 use crate::packed::lanes::{BitLanes, Word};

@@ -6,9 +6,10 @@ use std::arch::x86_64::{
     _mm512_storeu_ps,
 };
 
-use super::{Kernels, Tiles, product_row, scalar, tiles, x86_bits};
+use super::{Kernels, Tiles, matrix_tiles, product_row, scalar, tiles, x86_bits};
 use crate::lanes::{Lanes, Portable};
 use crate::line::{LANES, Line};
+use crate::matrix::{Job, matrix_tile};
 use crate::tile::{self, Row, Sweep};
 use crate::{Isa, Vectorize};
 

@@ -62,6 +62,7 @@ mod pool;
 pub(crate) mod requantize;
 mod run;
 mod scratch;
+pub(crate) mod sign_product;
 mod signs;
 mod stage;
 pub(crate) mod sum;

@@ -9,7 +9,7 @@ use super::tile::Tap;
 use super::weights::Weights;
 use super::{ConvGeometry, Encoding, Layout};
 use crate::Padding;
-use crate::line::{Block, LANES, blocks};
+use crate::line::{Block, LANES, Line, blocks};
 
 /// Pixels in a row of a flattened convolution: several tiles of the widest kernels.
 const FLAT_WIDTH: usize = 32;
@@ -49,13 +49,7 @@ impl Plan {
         levels: &[u8],
     ) -> Self {
         let x = layout.encoding();
-        let flat =
-            geometry.kernel == [1, 1] && geometry.stride == [1, 1] && geometry.padding == Padding::NONE;
-        let computed = if flat {
-            ConvGeometry { height: usize::MAX, width: FLAT_WIDTH, ..*geometry }
-        } else {
-            *geometry
-        };
+        let (computed, flat) = flattened(geometry);
         let depthwise = is_depthwise(geometry);
         let side_by_side = ConvGeometry { groups: if depthwise { 1 } else { geometry.groups }, ..computed };
         let pad_level = x.level(pad_code);
@@ -79,6 +73,43 @@ impl Plan {
         let (taps, levels) = taps(&computed, &frame, x, &weights);
         let shift = u32::from(matches!(x, Encoding::Sign | Encoding::Odd { .. }));
         Self { geometry: computed, flat, layout, frame, taps, levels, shift, panels, weights, border }
+    }
+
+    /// A convolution of signs by signs in one group, with weights of whole words and whole panels.
+    pub(crate) fn of_signs(geometry: &ConvGeometry, pad_code: i32, weights: Weights) -> Self {
+        let x = Encoding::Sign;
+        let layout = Layout::new(x, geometry.channels).expect("a channel count that is not 0");
+        let (computed, flat) = flattened(geometry);
+        let pad_level = x.level(pad_code);
+        let frame = Frame::new(layout, computed, pad_level.map_or(0, |level| x.bits(level)), true);
+        let panels = blocks(1, geometry.out_channels, LANES);
+        let base = vec![Line([-(geometry.terms() as i32); LANES]); panels.len()];
+        let border = if pad_level.is_some() || geometry.padding == Padding::NONE {
+            Border::none(computed.out_width(), base)
+        } else {
+            Border::new(geometry, &panels, &base, 1, &sums_of_signs(geometry, &weights))
+        };
+        let weights = Packed::Dense(weights);
+        let (taps, levels) = taps(&computed, &frame, x, &weights);
+        Self { geometry: computed, flat, layout, frame, taps, levels, shift: 1, panels, weights, border }
+    }
+
+    /// The memory of the weights, to be used again.
+    pub(crate) fn into_lines(self) -> Vec<Line<u64>> {
+        match self.weights {
+            Packed::Dense(weights) => weights.into_lines(),
+            Packed::Depthwise(_) => Vec::new(),
+        }
+    }
+}
+
+/// A convolution that never looks sideways has its pixels in rows of one width, whatever the images; and whether it is one.
+fn flattened(geometry: &ConvGeometry) -> (ConvGeometry, bool) {
+    let flat = geometry.kernel == [1, 1] && geometry.stride == [1, 1] && geometry.padding == Padding::NONE;
+    if flat {
+        (ConvGeometry { height: usize::MAX, width: FLAT_WIDTH, ..*geometry }, true)
+    } else {
+        (*geometry, false)
     }
 }
 
@@ -106,6 +137,20 @@ fn tap_sums(geometry: &ConvGeometry, w: Encoding, levels: &[u8]) -> Vec<i32> {
 }
 
 /// Every pair of planes, the heaviest first: runs of equal weight `2^(i + j)`, which the tile doubles between.
+/// The same of signs, where a set bit is +1.
+fn sums_of_signs(geometry: &ConvGeometry, weights: &Weights) -> Vec<i32> {
+    let words = geometry.channels / 64;
+    let mut sums = vec![0; geometry.kernel[0] * geometry.kernel[1] * geometry.out_channels];
+    for (tap, sums) in sums.chunks_exact_mut(geometry.out_channels).enumerate() {
+        for (panel, sums) in sums.chunks_exact_mut(LANES).enumerate() {
+            for line in &weights.panel(panel)[tap * words..][..words] {
+                sums.iter_mut().zip(line.0).for_each(|(sum, word)| *sum += 2 * word.count_ones() as i32 - 64);
+            }
+        }
+    }
+    sums
+}
+
 fn taps(
     geometry: &ConvGeometry,
     frame: &Frame,

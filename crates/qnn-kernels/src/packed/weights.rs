@@ -90,6 +90,15 @@ impl Weights {
         (packed, base)
     }
 
+    /// One plane of signs without masks: the words of one panel after the other.
+    pub(crate) fn of_words(lines: Vec<Line<u64>>, words: usize) -> Self {
+        Self { lines, panel_lines: words, masked: false, words, planes: 1 }
+    }
+
+    pub(crate) fn into_lines(self) -> Vec<Line<u64>> {
+        self.lines
+    }
+
     fn set(&mut self, panel: usize, weight: usize, (lane, bit): (usize, u32), part: &Bit) {
         if self.masked {
             self.lines[panel + 2 * weight].0[lane] |= u64::from(part.mask) << bit;

@@ -79,6 +79,7 @@ impl Rule<2> for AdamRule {
         self.root_correction = (1.0 / rest(self.beta2).sqrt()) as f32;
     }
 
+    #[inline(always)]
     fn update(&self, part: Part<'_, 2>, factors: Factors) {
         let Self { beta1, beta2, epsilon, root_correction, .. } = *self;
         let rate = (f64::from(factors.rate) * self.mean_correction) as f32;

@@ -79,6 +79,7 @@ impl Bop {
 impl Rule<1> for BopRule {
     const SLOTS: [&'static str; 1] = [SLOT];
 
+    #[inline(always)]
     fn update(&self, part: Part<'_, 1>, factors: Factors) {
         let Self { gamma, threshold } = *self;
         let [means] = part.slots;

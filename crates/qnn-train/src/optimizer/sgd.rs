@@ -63,6 +63,7 @@ impl Rule<1> for SgdRule {
     const SLOTS: [&'static str; 1] = ["momentum"];
     const GLOROT_POWER: i32 = 2;
 
+    #[inline(always)]
     fn update(&self, part: Part<'_, 1>, factors: Factors) {
         let (mu, rate) = (self.momentum, factors.rate);
         let [velocities] = part.slots;

@@ -73,6 +73,7 @@ impl Rule<2> for ShiftAdaMaxRule {
         self.mean_correction = 1.0 / (1.0 - f64::from(self.beta1).powi(step));
     }
 
+    #[inline(always)]
     fn update(&self, part: Part<'_, 2>, factors: Factors) {
         let Self { beta1, beta2, mean_correction } = *self;
         let shift = ap2(f64::from(factors.rate) * mean_correction);

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use qnn_layers::{
-    Module, Param, ParamGradients, Role, StateDict, for_each_param, for_each_param_mut, glorot_coefficient,
+    Constraint, Module, Param, ParamGradients, Role, StateDict, for_each_param, for_each_param_mut,
+    glorot_coefficient,
 };
-use qnn_tensor::{Tensor, parallel, reduce};
+use qnn_tensor::parallel::{self, Vectorize, vectorized};
+use qnn_tensor::{Tensor, reduce};
 use rayon::prelude::*;
 
 use super::{OptimizerState, Regularization, StepReport};
@@ -24,7 +26,8 @@ pub(super) trait Rule<const N: usize>: Debug + Send + Sync {
     /// Prepares for a step, counted from 1.
     fn begin(&mut self, _step: u64) {}
 
-    /// Updates weights and slots, element by element.
+    /// Updates weights and slots, element by element. Implementations are `#[inline(always)]`, so that the loop is compiled for the widest
+    /// vectors of the machine.
     fn update(&self, part: Part<'_, N>, factors: Factors);
 }
 
@@ -96,9 +99,7 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
             if let Some(gradient) = gradients.take(param.id()).filter(|_| !is_frozen(param)) {
                 let decay = if param.decays() { self.regularization.weight_decay } else { 0.0 };
                 let rate = rate * param.learning_rate_factor() * self.glorot_factor(param);
-                let flips = self.update(path, param, &gradient, Factors { rate, decay, clip });
-                param.constrain();
-                report.flips += flips;
+                report.flips += self.update(path, param, &gradient, Factors { rate, decay, clip });
             }
             report.binary_weights += if param.is_latent() { param.value().len() as u64 } else { 0 };
         });
@@ -148,13 +149,13 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
         if clips { (f64::from(limit) / norm) as f32 } else { 1.0 }
     }
 
-    /// Returns how many signs of a latent parameter changed.
+    /// Changes a parameter, in one pass over its memory with its constraint. Returns how many signs of a latent parameter changed.
     fn update(&mut self, path: &str, param: &mut Param, dw: &Tensor, factors: Factors) -> u64 {
         if !self.memory.slots.contains_key(path) {
             let zeros = || Tensor::zeros(dw.shape());
             self.memory.slots.insert(path.to_owned(), std::array::from_fn(|_| zeros()));
         }
-        let latent = param.is_latent();
+        let (latent, constraint) = (param.is_latent(), param.constraint());
         let slots = self.memory.slots.get_mut(path).expect("the slots were just made");
         let whole = Part {
             weights: param.value_mut().as_mut_slice(),
@@ -162,9 +163,7 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
             slots: slots.each_mut().map(|slot| slot.as_mut_slice()),
         };
         let rule = &self.rule;
-        let update = |part: Part<'_, N>| {
-            if latent { update_counting(rule, part, factors) } else { update_only(rule, part, factors) }
-        };
+        let update = |part| vectorized(Update { rule, factors, latent, constraint, part });
         if whole.weights.len() <= parallel::CHUNK {
             return update(whole);
         }
@@ -209,6 +208,7 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
 
 impl<'a, const N: usize> Part<'a, N> {
     /// Parts of `size` elements.
+    #[inline(always)]
     fn split(self, size: usize) -> impl Iterator<Item = Part<'a, N>> {
         let mut slots = self.slots.map(|slot| slot.chunks_mut(size));
         let weights = self.weights.chunks_mut(size).zip(self.gradients.chunks(size));
@@ -219,24 +219,40 @@ impl<'a, const N: usize> Part<'a, N> {
     }
 }
 
-fn update_only<R: Rule<N>, const N: usize>(rule: &R, part: Part<'_, N>, factors: Factors) -> u64 {
-    rule.update(part, factors);
-    0
+/// The update of a part; gives the number of flips.
+struct Update<'a, R, const N: usize> {
+    rule: &'a R,
+    factors: Factors,
+    latent: bool,
+    constraint: Option<Constraint>,
+    part: Part<'a, N>,
 }
 
-/// In blocks that stay in the first cache while their signs are compared.
-fn update_counting<R: Rule<N>, const N: usize>(rule: &R, part: Part<'_, N>, factors: Factors) -> u64 {
-    const BLOCK: usize = 1024;
-    let mut before = [0.0; BLOCK];
-    let mut flips = 0;
-    for Part { weights, gradients, slots } in part.split(BLOCK) {
-        let before = &mut before[..weights.len()];
-        before.copy_from_slice(weights);
-        rule.update(Part { weights: &mut *weights, gradients, slots }, factors);
-        let signs = before.iter().zip(&*weights).map(|(&a, &b)| (a >= 0.0) != (b >= 0.0));
-        flips += signs.map(u64::from).sum::<u64>();
+impl<R: Rule<N>, const N: usize> Vectorize for Update<'_, R, N> {
+    type Output = u64;
+
+    /// In blocks that stay in the first cache while their signs are compared and the constraint is applied.
+    #[inline(always)]
+    fn run(self) -> u64 {
+        const BLOCK: usize = 1024;
+        let Self { rule, factors, latent, constraint, part } = self;
+        let mut before = [0.0; BLOCK];
+        let mut flips = 0;
+        for Part { weights, gradients, slots } in part.split(BLOCK) {
+            let before = &mut before[..if latent { weights.len() } else { 0 }];
+            before.copy_from_slice(&weights[..before.len()]);
+            rule.update(Part { weights: &mut *weights, gradients, slots }, factors);
+            let mut changed = 0_u32;
+            for (&before, &after) in before.iter().zip(&*weights) {
+                changed += u32::from((before >= 0.0) != (after >= 0.0));
+            }
+            flips += u64::from(changed);
+            if let Some(constraint) = constraint {
+                constraint.apply(weights);
+            }
+        }
+        flips
     }
-    flips
 }
 
 /// A parameter that keeps its value may lack a gradient.

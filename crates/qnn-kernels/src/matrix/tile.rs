@@ -1,0 +1,56 @@
+//! The register tile of matrix products, written once for all instruction sets.
+
+use crate::Real;
+use crate::lanes::Lanes;
+use crate::line::{LANES, Line};
+
+/// Some rows of the left factor, as many as a tile can take, by one panel of the right one, over a range of terms.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Job<'a, T> {
+    /// Rows of the left factor.
+    pub(crate) rows: usize,
+    /// Their terms: for every sixteen terms one line for each row.
+    pub(crate) left: &'a [Line<T>],
+    /// For each term as many lines as the panel has vectors.
+    pub(crate) right: &'a [Line<T>],
+    /// Whether the sums go on, or begin at +0.
+    pub(crate) goes_on: bool,
+}
+
+/// `sums[row, o] += Σ left[row, k] · right[k, o]`, term by term, with `P` rows by `V` vectors in registers.
+#[inline(always)]
+pub(crate) fn matrix_tile<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
+    job: &Job<'_, T>,
+    sums: &mut [Line<T>],
+) {
+    let (left, _) = job.left.as_chunks::<P>();
+    let (right, _) = job.right.as_chunks::<V>();
+    let (sums, _) = sums.as_chunks_mut::<V>();
+    let mut acc = [[L::splat(T::zero()); V]; P];
+    if job.goes_on {
+        for (acc, sums) in acc.iter_mut().zip(&*sums) {
+            for v in 0..V {
+                acc[v] = L::load(&sums[v]);
+            }
+        }
+    }
+    for (left, right) in left.iter().zip(right.chunks(LANES)) {
+        for (term, right) in right[..right.len().min(LANES)].iter().enumerate() {
+            let mut vectors = [L::splat(T::zero()); V];
+            for v in 0..V {
+                vectors[v] = L::load(&right[v]);
+            }
+            for p in 0..P {
+                let x = L::splat(left[p].0[term]);
+                for v in 0..V {
+                    acc[p][v] = acc[p][v].fused(x, vectors[v]);
+                }
+            }
+        }
+    }
+    for (acc, sums) in acc.iter().zip(sums) {
+        for v in 0..V {
+            sums[v] = acc[v].to_line();
+        }
+    }
+}
