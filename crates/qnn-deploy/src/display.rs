@@ -57,6 +57,7 @@ impl Action {
             Self::MaxPool { .. } if input.elements == Elements::Float => "max pool".to_owned(),
             Self::MaxPool { .. } => "max pool of bits".to_owned(),
             Self::AveragePool(_) | Self::GlobalAveragePool => "mean".to_owned(),
+            Self::MeanMagnitude => "mean of magnitudes".to_owned(),
             Self::PadZero { .. } => "copy".to_owned(),
         }
     }

@@ -92,6 +92,7 @@ pub use error::{Error, Within};
 pub use flatten::Flatten;
 pub use folded_conv2d::FoldedConv2d;
 pub use init::{Init, Initializer, glorot_coefficient};
+pub use input_scale::mean_magnitudes;
 pub use layer::Layer;
 pub use module::{
     Count, Leaf, LeafMut, Module, Path, for_each_param, for_each_param_mut, model_bits, parameter_count,
