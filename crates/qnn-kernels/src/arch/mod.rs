@@ -119,7 +119,7 @@ pub(crate) fn numbers_mut<T: Real>(lines: &mut [Line<T>]) -> &mut [T] {
     const { assert!(size_of::<Line<T>>() == LANES * size_of::<T>()) };
     // SAFETY: a line is `LANES` numbers with nothing between or after them, as the assertion checks, so the slice covers the same memory;
     // it borrows the lines exclusively for as long as it lives.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
+    unsafe { core::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
 }
 
 /// Numbers as lines, if they begin and end with one.
