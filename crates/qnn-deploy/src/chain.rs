@@ -24,6 +24,7 @@ enum Function {
     Bias(Vec<f32>),
     Norm { mean: Vec<f32>, s: Vec<f32>, beta: Vec<f32> },
     Factor(f32),
+    PixelScale,
     Relu,
     LeakyRelu(f32),
     HardTanh,
@@ -76,8 +77,14 @@ impl Functions {
         [scale, bias]
     }
 
+    /// How many channels the operand has beside so many of the rows.
+    pub(crate) fn operand_channels(&self, channels: usize) -> usize {
+        let scales = self.steps.iter().any(|step| matches!(step, Function::PixelScale));
+        if scales { 1 } else { channels }
+    }
+
     /// Replaces whole rows by their images, one function after the other. `operand` holds what a sum
-    /// adds to each element.
+    /// adds to each element, or what scales each pixel.
     pub(crate) fn apply(&self, rows: &mut [f32], operand: &[f32]) {
         self.steps.iter().for_each(|step| step.apply(rows, operand));
     }
@@ -91,6 +98,7 @@ impl Function {
             Link::Bias { bias } => Self::Bias(of(bias)?),
             Link::Norm { mean, s, beta } => Self::Norm { mean: of(mean)?, s: of(s)?, beta: of(beta)? },
             Link::Factor { factor } => Self::Factor(*factor),
+            Link::PixelScale => Self::PixelScale,
             Link::Relu => Self::Relu,
             Link::LeakyRelu { slope } => Self::LeakyRelu(*slope),
             Link::HardTanh => Self::HardTanh,
@@ -111,6 +119,7 @@ impl Function {
             Self::Bias(bias) => by_channel(rows, bias, |x, bias| ChannelAffine::bias(&[bias]).value(x, 0)),
             Self::Norm { mean, s, beta } => normalize(rows, mean, s, beta),
             Self::Factor(factor) => each(rows, |x| x * factor),
+            Self::PixelScale => scale_pixels(rows, operand),
             Self::Relu => each(rows, |x| Relu.f(x)),
             Self::LeakyRelu(slope) => each(rows, |x| LeakyRelu { slope: *slope }.f(x)),
             Self::HardTanh => each(rows, |x| HardTanh.f(x)),
@@ -139,6 +148,15 @@ fn by_channel(rows: &mut [f32], parameters: &[f32], f: impl Fn(f32, f32) -> f32)
 
 fn add(rows: &mut [f32], operand: &[f32], value: impl Fn(f32) -> f32) {
     vectorized(|| rows.iter_mut().zip(operand).for_each(|(x, &other)| *x += value(other)));
+}
+
+fn scale_pixels(rows: &mut [f32], scales: &[f32]) {
+    let channels = rows.len().checked_div(scales.len()).unwrap_or(1);
+    vectorized(|| {
+        for (row, scale) in rows.chunks_exact_mut(channels.max(1)).zip(scales) {
+            row.iter_mut().for_each(|x| *x *= scale);
+        }
+    });
 }
 
 fn normalize(rows: &mut [f32], mean: &[f32], s: &[f32], beta: &[f32]) {
@@ -211,7 +229,7 @@ impl Link {
     pub(crate) fn is_monotone(&self) -> bool {
         match self {
             Self::LeakyRelu { slope } => *slope >= 0.0,
-            Self::Sigmoid | Self::Tanh | Self::Add { .. } => false,
+            Self::Sigmoid | Self::Tanh | Self::Add { .. } | Self::PixelScale => false,
             _ => true,
         }
     }

@@ -70,14 +70,19 @@ impl Program {
         if expected != output.shape {
             return Err(format!("its output has the shape {:?}, expected {expected:?}", output.shape));
         }
+        let scales = stage.action.scales_pixels();
         if let Some(operand) = stage.operand
-            && self.values[operand].shape != output.shape
+            && self.values[operand].shape
+                != [output.shape[0], output.shape[1], if scales { 1 } else { output.shape[2] }]
         {
-            return Err("the shapes of its sum differ".to_owned());
+            return Err("the shapes of its operands differ".to_owned());
         }
         let sums = stage.action.sums();
         if sums != usize::from(stage.operand.is_some()) {
-            return Err(format!("it makes {sums} sums of {} operands", usize::from(stage.operand.is_some())));
+            return Err(format!(
+                "it makes {sums} sums and products of {} operands",
+                usize::from(stage.operand.is_some())
+            ));
         }
         if let (true, Some(operand)) = (stage.action.selects(), stage.operand)
             && !matches!(self.values[operand].elements, Elements::Packed(codes) if planes(codes))
@@ -123,12 +128,17 @@ impl Action {
         }
     }
 
-    /// How many sums with an operand it makes.
+    /// How many sums or products with an operand it makes.
     fn sums(&self) -> usize {
-        let is_sum = |link: &&Link| matches!(link, Link::Add { .. });
+        let is_sum = |link: &&Link| matches!(link, Link::Add { .. } | Link::PixelScale);
         let in_chain = self.chain().map_or(0, |chain| chain.links.iter().filter(is_sum).count());
         let of_integers = if let Self::Integer(stage) = self { stage.sums() } else { 0 };
         in_chain + of_integers + usize::from(self.selects())
+    }
+
+    /// Whether its operand scales pixels.
+    fn scales_pixels(&self) -> bool {
+        self.chain().is_some_and(|chain| chain.links.contains(&Link::PixelScale))
     }
 
     /// Whether its operand selects thresholds.
@@ -141,6 +151,8 @@ impl Action {
             Self::Chain(_) => Ok([h, w, c]),
             Self::Integer(stage) => stage.output_shape([h, w, c], output),
             Self::GlobalAveragePool => Ok([1, 1, c]),
+            Self::MeanMagnitude if output == [1; 3] => Ok(output),
+            Self::MeanMagnitude => Ok([h, w, 1]),
             Self::PadZero { stride: 0 } => Err("its stride is 0".to_owned()),
             Self::PadZero { stride } => Ok([h.div_ceil(*stride), w.div_ceil(*stride), output[2].max(c)]),
             Self::MaxPool { options, .. } | Self::AveragePool(options) => {
@@ -166,7 +178,9 @@ impl Action {
             Self::MaxPool { falling: None, .. } => input == output,
             Self::MaxPool { falling: Some(_), .. } => input == output && output != float,
             Self::GlobalAveragePool => output == float && !matches!(input, Elements::Bytes(_)),
-            Self::AveragePool(_) | Self::PadZero { .. } => [input, output] == [float; 2],
+            Self::AveragePool(_) | Self::MeanMagnitude | Self::PadZero { .. } => {
+                [input, output] == [float; 2]
+            }
         };
         if fits { Ok(()) } else { Err(format!("it cannot make {output:?} of {input:?}")) }
     }

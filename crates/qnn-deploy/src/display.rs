@@ -60,6 +60,7 @@ impl Action {
             }
             Self::MaxPool { .. } => "max pool of bits".to_owned(),
             Self::AveragePool(_) | Self::GlobalAveragePool => "mean".to_owned(),
+            Self::MeanMagnitude => "mean of magnitudes".to_owned(),
             Self::PadZero { .. } => "copy".to_owned(),
             Self::Integer(stage) => stage.text().to_owned(),
         }

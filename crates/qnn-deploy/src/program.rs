@@ -120,6 +120,8 @@ pub enum Action {
     AveragePool(#[serde(with = "PoolText")] PoolOptions),
     /// The mean of each channel, added in f64.
     GlobalAveragePool,
+    /// The mean of the magnitudes of each pixel, or of the whole image, added in f64.
+    MeanMagnitude,
     /// Every `stride`-th pixel, and channels of zeros.
     PadZero {
         /// The distance of the pixels.
@@ -243,6 +245,8 @@ pub enum Link {
         /// The factor.
         factor: f32,
     },
+    /// `x · operand[pixel]`: the operand has one channel.
+    PixelScale,
     /// `max(x, 0)`.
     Relu,
     /// `x` if `x > 0`, else `slope · x`.
@@ -332,10 +336,14 @@ impl Program {
         self.normalization.as_ref()
     }
 
-    /// The least version of the file format that can say it: the first knew neither stages of
-    /// integers, nor thresholds that another value selects, nor means of packed codes, nor sums in f32 that become codes.
+    /// The least version of the file format that can say it: the first knew neither stages of integers, nor thresholds
+    /// that another value selects, nor means of packed codes, nor sums in f32 that become codes, nor scales of pixels.
     pub(crate) fn version(&self) -> u64 {
+        let scales =
+            |stage: &Stage| stage.action.chain().is_some_and(|chain| chain.links.contains(&Link::PixelScale));
         let newer = |stage: &Stage| match &stage.action {
+            Action::MeanMagnitude => true,
+            _ if scales(stage) => true,
             Action::Product(product) => {
                 let float = product.arithmetic != Arithmetic::Integer;
                 let codes = self.values[stage.output].elements != Elements::Float;

@@ -7,7 +7,7 @@ use qnn_deploy::{Session, freeze};
 use qnn_models::{Activation, Scheme};
 use qnn_quant::{DorefaActivations, DorefaWeights, Pair};
 
-const PRESETS: [&str; 11] = [
+const PRESETS: [&str; 14] = [
     "bnn",
     "bnn-w-dorefa-a",
     "dorefa",
@@ -17,6 +17,9 @@ const PRESETS: [&str; 11] = [
     "bc",
     "bc-1.2",
     "bwn",
+    "xnor",
+    "xnor-full",
+    "binary",
     "fp",
     "bnn-a",
 ];
@@ -60,6 +63,22 @@ fn resnets_with_every_shortcut() {
     check(Net::ResNet8(qnn_models::Shortcut::ProjectionNorm));
     check(Net::ResNet8(qnn_models::Shortcut::PadZero));
     check(Net::ResNet8(qnn_models::Shortcut::None));
+}
+
+/// Every activation of ±1 selects among two sets of thresholds, one of {0..3} among four.
+#[test]
+fn residual_sums_with_codes_are_selected_thresholds() {
+    // Two of nine shortcuts are projections; the last codes of several bits become values before their mean.
+    let schemes =
+        [(Scheme::preset("bnn").unwrap(), 7), (Scheme::preset("dorefa").unwrap(), 7), (dorefa(1, 2), 6)];
+    for (i, (scheme, sums)) in schemes.iter().enumerate() {
+        let (net, seed) = (Net::ResNet20, i as u64);
+        let mut model = net.build(scheme, seed);
+        randomize(model.as_mut(), seed + 40);
+        let text = freeze(model.as_ref(), net.shape()).unwrap().to_string();
+        assert_eq!(text.matches("integer sums, selected thresholds").count(), *sums, "{text}");
+        assert_exact(&format!("scheme {i}"), model.as_ref(), net.shape());
+    }
 }
 
 #[test]

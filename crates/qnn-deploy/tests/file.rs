@@ -5,7 +5,7 @@ mod common;
 use std::path::PathBuf;
 
 use common::{Net, bits, forge, images, randomize};
-use qnn_deploy::{Error, Program, Session, freeze, verify};
+use qnn_deploy::{Action, Error, Finish, Program, Session, freeze, verify};
 use qnn_files::Container;
 use qnn_layers::Layer;
 use qnn_models::{Scheme, Shortcut};
@@ -140,6 +140,42 @@ fn forged_descriptions_are_errors() {
         tensors.iter_mut().for_each(|(_, _, bytes)| bytes.truncate(bytes.len() / 8 * 4))
     });
     assert!(matches!(Program::load(&path), Err(Error::Program { .. })));
+}
+
+#[test]
+fn forged_selections_are_errors() {
+    let (_folder, path, _, program) = saved("bnn");
+    let at = program.stages().iter().position(|stage| {
+        matches!(&stage.action, Action::Product(product) if matches!(product.finish, Finish::Selected { .. }))
+    });
+    let at = at.expect("the first block adds its codes");
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 3] = [
+        ("nobody selects", |stage| stage["operand"] = json!(null)),
+        ("numbers select", |stage| stage["operand"] = json!(0)),
+        ("cuts of another stage", |stage| {
+            let flips = stage["action"]["product"]["finish"]["selected"]["flips"].clone();
+            stage["action"]["product"]["finish"]["selected"]["cuts"] = flips;
+        }),
+    ];
+    for (what, change) in changes {
+        program.save(&path).unwrap();
+        forge(&path, |description, _| change(&mut description["program"]["stages"][at]));
+        let found = Program::load(&path);
+        assert!(matches!(found, Err(Error::Program { .. })), "{what}: {found:?}");
+    }
+}
+
+/// Files say the least version that has all their parts, and are read as that.
+#[test]
+fn files_of_both_versions_are_read() {
+    let note = |path: &Path| Container::read(path).unwrap().note().split('\n').next().unwrap().to_owned();
+    let (_folder, path, _, program) = saved("bnn");
+    assert!(note(&path).starts_with("qnn-packed-model 2 "));
+    let (_folder, path, _, old) = saved("fp");
+    assert!(note(&path).starts_with("qnn-packed-model 1 "));
+    assert_eq!(Program::load(&path).unwrap(), old);
+    assert_ne!(old, program);
 }
 
 #[test]

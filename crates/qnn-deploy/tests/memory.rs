@@ -63,7 +63,7 @@ fn programs_of_integers_allocate_nothing() {
 #[test]
 fn programs_with_numbers_allocate_nothing() {
     for net in [Net::LeNet5, Net::Vgg7, Net::ResNet8(Shortcut::Projection), Net::ResNet8(Shortcut::PadZero)] {
-        for preset in ["bnn", "bnn-w-dorefa-a", "dorefa", "twn", "bwn", "bc-1.2", "fp"] {
+        for preset in ["bnn", "bnn-w-dorefa-a", "dorefa", "twn", "bwn", "xnor-full", "bc-1.2", "fp"] {
             let mut model = net.build(&Scheme::preset(preset).unwrap(), 1);
             randomize(model.as_mut(), 2);
             let (counted, text) = allocations(model.as_ref(), net.shape());

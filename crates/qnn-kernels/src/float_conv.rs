@@ -1,6 +1,7 @@
 //! Convolutions in `f32` that are laid out once and run often.
 
-use std::ops::Range;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::line::{Block, Line};
 use crate::plan::{Window, forward_tables, pack_plain};

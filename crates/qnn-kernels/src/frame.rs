@@ -1,6 +1,7 @@
 //! Images laid out for the tiles: padded, in lines of one block of channels.
 
-use std::ops::Range;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::arch::numbers_mut;
 use crate::line::{Block, LANES, Line};
@@ -67,30 +68,11 @@ impl<T: Real> Frame<T> {
             // A row outside the image is an empty one: all of it is padding.
             let pixels = if source < self.height { &image[start..end] } else { &[] };
             if let Some(stride) = self.gathered {
-                vectorized(|| self.gather(stride, pixels, lines));
+                vectorized(Gather { frame: self, stride, pixels, lines });
                 continue;
             }
             for (block, lines) in self.blocks.iter().zip(lines.chunks_exact_mut(self.plane())) {
                 self.fill_block(*block, pixels, lines);
-            }
-        }
-    }
-
-    /// Writes the kernel row of every output column; lanes past its numbers are left to whatever comes.
-    #[inline(always)]
-    fn gather(&self, stride: usize, pixels: &[T], lines: &mut [Line<T>]) {
-        let (count, step, left) = (self.blocks[0].count, stride * self.channels, self.left * self.channels);
-        for (column, line) in lines.iter_mut().enumerate() {
-            let start = column * step;
-            let run = start.checked_sub(left).and_then(|at| pixels.get(at..)?.first_chunk::<LANES>());
-            match run {
-                Some(run) => line.0 = *run,
-                None => {
-                    let number = |at: usize| at.checked_sub(left).and_then(|at| pixels.get(at).copied());
-                    for (at, x) in line.0[..count].iter_mut().enumerate() {
-                        *x = number(start + at).unwrap_or(self.pad_value);
-                    }
-                }
             }
         }
     }
@@ -145,6 +127,37 @@ impl<T: Real> Vectorize for Copy<'_, T> {
                 line.0 = [T::zero(); LANES];
                 line.0[..block.count].copy_from_slice(&pixel[block.first..][..block.count]);
             });
+        }
+    }
+}
+
+/// Copies the kernel row of every output column; lanes past its numbers are left to whatever comes.
+struct Gather<'a, T> {
+    frame: &'a Frame<T>,
+    stride: usize,
+    pixels: &'a [T],
+    lines: &'a mut [Line<T>],
+}
+
+impl<T: Real> Vectorize for Gather<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { frame, stride, pixels, lines } = self;
+        let (count, step, left) =
+            (frame.blocks[0].count, stride * frame.channels, frame.left * frame.channels);
+        for (column, line) in lines.iter_mut().enumerate() {
+            let start = column * step;
+            let run = start.checked_sub(left).and_then(|at| pixels.get(at..)?.first_chunk::<LANES>());
+            if let Some(run) = run {
+                line.0 = *run;
+                continue;
+            }
+            for (at, x) in line.0[..count].iter_mut().enumerate() {
+                let inside = (start + at).checked_sub(left).and_then(|at| pixels.get(at).copied());
+                *x = inside.unwrap_or(frame.pad_value);
+            }
         }
     }
 }

@@ -1,8 +1,6 @@
 //! The gradient of a convolution's kernel: outer products of input and output gradient, summed over pixels.
 
-use std::ops::Range;
-
-use rayon::prelude::*;
+use core::ops::Range;
 
 use crate::arch::{Tiles, as_lines};
 use crate::frame::Frame;
@@ -10,6 +8,7 @@ use crate::line::{LANES, Line};
 use crate::plan::{channel_blocks, input_frame, is_depthwise};
 use crate::reference::chunk_images;
 use crate::scratch::with_lines;
+use crate::threads::prelude::*;
 use crate::tile::{Sweep, cuts};
 use crate::{Conv2dShape, Kernels, Real};
 

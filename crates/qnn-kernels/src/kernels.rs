@@ -1,7 +1,5 @@
 //! The kernels' public face: safe, checked, for slices.
 
-use std::sync::OnceLock;
-
 use crate::arch::{self, Kernels};
 use crate::packed::sign_product::sign_product;
 use crate::{ChannelAffine, Conv2dShape, Isa, MatmulShape, Padding, Real, Vectorize};
@@ -15,18 +13,21 @@ impl Kernels {
     }
 
     /// The kernels in use: those that the environment variable `QNN_ISA` names (`scalar`, `popcnt`, `avx2`, `avx512`, `neon`), or the best that
-    /// this machine has. Chosen once in a process.
+    /// this machine has. Chosen once in a process. Without the feature `std` those of the instruction set that the crate was compiled for.
     ///
     /// # Panics
     ///
     /// If `QNN_ISA` names no instruction set, or one that this machine lacks.
     #[must_use]
     pub fn current() -> &'static Self {
-        static CURRENT: OnceLock<&'static Kernels> = OnceLock::new();
-        CURRENT.get_or_init(|| match std::env::var("QNN_ISA") {
-            Ok(name) => forced(&name),
-            Err(_) => Isa::available().find_map(Self::of).expect("scalar kernels run everywhere"),
-        })
+        let best = || Isa::available().find_map(Self::of).expect("scalar kernels run everywhere");
+        #[cfg(feature = "std")]
+        {
+            static CURRENT: std::sync::OnceLock<&'static Kernels> = std::sync::OnceLock::new();
+            CURRENT.get_or_init(|| std::env::var("QNN_ISA").map_or_else(|_| best(), |name| forced(&name)))
+        }
+        #[cfg(not(feature = "std"))]
+        best()
     }
 
     /// Their instruction set.
@@ -174,9 +175,10 @@ impl Kernels {
     }
 }
 
+#[cfg(any(feature = "std", test))]
 fn forced(name: &str) -> &'static Kernels {
     let isa: Isa = name.parse().unwrap_or_else(|error| panic!("QNN_ISA: {error}"));
-    let has = || Isa::available().map(Isa::name).collect::<Vec<_>>().join(", ");
+    let has = || Isa::available().map(Isa::name).collect::<alloc::vec::Vec<_>>().join(", ");
     Kernels::of(isa)
         .unwrap_or_else(|| panic!("QNN_ISA={isa}: this machine has no such instructions, it has {}", has()))
 }

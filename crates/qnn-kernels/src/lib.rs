@@ -18,7 +18,16 @@
 //! - [`reference`](mod@reference) says the same in plain loops, and agrees bit for bit while operands are finite.
 //! - Unsafe code is in `arch` and nowhere else.
 //!
+//! # Features
+//!
+//! `std`, on by default, brings threads, the choice of the instruction set at run time and buffers that are kept from call to call. Without it
+//! the crate needs `alloc` alone: the same functions on the calling thread, for the instruction set that it is compiled for.
+//!
 //! `QNN_ISA` (`scalar`, `popcnt`, `avx2`, `avx512`, `neon`) forces an instruction set: see [`Kernels::current`].
+
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
+
+extern crate alloc;
 
 mod affine;
 mod arch;
@@ -38,6 +47,7 @@ mod real;
 pub mod reference;
 mod scratch;
 mod shape;
+mod threads;
 mod tile;
 
 pub use affine::ChannelAffine;

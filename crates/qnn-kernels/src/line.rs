@@ -1,5 +1,7 @@
 //! The unit of all packed buffers: sixteen numbers, aligned for the widest vector.
 
+use alloc::vec::Vec;
+
 /// Channels in a [`Line`]: one 512-bit vector of `f32`.
 pub(crate) const LANES: usize = 16;
 

@@ -1,5 +1,8 @@
 //! Convolutions as sums over taps: which frame, which lattices, which packing.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::arch::Tiles;
 use crate::frame::Frame;
 use crate::line::{Block, LANES, Line, blocks};
@@ -125,7 +128,7 @@ pub(crate) fn input_gradient<T: Real>(
     let pack = |panel: Block, vectors: usize, lines: &mut [Line<T>]| {
         if depthwise {
             let rows = w.chunks_exact(shape.out_channels).map(|row| &row[panel.first..][..panel.count]);
-            lines.iter_mut().zip(rows).for_each(|(line, row)| pack_row(row, std::slice::from_mut(line)));
+            lines.iter_mut().zip(rows).for_each(|(line, row)| pack_row(row, core::slice::from_mut(line)));
         } else {
             pack_transposed(shape, w, panel, vectors, lines);
         }

@@ -1,13 +1,15 @@
 //! Sums over taps for every output pixel: the forward pass and the input gradient, dense and depthwise.
 
-use std::ops::Range;
-
-use rayon::prelude::*;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::arch::{Tiles, numbers_mut};
 use crate::frame::Frame;
 use crate::line::{Block, LANES, Line};
 use crate::scratch::with_lines;
+use crate::threads;
+use crate::threads::prelude::*;
 use crate::tile::{Row, Tap};
 use crate::{ChannelAffine, Real};
 
@@ -248,7 +250,7 @@ impl<T: Real> Product<'_, T> {
 
     /// Rows in a band: all of the image, unless it is too large for the cache or threads would idle.
     fn band_rows(&self, rows: usize, images: usize) -> usize {
-        let parts = (4 * rayon::current_num_threads()).div_ceil(images);
+        let parts = (4 * threads::current_num_threads()).div_ceil(images);
         let wanted = if parts > 4 { rows.div_ceil(parts) } else { rows };
         let lattice = &self.tables.lattices[0];
         let lines = self.tables.frame.row_lines() * lattice.rows.stride.div_ceil(lattice.rows.step);

@@ -1,6 +1,6 @@
 //! The number types that kernels compute in.
 
-use std::fmt::Debug;
+use core::fmt::Debug;
 
 use num_traits::Float;
 
@@ -14,10 +14,12 @@ impl Real for f32 {}
 impl Real for f64 {}
 
 pub(crate) mod compute {
-    use std::cell::RefCell;
-
     use crate::arch::{Kernels, Tiles};
     use crate::scratch::Pool;
+    use crate::threads::idle;
+
+    #[cfg(not(any(feature = "std", test)))]
+    use num_traits::Float as _;
 
     /// What the crate itself needs of a number type.
     pub trait Compute: Copy {
@@ -55,10 +57,8 @@ pub(crate) mod compute {
                 }
 
                 fn with_pool<R>(visit: impl FnOnce(&mut Pool<Self>) -> R) -> R {
-                    thread_local! {
-                        static POOL: RefCell<Pool<$number>> = const { RefCell::new(Pool::new()) };
-                    }
-                    POOL.with_borrow_mut(visit)
+                    idle!(pool: Pool<$number>);
+                    pool(visit)
                 }
             }
         };

@@ -3,6 +3,8 @@
 //! Slow, sequential and short on purpose. For finite operands the fast kernels return the same bits on every instruction set and for every
 //! number of threads.
 
+use alloc::vec;
+
 use crate::packed::{ConvGeometry, Output, Tile};
 use crate::{ChannelAffine, Conv2dShape, MatmulShape, Real};
 

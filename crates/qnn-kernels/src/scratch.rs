@@ -1,5 +1,7 @@
 //! Buffers that outlive a call: each thread keeps its own, so that no training step allocates after the first.
 
+use alloc::vec::Vec;
+
 use crate::Real;
 use crate::line::{LANES, Line};
 

@@ -4,7 +4,7 @@
 //! matrix products), *elementwise* multiplies channel by channel (depthwise convolution), *outer* sums outer products over pixels (kernel
 //! gradient). Each accumulator starts where it is told and takes its terms in the order they are listed.
 
-use std::ops::Range;
+use core::ops::Range;
 
 use crate::Real;
 use crate::lanes::Lanes;

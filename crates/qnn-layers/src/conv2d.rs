@@ -5,8 +5,8 @@ use crate::input_scale::{check_input_scaling, pixel_scales, scaled};
 use crate::operands::{Weights, check_positive, new_bias, new_kernel};
 use crate::slot::Slot;
 use crate::{
-    Constraint, Ctx, Error, Init, Initializer, Layer, Op, PaddingRule, Param, QuantizeGradient, Signal,
-    module,
+    Constraint, Ctx, Error, Init, Initializer, Layer, Op, PaddingRule, Param, Product, QuantizeGradient,
+    Signal, module,
 };
 
 const LAYER: &str = "conv2d";
@@ -213,7 +213,10 @@ impl Layer for Conv2d {
             let scales = pixel_scales(cx, x, self.config.kernel, &options);
             let product = self.weights().operands(cx, x)?;
             let y = conv2d_factored(product.x, product.kernel, None, &product.factors, &options);
-            return self.gradient_quantizer.forward(cx, scaled(y, scales, product.bias));
+            let op = || Op::Conv2d { product: Product { bias: None, ..product.product() }, options };
+            cx.report(LAYER, Some(&self.kernel), &[product.x], y, op);
+            let y = scaled(cx, y, scales, product.bias);
+            return self.gradient_quantizer.forward(cx, y);
         }
         let operands = self.weights().operands(cx, x)?;
         let y = conv2d_factored(operands.x, operands.kernel, operands.bias, &operands.factors, &options);

@@ -4,7 +4,9 @@ use qnn_tensor::ops::matmul_factored;
 use crate::input_scale::{check_input_scaling, row_scales, scaled};
 use crate::operands::{Weights, check_positive, new_bias, new_kernel};
 use crate::slot::Slot;
-use crate::{Constraint, Ctx, Error, Init, Initializer, Layer, Op, Param, QuantizeGradient, Signal, module};
+use crate::{
+    Constraint, Ctx, Error, Init, Initializer, Layer, Op, Param, Product, QuantizeGradient, Signal, module,
+};
 
 const LAYER: &str = "dense";
 
@@ -141,7 +143,10 @@ impl Layer for Dense {
             let scales = row_scales(cx, x);
             let product = self.weights().operands(cx, x)?;
             let y = matmul_factored(product.x, product.kernel, None, &product.factors);
-            return self.gradient_quantizer.forward(cx, scaled(y, scales, product.bias));
+            let op = || Op::Dense { product: Product { bias: None, ..product.product() } };
+            cx.report(LAYER, Some(&self.kernel), &[product.x], y, op);
+            let y = scaled(cx, y, scales, product.bias);
+            return self.gradient_quantizer.forward(cx, y);
         }
         let operands = self.weights().operands(cx, x)?;
         let y = matmul_factored(operands.x, operands.kernel, operands.bias, &operands.factors);

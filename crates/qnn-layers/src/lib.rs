@@ -94,6 +94,7 @@ pub use error::{Error, Within};
 pub use flatten::Flatten;
 pub use folded_conv2d::FoldedConv2d;
 pub use init::{Init, Initializer, glorot_coefficient};
+pub use input_scale::mean_magnitudes;
 pub use integer::{
     IntegerFinish, IntegerOp, IntegerProduct, IntegerUnit, Multiplicand, UnitOutput, average_in_range,
 };

@@ -73,6 +73,13 @@ pub enum Op {
         /// The offset.
         beta: Tensor,
     },
+    /// `x · scale + bias` with one scale for each pixel, the second input, and one bias for each channel.
+    PixelScale {
+        /// What is added for each output channel.
+        bias: Option<Tensor>,
+    },
+    /// [`mean_magnitudes`](crate::mean_magnitudes) of the last axis, which keeps one channel.
+    MeanMagnitude,
     /// From values to codes.
     Quantize {
         /// The map.

@@ -35,6 +35,7 @@ pub(crate) enum Body {
     MaxPool(PoolOptions),
     AveragePool(PoolOptions),
     GlobalAveragePool,
+    MeanMagnitude,
     PadZero {
         stride: usize,
     },
@@ -108,8 +109,11 @@ impl<'a, 't> Drafting<'a, 't> {
         }
         while let Some(next) = self.graph.only_taker(draft.output) {
             let op = &self.graph.steps[next].op;
-            let second_sum = matches!(op, Op::Add { .. }) && draft.operand.is_some();
-            if self.taken[next] || second_sum || body_of(op) != Some(Body::Input) {
+            let second = matches!(op, Op::Add { .. } | Op::PixelScale { .. }) && draft.operand.is_some();
+            // Scales are the operand of the product that they scale.
+            let scales = matches!(op, Op::PixelScale { .. })
+                && self.graph.steps[next].inputs[0].index() != draft.output;
+            if self.taken[next] || second || scales || body_of(op) != Some(Body::Input) {
                 return Ok(());
             }
             self.taken[next] = true;
@@ -135,6 +139,12 @@ impl<'a, 't> Drafting<'a, 't> {
                 Link::Quantize { alphabet: cuts.alphabet, cuts: name }
             }
             Op::Value { scale } => Link::Value((*scale).into()),
+            Op::PixelScale { bias } => {
+                draft.operand = Some(self.root(graph.steps[i].inputs[1].index()));
+                draft.links.push(Link::PixelScale);
+                let Some(bias) = bias else { return Ok(()) };
+                Link::Bias { bias: self.floats(i, "bias", bias)? }
+            }
             Op::Relu => Link::Relu,
             Op::Scale { factor } => Link::Factor { factor: self.finite(i, "factor", *factor)? },
             Op::LeakyRelu { slope } => Link::LeakyRelu { slope: self.finite(i, "slope", *slope)? },
@@ -225,10 +235,12 @@ fn body_of(op: &Op) -> Option<Body> {
         Op::MaxPool(options) => Some(Body::MaxPool(options)),
         Op::AveragePool(options) => Some(Body::AveragePool(options)),
         Op::GlobalAveragePool => Some(Body::GlobalAveragePool),
+        Op::MeanMagnitude => Some(Body::MeanMagnitude),
         Op::PadZero { stride, .. } => Some(Body::PadZero { stride }),
         Op::Flatten => None,
         Op::Integer(_) => unreachable!("networks of integers are lowered as such"),
         Op::BatchNorm { .. } | Op::Quantize { .. } | Op::Value { .. } | Op::Add { .. } => Some(Body::Input),
+        Op::PixelScale { .. } => Some(Body::Input),
         Op::Relu | Op::Scale { .. } | Op::LeakyRelu { .. } | Op::HardTanh => Some(Body::Input),
         Op::HardSigmoid | Op::Sigmoid | Op::Tanh => Some(Body::Input),
     }

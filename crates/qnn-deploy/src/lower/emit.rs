@@ -135,6 +135,7 @@ impl<'a, 't> Emission<'a, 't> {
             Body::MaxPool(options) => Action::MaxPool { options, falling: None },
             Body::AveragePool(options) => Action::AveragePool(options),
             Body::GlobalAveragePool => Action::GlobalAveragePool,
+            Body::MeanMagnitude => Action::MeanMagnitude,
             Body::PadZero { stride } => Action::PadZero { stride },
             Body::Input | Body::Product => Action::Chain(Chain { links: draft.links.clone() }),
         };
@@ -161,7 +162,9 @@ impl<'a, 't> Emission<'a, 't> {
 
     fn float_product(&mut self, draft: &Draft, factors: &Factorization<'_>, weights: Weights) -> Result<()> {
         let input = self.float_value(draft.input);
-        let remarks: Vec<_> = factors.remark.clone().into_iter().collect();
+        // A window of constants is nobody's to quantize.
+        let owned = self.graph.steps[draft.start].param.is_some();
+        let remarks: Vec<_> = factors.remark.clone().filter(|_| owned).into_iter().collect();
         let arithmetic = match factors.arithmetic {
             Arithmetic::Float => Arithmetic::Float,
             _ => Arithmetic::WeightOnly,

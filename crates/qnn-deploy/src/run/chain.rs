@@ -83,13 +83,14 @@ impl Functions {
         operand: Option<Source<'_>>,
         numbers: &mut [f32],
     ) {
+        let each = self.operand_channels(channels);
         match operand {
             None => self.apply(numbers, &[]),
             Some(Source::Floats(values)) => {
-                self.apply(numbers, &values[pixels.start * channels..pixels.end * channels]);
+                self.apply(numbers, &values[pixels.start * each..pixels.end * each]);
             }
             Some(operand) => with_scratch(numbers.len(), |scratch| {
-                self.apply(numbers, operand.numbers(pixels, channels, scratch));
+                self.apply(numbers, operand.numbers(pixels, each, scratch));
             }),
         }
     }

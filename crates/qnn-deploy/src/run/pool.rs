@@ -1,5 +1,6 @@
 use qnn_kernels::Kernels;
 use qnn_kernels::packed::{Extreme, Layout, PoolGeometry};
+use qnn_layers::mean_magnitudes;
 use qnn_tensor::ops::PoolOptions;
 use qnn_tensor::ops::slices::{average_pool, global_mean, max_pool};
 use qnn_tensor::parallel::for_each_chunk_of;
@@ -24,6 +25,7 @@ enum Kind {
     Max(PoolOptions),
     Average(PoolOptions),
     GlobalAverage,
+    Magnitude,
     Codes { geometry: PoolGeometry, falling: Option<Vec<bool>> },
 }
 
@@ -40,6 +42,7 @@ impl PoolRun {
             Action::MaxPool { options, .. } => Kind::Max(*options),
             Action::AveragePool(options) => Kind::Average(*options),
             Action::GlobalAveragePool => Kind::GlobalAverage,
+            Action::MeanMagnitude => Kind::Magnitude,
             other => return Err(tensors.error(format!("{other:?} is no pool"))),
         };
         Ok(Self { image, kind })
@@ -85,6 +88,7 @@ impl PoolRun {
                 Kind::Max(options) => max_pool(self.image, options, x, y),
                 Kind::Average(options) => average_pool(self.image, options, x, y),
                 Kind::GlobalAverage => global_mean(x, y),
+                Kind::Magnitude => mean_magnitudes(x, y),
                 Kind::Codes { .. } => unreachable!("codes have another pool"),
             }
         });

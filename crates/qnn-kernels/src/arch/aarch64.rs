@@ -1,6 +1,6 @@
 //! Kernels for AArch64, whose baseline has 128-bit vectors with a fused multiply-add.
 
-use std::arch::aarch64::{float32x4_t, vaddq_f32, vdupq_n_f32, vfmaq_f32, vld1q_f32, vmulq_f32, vst1q_f32};
+use core::arch::aarch64::{float32x4_t, vaddq_f32, vdupq_n_f32, vfmaq_f32, vld1q_f32, vmulq_f32, vst1q_f32};
 
 use super::aarch64_bits::NEON_BITS;
 use super::{Kernels, Tiles, matrix_tiles, product_row, tiles};

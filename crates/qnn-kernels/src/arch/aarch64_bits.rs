@@ -1,7 +1,7 @@
 //! Words in the registers of AArch64.
 
-use std::arch::aarch64::*;
-use std::ops::Range;
+use core::arch::aarch64::*;
+use core::ops::Range;
 
 use super::bits::{Bits, bit_row, bits};
 use crate::line::{LANES, Line};

@@ -1,6 +1,6 @@
 //! The table's part for packed bits.
 
-use std::ops::Range;
+use core::ops::Range;
 
 use crate::line::Line;
 use crate::packed::depthwise;

@@ -120,7 +120,7 @@ impl Kernels {
 /// The memory of signed bytes.
 pub(crate) fn as_bytes(codes: &[i8]) -> &[u8] {
     // SAFETY: both types are one byte, any value of it is one of the other, and the slice covers the same memory for as long.
-    unsafe { std::slice::from_raw_parts(codes.as_ptr().cast(), codes.len()) }
+    unsafe { core::slice::from_raw_parts(codes.as_ptr().cast(), codes.len()) }
 }
 
 /// Instantiates the kernels under the target features of their instruction.

@@ -1,6 +1,6 @@
 //! Integer dot products for AArch64: widening multiply-adds of halves, which its baseline has.
 
-use std::arch::aarch64::{
+use core::arch::aarch64::{
     int16x4_t, int32x4_t, vdup_n_u32, vdupq_n_s32, vget_high_s16, vget_low_s16, vld1q_s16, vld1q_s32,
     vmlal_s16, vpaddq_s32, vreinterpret_s16_u32, vst1q_s32, vzip1q_s32, vzip2q_s32,
 };
@@ -52,7 +52,7 @@ impl DotLanes for Mlal {
         // SAFETY: the instructions as in `start`; a line is 32 readable halves.
         unsafe {
             let quarters = [0, 1, 2, 3].map(|quarter| vld1q_s16(halves.add(8 * quarter)));
-            std::array::from_fn(|part| {
+            core::array::from_fn(|part| {
                 let quarter = quarters[part / 2];
                 if part % 2 == 0 { vget_low_s16(quarter) } else { vget_high_s16(quarter) }
             })

@@ -2,7 +2,7 @@
 //!
 //! Not `vpmaddubsw`: it saturates at 16 bits, and 2·255·127 does not fit.
 
-use std::arch::x86_64::{
+use core::arch::x86_64::{
     __m256i, __m512i, _MM_HINT_T1, _mm_prefetch, _mm256_add_epi32, _mm256_dpbusd_avx_epi32,
     _mm256_load_si256, _mm256_madd_epi16, _mm256_set1_epi32, _mm256_storeu_si256, _mm512_dpbusd_epi32,
     _mm512_load_si512, _mm512_set1_epi32, _mm512_storeu_si512,
@@ -70,7 +70,7 @@ impl DotLanes for Vnni512 {
     #[inline(always)]
     fn prefetch(line: &Line<u32>) {
         // SAFETY: a prefetch never faults, and the line exists.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(core::ptr::from_ref(line).cast()) }
     }
 
     #[inline(always)]

@@ -134,7 +134,7 @@ pub(crate) fn numbers_mut<T: Real>(lines: &mut [Line<T>]) -> &mut [T] {
     const { assert!(size_of::<Line<T>>() == LANES * size_of::<T>()) };
     // SAFETY: a line is `LANES` numbers with nothing between or after them, as the assertion checks, so the slice covers the same memory;
     // it borrows the lines exclusively for as long as it lives.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
+    unsafe { core::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
 }
 
 /// Asks for the cache lines of numbers that are read soon, where the machine has an instruction for it.

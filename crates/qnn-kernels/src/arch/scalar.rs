@@ -1,6 +1,6 @@
 //! Portable kernels: no vector instruction is asked for, `mul_add` is the one of the platform's mathematics library.
 
-use std::ops::Range;
+use core::ops::Range;
 
 use super::bits::{Bits, bit_row, bits};
 use super::{Kernels, Tiles, matrix_tiles, product_row, tiles};

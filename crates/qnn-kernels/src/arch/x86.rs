@@ -1,6 +1,6 @@
 //! Kernels for x86-64: AVX2 with FMA, AVX-512, and `popcnt` alone.
 
-use std::arch::x86_64::{
+use core::arch::x86_64::{
     __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_mul_ps, _mm256_set1_ps,
     _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_mul_ps, _mm512_set1_ps,
     _mm512_storeu_ps,
@@ -25,7 +25,7 @@ pub(super) static AVX512_WITHOUT_COUNT: Kernels =
 
 /// Whether the machine has VPOPCNTDQ, which not every machine with AVX-512 has.
 pub(super) fn counts_bits_of_vectors() -> bool {
-    is_x86_feature_detected!("avx512vpopcntdq")
+    crate::isa::has!("avx512vpopcntdq")
 }
 
 // Sixteen registers: six pixels of two registers, two of weights, one broadcast.

@@ -1,7 +1,7 @@
 //! Words in the registers of x86-64.
 
-use std::arch::x86_64::*;
-use std::ops::Range;
+use core::arch::x86_64::*;
+use core::ops::Range;
 
 use super::bits::{Bits, bit_row, bits};
 use crate::line::{LANES, Line};

@@ -1,5 +1,8 @@
 //! Exact zeros around images whose encoding has no zero.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use super::ConvGeometry;
 use crate::line::{Block, Line};
 

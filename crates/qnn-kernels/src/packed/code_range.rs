@@ -57,7 +57,7 @@ impl CodeRange {
     ///
     /// [`RequantizeError::Range`] if they are neither, or if the zero point is none of those bytes.
     pub fn new(low: i32, high: i32, zero_point: i32) -> Result<Self, RequantizeError> {
-        let fits = |range: std::ops::RangeInclusive<i32>| {
+        let fits = |range: core::ops::RangeInclusive<i32>| {
             [low, high, zero_point].iter().all(|code| range.contains(code))
         };
         let range = Self { low, high, zero_point };

@@ -1,5 +1,7 @@
 //! Thresholds to packed codes, in words of sixteen channels.
 
+use alloc::vec::Vec;
+
 use super::frame::bits_from;
 use super::scratch::grown;
 use super::stage::line_of;

@@ -1,6 +1,7 @@
 //! Convolutions and matrix products of packed codes.
 
-use std::ops::RangeInclusive;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use super::plan::Plan;
 use super::{ConvGeometry, Encoding, Layout, Output, PackError};

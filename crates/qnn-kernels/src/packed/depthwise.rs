@@ -5,7 +5,9 @@
 //! acc[c] = offsets[c] + 2^shift · Σ_d 2^d · bit c of digits[d]
 //! ```
 
-use std::ops::Range;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::tile::Tap;
 use super::weights::{self, Bit};

@@ -1,7 +1,7 @@
 //! Integer convolutions as sums over taps: frames, panels of weights, bands of output rows.
 
-use std::cell::RefCell;
-use std::ops::Range;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::ConvGeometry;
 use super::dot_tile::{DotRow, Packing};
@@ -10,6 +10,7 @@ use crate::Padding;
 use crate::arch::DotTiles;
 use crate::arch::bits::Bits;
 use crate::line::{LANES, Line, blocks};
+use crate::threads::{self, idle};
 use crate::tile::Tap;
 
 /// Pixels in a row of a flattened convolution: two full tiles of the widest kernels.
@@ -180,7 +181,7 @@ impl DotPlan {
         let (pixels, width) = self.extents(job.x);
         let rows = self.band_rows(pixels.div_ceil(width), width);
         let macs = self.images(job.x) as u64 * self.geometry.macs();
-        let alone = rayon::current_num_threads() == 1 || macs < PARALLEL_MACS;
+        let alone = threads::current_num_threads() == 1 || macs < PARALLEL_MACS;
         each_band(0..pixels, rows * width, alone, sink, band);
     }
 
@@ -188,7 +189,7 @@ impl DotPlan {
     fn band_rows(&self, rows: usize, width: usize) -> usize {
         let sums = (self.geometry.weight_len() / 4).clamp(BAND_SUMS.start, BAND_SUMS.end);
         let most = (sums / (width * self.geometry.out_channels)).max(1);
-        let threads = rayon::current_num_threads();
+        let threads = threads::current_num_threads();
         let bands = rows.div_ceil(most);
         // Bands for every thread, as many for each.
         let bands = if threads > 1 { bands.next_multiple_of(threads) } else { bands };
@@ -251,7 +252,7 @@ impl DotPlan {
     fn pieces(&self, rows: Range<usize>) -> impl Iterator<Item = Piece> {
         let height = if self.flat { usize::MAX } else { self.geometry.out_height() };
         let (mut next, mut line) = (rows.start, 0);
-        std::iter::from_fn(move || {
+        core::iter::from_fn(move || {
             (next < rows.end).then(|| {
                 let (image, row) = (next / height, next % height);
                 let count = (rows.end - next).min(height - row);
@@ -368,7 +369,7 @@ fn each_band<S: Sink>(
         band(left, before);
         each_band(right, most, alone, after, band);
     } else {
-        rayon::join(
+        threads::join(
             || each_band(left, most, alone, before, band),
             || each_band(right, most, alone, after, band),
         );
@@ -451,32 +452,28 @@ fn taps(geometry: &ConvGeometry, frame: &UnitFrame, each: usize) -> Vec<Tap> {
     taps
 }
 
-/// Buffers that outlive a call, as for the `f32` kernels.
-type Idle<T> = RefCell<Vec<Vec<T>>>;
-
-thread_local! {
-    static UNITS: Idle<Line<u32>> = const { RefCell::new(Vec::new()) };
-    static SUMS: Idle<i32> = const { RefCell::new(Vec::new()) };
-}
+// Buffers that outlive a call, as for the `f32` kernels.
+idle!(units: Vec<Vec<Line<u32>>>);
+idle!(sums: Vec<Vec<i32>>);
 
 /// Lends `len` lines of units with unspecified contents.
 fn with_units<R>(len: usize, visit: impl FnOnce(&mut [Line<u32>]) -> R) -> R {
-    let mut lines = UNITS.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let mut lines = units(Vec::pop).unwrap_or_default();
     if lines.len() < len {
         lines.resize(len, Line([0; LANES]));
     }
     let result = visit(&mut lines[..len]);
-    UNITS.with_borrow_mut(|idle| idle.push(lines));
+    units(|idle| idle.push(lines));
     result
 }
 
 /// Lends `len` sums with unspecified contents.
 fn with_sums<R>(len: usize, visit: impl FnOnce(&mut [i32]) -> R) -> R {
-    let mut sums = SUMS.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if sums.len() < len {
-        sums.resize(len, 0);
+    let mut lent = sums(Vec::pop).unwrap_or_default();
+    if lent.len() < len {
+        lent.resize(len, 0);
     }
-    let result = visit(&mut sums[..len]);
-    SUMS.with_borrow_mut(|idle| idle.push(sums));
+    let result = visit(&mut lent[..len]);
+    sums(|idle| idle.push(lent));
     result
 }

@@ -81,7 +81,7 @@ pub(crate) fn dot_tile<D: DotLanes, const P: usize, const V: usize>(
         // The minimum lets the compiler see that every unit lies inside its line.
         let units = tap.channels.min(LANES);
         let weights: [&[Line<u32>]; V] =
-            std::array::from_fn(|v| &row.weights[v * row.depth + tap.weights..][..units]);
+            core::array::from_fn(|v| &row.weights[v * row.depth + tap.weights..][..units]);
         for unit in 0..units {
             let mut w = [D::load(&weights[0][unit]); V];
             for v in 1..V {
@@ -165,13 +165,13 @@ pub(crate) fn dot_peak<D: DotLanes, const SUMS: usize, const LOADS: usize>(
     channels: usize,
 ) -> (u64, i32) {
     const UNROLLED: usize = 4;
-    let units: [Line<u32>; LOADS] = std::array::from_fn(|load| Line([0x0102_0304 + load as u32; LANES]));
+    let units: [Line<u32>; LOADS] = core::array::from_fn(|load| Line([0x0102_0304 + load as u32; LANES]));
     let mut acc = [D::start(&Line([0; LANES])); SUMS];
     let w = D::load(&units[0]);
     for _ in 0..rounds.div_ceil(UNROLLED) {
         for _ in 0..UNROLLED {
             // Or the products, which never change, would be taken out of the loop.
-            let units = if LOADS == 1 { &units } else { std::hint::black_box(&units) };
+            let units = if LOADS == 1 { &units } else { core::hint::black_box(&units) };
             for sum in 0..SUMS {
                 acc[sum] = acc[sum].dot(D::load(&units[sum % LOADS]), w);
             }

@@ -1,7 +1,7 @@
 //! How small integers lie in bits.
 
-use std::fmt;
-use std::ops::RangeInclusive;
+use core::fmt;
+use core::ops::RangeInclusive;
 
 use super::PackError;
 

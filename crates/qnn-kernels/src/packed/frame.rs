@@ -1,6 +1,7 @@
 //! Packed images laid out for the tiles: padded, plane by plane, in words.
 
-use std::ops::Range;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::{ConvGeometry, Encoding, Layout};
 
@@ -197,7 +198,7 @@ impl Frame {
         // The bits past the last channel, which a stored pixel would not have, are cleared with those of other groups.
         let bytes = (0..self.planes).map(|plane| if pad_bits >> plane & 1 == 1 { u8::MAX } else { 0 });
         let pixel: Vec<u8> =
-            bytes.flat_map(|byte| std::iter::repeat_n(byte, self.layout.plane_bytes())).collect();
+            bytes.flat_map(|byte| core::iter::repeat_n(byte, self.layout.plane_bytes())).collect();
         let words = 0..self.geometry.group_channels().div_ceil(64);
         let parts = (0..self.planes).flat_map(|plane| words.clone().map(move |word| [0, plane, word]));
         parts.map(|part| self.word(&pixel, part)).collect()
@@ -223,7 +224,7 @@ fn copy_chunks<const BYTES: usize>(pixels: &[u8], step: usize, cells: &mut [u64]
 #[inline(always)]
 pub(crate) fn bits_from(plane: &[u8], bit: usize) -> u64 {
     let byte = |index: usize| plane.get(bit / 8 + index).copied().unwrap_or(0);
-    let low = u64::from_le_bytes(std::array::from_fn(byte));
+    let low = u64::from_le_bytes(core::array::from_fn(byte));
     let shift = bit % 8;
     low >> shift | (u64::from(byte(8)) << 1) << (63 - shift)
 }

@@ -1,7 +1,8 @@
 //! Convolutions and matrix products of bytes.
 
-use std::ops::RangeInclusive;
-use std::sync::OnceLock;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use super::dot_plan::{Both, DotJob, DotPlan, Rows, Weights, output_blocks};
 use super::dot_tile::Packing;
@@ -13,6 +14,7 @@ use crate::Kernels;
 use crate::arch::bits::Bits;
 use crate::arch::{DotTiles, as_bytes};
 use crate::line::{Block, LANES, Line};
+use crate::threads::Once;
 
 /// The bytes of an image: signed or not, which of them is zero, and which stand outside the image.
 ///
@@ -130,7 +132,7 @@ pub struct Int8Conv {
     weights: Vec<i8>,
     bias: Vec<i32>,
     /// For each packing, made when first needed.
-    prepared: [OnceLock<Prepared>; 2],
+    prepared: [Once<Prepared>; 2],
 }
 
 /// A convolution laid out for one packing.
@@ -170,7 +172,7 @@ impl Int8Conv {
             input,
             weights: weights.to_vec(),
             bias: bias.to_vec(),
-            prepared: [const { OnceLock::new() }; 2],
+            prepared: [const { Once::new() }; 2],
         };
         let most = column_sums(geometry.out_channels, weights, |w| i64::from(w).abs());
         check_sums(geometry, input, 128, &most, bias)?;
@@ -249,7 +251,7 @@ impl Clone for Int8Conv {
             input: self.input,
             weights: self.weights.clone(),
             bias: self.bias.clone(),
-            prepared: [const { OnceLock::new() }; 2],
+            prepared: [const { Once::new() }; 2],
         }
     }
 }

@@ -171,7 +171,7 @@ pub(super) fn check_outputs(channels: usize, acc: &[i32], run: impl Fn(&'static 
         let visit = |tile: super::Tile<'_>| {
             assert_eq!(tile.accumulators, &acc[tile.pixels.start * channels..tile.pixels.end * channels]);
             for (at, pixel) in tile.pixels.enumerate() {
-                assert!(!std::mem::replace(&mut seen.lock().unwrap()[pixel], true));
+                assert!(!core::mem::replace(&mut seen.lock().unwrap()[pixel], true));
                 tile.numbers[at] = pixel as f32;
                 tile.bytes[2 * at + 1] = pixel as u8;
             }

@@ -2,6 +2,8 @@
 //!
 //! They are what packed kernels are compared with. The second looks every weight up where it is used: it saves memory and loses time.
 
+use alloc::vec::Vec;
+
 use super::int8::check_len;
 use super::{ConvGeometry, PackError};
 

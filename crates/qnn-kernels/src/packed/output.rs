@@ -1,7 +1,7 @@
 //! Where accumulators go.
 
-use std::fmt;
-use std::ops::Range;
+use core::fmt;
+use core::ops::Range;
 
 use super::{Encoding, Layout, Thresholds};
 use crate::ChannelAffine;

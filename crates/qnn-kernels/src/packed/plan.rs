@@ -1,6 +1,8 @@
 //! What a packed convolution computes once: frame, taps, weights, constants.
 
-use std::ops::Range;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::border::Border;
 use super::depthwise::{Filters, is_depthwise};

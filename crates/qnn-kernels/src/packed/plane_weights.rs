@@ -1,5 +1,8 @@
 //! Weights of few bits as they stay in memory, and their way into the lines that the tiles read.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use super::dot_plan::{OutputBlock, output_blocks};
 use super::dot_tile::Packing;
 use super::unit_frame::UnitForm;

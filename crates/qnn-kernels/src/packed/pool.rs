@@ -1,8 +1,8 @@
 //! Pooling of packed codes.
 
-use rayon::prelude::*;
-
 use super::{Encoding, Layout};
+use crate::threads;
+use crate::threads::prelude::*;
 use crate::{Conv2dShape, Kernels, Padding, ShapeError};
 
 /// Bytes of input beyond which threads share them: some microseconds.
@@ -119,7 +119,7 @@ impl Kernels {
             let keys = Keys { geometry, layout, extreme };
             keys.pool_row(row % rows, image, y);
         };
-        if x.len() > WORTH_SHARING && rayon::current_num_threads() > 1 {
+        if x.len() > WORTH_SHARING && threads::current_num_threads() > 1 {
             y.par_chunks_exact_mut(row_bytes).with_min_len(rows.div_ceil(4)).enumerate().for_each(pool_row);
         } else {
             y.chunks_exact_mut(row_bytes).enumerate().for_each(pool_row);
@@ -197,12 +197,12 @@ impl Keys<'_> {
         match self.layout.encoding() {
             Encoding::Ternary => {
                 let (nonzero, negative) = (stored(0), stored(1));
-                std::array::from_fn(|plane| if plane == 0 { !negative } else { nonzero & !negative })
+                core::array::from_fn(|plane| if plane == 0 { !negative } else { nonzero & !negative })
             }
             Encoding::Unsigned { .. } => {
-                std::array::from_fn(|plane| if plane < planes { stored(plane) } else { 0 })
+                core::array::from_fn(|plane| if plane < planes { stored(plane) } else { 0 })
             }
-            _ => std::array::from_fn(|plane| if plane < planes { !stored(plane) } else { 0 }),
+            _ => core::array::from_fn(|plane| if plane < planes { !stored(plane) } else { 0 }),
         }
     }
 
@@ -210,7 +210,7 @@ impl Keys<'_> {
         let stored = match self.layout.encoding() {
             Encoding::Ternary => {
                 let negative = !key[0];
-                std::array::from_fn(|plane| if plane == 0 { negative | key[1 % P] } else { negative })
+                core::array::from_fn(|plane| if plane == 0 { negative | key[1 % P] } else { negative })
             }
             Encoding::Unsigned { .. } => key,
             _ => key.map(|plane| !plane),
@@ -229,7 +229,7 @@ fn larger<const P: usize>(a: [u64; P], b: [u64; P]) -> [u64; P] {
         above |= equal & b[plane] & !a[plane];
         equal &= !(a[plane] ^ b[plane]);
     }
-    std::array::from_fn(|plane| (b[plane] & above) | (a[plane] & !above))
+    core::array::from_fn(|plane| (b[plane] & above) | (a[plane] & !above))
 }
 
 fn word_from(bytes: &[u8]) -> u64 {

@@ -1,6 +1,12 @@
 //! From `i32` accumulators to codes of eight bits, and the other ways out of an integer layer.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use super::{CodeRange, RequantizeError};
+#[cfg(not(any(feature = "std", test)))]
+use num_traits::Float as _;
+
 use crate::line::LANES;
 
 /// How accumulators become codes of eight bits.

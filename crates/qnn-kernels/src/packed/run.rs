@@ -1,6 +1,6 @@
 //! A packed convolution over a batch: which thread computes what, in which order.
 
-use std::ops::Range;
+use core::ops::Range;
 
 use super::Output;
 use super::depthwise::{self, Filters, LINES};
@@ -11,6 +11,7 @@ use super::tile::Row;
 use super::weights::Weights;
 use crate::arch::bits::Bits;
 use crate::line::{Block, Line};
+use crate::threads;
 
 /// Words that a tile takes below which one thread is faster than two: some microseconds.
 const WORTH_SHARING: usize = 1 << 15;
@@ -44,7 +45,7 @@ impl Plan {
         let columns = self.geometry.out_width();
         let rows = if self.flat { pixels.div_ceil(columns) } else { self.geometry.out_height() };
         let images = pixels.div_ceil(rows * columns);
-        let threads = rayon::current_num_threads();
+        let threads = threads::current_num_threads();
         let band = self.band_rows(rows, columns, images, threads);
         let bands = rows.div_ceil(band);
         let job = Job { plan: self, bits, x, pixels, rows, columns, band, bands, parallel: threads > 1 };
@@ -77,7 +78,7 @@ impl Job<'_> {
         let (left, right) = part.split_at(self.first_pixel(middle) - self.first_pixel(bands.start));
         let (first, second) = (bands.start..middle, middle..bands.end);
         if self.parallel {
-            rayon::join(|| self.share(first, left), || self.share(second, right));
+            threads::join(|| self.share(first, left), || self.share(second, right));
         } else {
             self.share(first, left);
             self.share(second, right);
@@ -182,7 +183,7 @@ impl Job<'_> {
                 weights: &filters.weights[word * filters.each..][..filters.each],
                 digits: filters.digits,
                 shift: plan.shift,
-                offsets: std::array::from_fn(offsets),
+                offsets: core::array::from_fn(offsets),
                 classes: &plan.border.columns[..self.columns.min(pitch - first)],
                 pitch,
             };

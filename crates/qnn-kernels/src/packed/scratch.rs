@@ -1,8 +1,9 @@
 //! Buffers of packed kernels, kept by each thread from call to call.
 
-use std::cell::RefCell;
+use alloc::vec::Vec;
 
 use crate::line::Line;
+use crate::threads::idle;
 
 /// What one band of an image needs.
 #[derive(Debug, Default)]
@@ -18,12 +19,10 @@ pub(crate) struct Scratch {
 ///
 /// They leave their place while they are lent: whatever a visited function does on the same thread finds others.
 pub(crate) fn with_scratch<R>(visit: impl FnOnce(&mut Scratch) -> R) -> R {
-    thread_local! {
-        static IDLE: RefCell<Vec<Scratch>> = const { RefCell::new(Vec::new()) };
-    }
-    let mut scratch = IDLE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    idle!(idle: Vec<Scratch>);
+    let mut scratch = idle(Vec::pop).unwrap_or_default();
     let result = visit(&mut scratch);
-    IDLE.with_borrow_mut(|idle| idle.push(scratch));
+    idle(|idle| idle.push(scratch));
     result
 }
 

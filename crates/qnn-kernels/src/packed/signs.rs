@@ -1,9 +1,9 @@
 //! Packing the signs of numbers.
 
-use rayon::prelude::*;
-
 use super::{Encoding, Layout, PackError};
 use crate::Kernels;
+use crate::threads;
+use crate::threads::prelude::*;
 
 /// Numbers beyond which threads share them: some microseconds.
 const WORTH_SHARING: usize = 1 << 16;
@@ -20,13 +20,11 @@ impl Kernels {
             return Err(PackError::Unsupported { what: "signs", encoding: layout.encoding(), remedy });
         }
         layout.check_lengths(values.len(), packed.len())?;
-        let nans = if values.len() > WORTH_SHARING && rayon::current_num_threads() > 1 {
+        let nans = if values.len() > WORTH_SHARING && threads::current_num_threads() > 1 {
             let pixels = WORTH_SHARING.div_ceil(layout.channels());
             let parts = packed.par_chunks_mut(layout.bytes_for(pixels));
             let parts = parts.zip(values.par_chunks(pixels * layout.channels()));
-            parts
-                .map(|(packed, values)| self.pack_pixels(layout, values, packed))
-                .reduce(|| false, |a, b| a | b)
+            parts.map(|(packed, values)| self.pack_pixels(layout, values, packed)).any(|nans| nans)
         } else {
             self.pack_pixels(layout, values, packed)
         };

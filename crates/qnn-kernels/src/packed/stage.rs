@@ -1,6 +1,7 @@
 //! The output stages: what becomes of a run of accumulators, panel by panel.
 
-use std::ops::Range;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::codes::Codes;
 use super::scratch::grown;
@@ -79,7 +80,7 @@ impl<'a> Part<'a> {
             Output::Scaled { affine, y } => Run::Scaled { affine: *affine, y: &mut y[elements], channels },
             Output::Codes { thresholds, layout, y } => {
                 let y = &mut y[layout.bytes_for(pixels.start)..layout.bytes_for(pixels.end)];
-                Run::Codes(Codes::new(std::slice::from_ref(*thresholds), None, *layout, y))
+                Run::Codes(Codes::new(core::slice::from_ref(*thresholds), None, *layout, y))
             }
             Output::Selected { thresholds, by, layout, y } => {
                 let y = &mut y[layout.bytes_for(pixels.start)..layout.bytes_for(pixels.end)];

@@ -1,6 +1,8 @@
 //! Cuts of the accumulator that give the next layer's codes, found by asking the network's own function.
 
-use std::ops::RangeInclusive;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use super::PackError;
 

@@ -1,7 +1,7 @@
 //! The register tile: the only loop that touches every word, written once for all instruction sets; and the passes over its results.
 
-use std::hint::black_box;
-use std::ops::Range;
+use core::hint::black_box;
+use core::ops::Range;
 
 use super::lanes::BitLanes;
 use crate::line::{LANES as CHANNELS, Line};

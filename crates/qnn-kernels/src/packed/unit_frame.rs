@@ -1,6 +1,7 @@
 //! Images of bytes laid out for the dot-product tiles: padded, in lines of sixteen units.
 
-use std::ops::Range;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::dot_tile::Packing;
 use crate::line::{Block, LANES, Line};

@@ -2,8 +2,8 @@
 //!
 //! A panel of weights is unpacked into the lines that the tiles read, where the kernels of plain weights copy one. The sums are theirs.
 
-use std::ops::Range;
-use std::sync::OnceLock;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::dot_plan::{DotJob, DotPlan, Weights};
 use super::dot_tile::Packing;
@@ -17,6 +17,7 @@ use crate::line::{Block, LANES, Line};
 use crate::plan::{self, Window};
 use crate::product::{Product, Tables, Weights as ProductWeights};
 use crate::real::compute::Compute;
+use crate::threads::Once;
 use crate::{ChannelAffine, Conv2dShape, Kernels};
 
 /// A convolution of `f32` images with packed codes as weights: binary, ternary, or of up to eight bits.
@@ -37,7 +38,7 @@ pub struct WeightOnlyConv {
     geometry: ConvGeometry,
     weights: PlaneWeights,
     /// For each width of the tiles, made when first needed: tables for the padding value with these bits.
-    tables: [OnceLock<(u32, Tables<f32>)>; 2],
+    tables: [Once<(u32, Tables<f32>)>; 2],
 }
 
 impl WeightOnlyConv {
@@ -49,7 +50,7 @@ impl WeightOnlyConv {
     pub fn new(geometry: &ConvGeometry, encoding: Encoding, codes: &[f32]) -> Result<Self, PackError> {
         geometry.check()?;
         let weights = PlaneWeights::new(geometry, encoding, codes)?;
-        Ok(Self { geometry: *geometry, weights, tables: [const { OnceLock::new() }; 2] })
+        Ok(Self { geometry: *geometry, weights, tables: [const { Once::new() }; 2] })
     }
 
     /// The geometry it was made for.
@@ -85,7 +86,7 @@ impl WeightOnlyConv {
         check_len("bias", bias.len(), self.geometry.out_channels)?;
         let largest = self.encoding().magnitude().into();
         check_sums(&self.geometry, input, largest, &self.weights.sums[1], bias)?;
-        let prepared = [const { OnceLock::new() }; 2];
+        let prepared = [const { Once::new() }; 2];
         Ok(WeightOnlyInt8Conv { conv: self, input, bias: bias.to_vec(), prepared })
     }
 
@@ -145,7 +146,7 @@ impl WeightOnlyConv {
         out: ChannelAffine<'_, f32>,
         run: impl FnOnce(&Product<'_, f32>),
     ) {
-        let geometry = &self.geometry;
+        let (geometry, weights) = (&self.geometry, &self.weights);
         out.assert_channels(geometry.out_channels);
         let tiles = f32::tiles(kernels);
         let make = || {
@@ -158,21 +159,21 @@ impl WeightOnlyConv {
         let tables = other.as_ref().unwrap_or(&kept.1);
         let pack = |panel: Block, vectors: usize, lines: &mut [Line<f32>]| {
             for vector in 0..vectors {
-                let block = self.block_of(panel.first + vector * LANES);
-                kernels.dots().write_floats(self.weights.block(block), vectors, &mut lines[vector..]);
+                let block = weights.block(block_of(geometry, panel.first + vector * LANES));
+                kernels.dots().write_floats(block, vectors, &mut lines[vector..]);
             }
         };
         run(&Product { tiles, tables, weights: ProductWeights::Pack(&pack, out) });
     }
+}
 
-    /// The block that begins at an output channel.
-    fn block_of(&self, channel: usize) -> usize {
-        if plan::is_depthwise(&extent_shape(&self.geometry, 1)) {
-            return channel / LANES;
-        }
-        let each = self.geometry.group_outputs();
-        channel / each * each.div_ceil(LANES) + channel % each / LANES
+/// The block that begins at an output channel.
+fn block_of(geometry: &ConvGeometry, channel: usize) -> usize {
+    if plan::is_depthwise(&extent_shape(geometry, 1)) {
+        return channel / LANES;
     }
+    let each = geometry.group_outputs();
+    channel / each * each.div_ceil(LANES) + channel % each / LANES
 }
 
 /// The convolution with a kernel that covers the dilated one's extent.
@@ -208,7 +209,7 @@ pub struct WeightOnlyInt8Conv {
     input: ByteInput,
     bias: Vec<i32>,
     /// For each packing, made when first needed: the plan, and what sums start with.
-    prepared: [OnceLock<(DotPlan, Vec<Line<i32>>)>; 2],
+    prepared: [Once<(DotPlan, Vec<Line<i32>>)>; 2],
 }
 
 impl WeightOnlyInt8Conv {
@@ -244,12 +245,12 @@ impl WeightOnlyInt8Conv {
         x: &[u8],
         out: Int8Output<'_>,
     ) {
-        let geometry = &self.conv.geometry;
+        let (geometry, weights) = (&self.conv.geometry, &self.conv.weights);
         let (plan, start) = self.prepared[tiles.packing as usize].get_or_init(|| self.prepare(tiles.packing));
         let taps = geometry.kernel[0] * geometry.kernel[1];
         let write = |blocks: Range<usize>, lines: &mut [Line<u32>]| {
             for (block, lines) in blocks.zip(lines.chunks_exact_mut(plan.depth())) {
-                tiles.write_units(self.conv.weights.block(block), taps, plan.form(), lines);
+                tiles.write_units(weights.block(block), taps, plan.form(), lines);
             }
         };
         let job = DotJob { tiles, bits, weights: Weights::Unpacked(&write), start, x };
@@ -266,7 +267,7 @@ impl WeightOnlyInt8Conv {
 
 impl Clone for WeightOnlyInt8Conv {
     fn clone(&self) -> Self {
-        let prepared = [const { OnceLock::new() }; 2];
+        let prepared = [const { Once::new() }; 2];
         Self { conv: self.conv.clone(), input: self.input, bias: self.bias.clone(), prepared }
     }
 }

@@ -1,5 +1,8 @@
 //! Weights packed for the tiles, and the constants that turn counts into accumulators.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use super::frame::Frame;
 use super::{ConvGeometry, Encoding};
 use crate::line::{Block, LANES, Line};
