@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::{Net, bits, forge, images, randomize};
 use qnn_deploy::{Action, Error, Finish, Program, Session, freeze, verify};
