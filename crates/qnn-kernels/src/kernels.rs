@@ -3,8 +3,11 @@
 use std::sync::OnceLock;
 
 use crate::arch::{self, Kernels};
-use crate::{ChannelAffine, Conv2dShape, Isa, MatmulShape, Padding, Real, Vectorize};
-use crate::{kernel_gradient, plan, reference};
+use crate::product::Visit;
+use crate::{
+    ChannelAffine, Conv2dGradients, Conv2dShape, Isa, MatmulShape, OutputGradient, Padding, Real, Vectorize,
+};
+use crate::{gradients, kernel_gradient, plan, reference};
 
 impl Kernels {
     /// The kernels of an instruction set, or nothing where this machine lacks it.
@@ -59,6 +62,33 @@ impl Kernels {
         plan::forward(self, &plan::flattened(shape), x, w, pad_value, out, y);
     }
 
+    /// [`conv2d_visited`](crate::conv2d_visited) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    #[allow(clippy::too_many_arguments)]
+    pub fn conv2d_visited<T: Real>(
+        &self,
+        shape: &Conv2dShape,
+        x: &[T],
+        w: &[T],
+        pad_value: T,
+        out: ChannelAffine<'_, T>,
+        y: &mut [T],
+        (together, visit): (usize, &Visit<'_, T>),
+    ) {
+        assert_lengths(shape, x.len(), w.len(), y.len());
+        out.assert_channels(shape.out_channels);
+        assert!(together > 0, "a visit needs an image");
+        if !y.is_empty() {
+            plan::with_forward(self, shape, w, pad_value, out, |product| {
+                product.run_visited(x, y, together, visit);
+            });
+        }
+    }
+
     /// [`conv2d_input_gradient`](crate::conv2d_input_gradient) with these kernels.
     ///
     /// # Panics
@@ -86,6 +116,29 @@ impl Kernels {
     ) {
         assert_lengths(shape, x.len(), dw.len(), dy.len());
         kernel_gradient::kernel_gradient(self, shape, x, pad_value, dy, dw);
+    }
+
+    /// [`conv2d_gradients`](crate::conv2d_gradients) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn conv2d_gradients<T: Real>(
+        &self,
+        shape: &Conv2dShape,
+        job: Conv2dGradients<'_, T>,
+        dy: &OutputGradient<'_, T>,
+    ) {
+        let inputs = [Some(job.x.len()), job.dx.as_deref().map(<[T]>::len)];
+        let weights = [Some(job.w.len()), job.dw.as_deref().map(<[T]>::len)];
+        for (input, weights) in inputs.into_iter().zip(weights) {
+            let (input, weights) =
+                (input.unwrap_or(shape.input_len()), weights.unwrap_or(shape.weight_len()));
+            assert_lengths(shape, input, weights, shape.output_len());
+        }
+        assert!(gradients::takes_pieces(shape), "the gradients of {shape:?} take no pieces");
+        gradients::gradients(self, shape, job, dy);
     }
 
     /// [`matmul`](crate::matmul) with these kernels.

@@ -34,11 +34,23 @@ pub(crate) fn forward<T: Real>(
     out: ChannelAffine<'_, T>,
     y: &mut [T],
 ) {
+    with_forward(kernels, shape, w, pad_value, out, |product| product.run(x, y));
+}
+
+/// Lends the product that makes the output.
+pub(crate) fn with_forward<T: Real, R>(
+    kernels: &Kernels,
+    shape: &Conv2dShape,
+    w: &[T],
+    pad_value: T,
+    out: ChannelAffine<'_, T>,
+    visit: impl FnOnce(&Product<'_, T>) -> R,
+) -> R {
     let pack = |panel: Block, vectors: usize, lines: &mut [Line<T>]| {
         let rows = w.chunks_exact(shape.out_channels).map(|row| &row[panel.first..][..panel.count]);
         lines.chunks_exact_mut(vectors).zip(rows).for_each(|(lines, row)| pack_row(row, lines));
     };
-    forward_packed(kernels, &Window::plain(shape), x, &pack, pad_value, out, y);
+    visit(&forward_product(kernels, &Window::plain(shape), &pack, pad_value, out))
 }
 
 /// A convolution whose kernel may have gaps: the shape's kernel is the extent that it covers.
@@ -64,6 +76,16 @@ pub(crate) fn forward_packed<T: Real>(
     out: ChannelAffine<'_, T>,
     y: &mut [T],
 ) {
+    forward_product(kernels, window, pack, pad_value, out).run(x, y);
+}
+
+fn forward_product<'a, T: Real>(
+    kernels: &'a Kernels,
+    window: &Window<'_>,
+    pack: &'a Pack<'a, T>,
+    pad_value: T,
+    out: ChannelAffine<'a, T>,
+) -> Product<'a, T> {
     let (shape, [down, right]) = (window.shape, window.dilation);
     let depthwise = is_depthwise(shape);
     let tiles = T::tiles(kernels);
@@ -96,7 +118,6 @@ pub(crate) fn forward_packed<T: Real>(
         pack,
         out,
     }
-    .run(x, y);
 }
 
 pub(crate) fn input_gradient<T: Real>(
@@ -106,6 +127,16 @@ pub(crate) fn input_gradient<T: Real>(
     w: &[T],
     dx: &mut [T],
 ) {
+    with_input_gradient(kernels, shape, w, |product| product.run(dy, dx));
+}
+
+/// Lends the product that makes an input's gradient of an output's.
+pub(crate) fn with_input_gradient<T: Real, R>(
+    kernels: &Kernels,
+    shape: &Conv2dShape,
+    w: &[T],
+    visit: impl FnOnce(&Product<'_, T>) -> R,
+) -> R {
     let depthwise = is_depthwise(shape);
     let tiles = T::tiles(kernels);
     let frame = gradient_frame(shape);
@@ -118,7 +149,7 @@ pub(crate) fn input_gradient<T: Real>(
             pack_transposed(shape, w, panel, vectors, lines);
         }
     };
-    Product {
+    visit(&Product {
         tiles,
         rows: shape.height,
         columns: shape.width,
@@ -131,8 +162,7 @@ pub(crate) fn input_gradient<T: Real>(
         frame,
         pack: &pack,
         out: ChannelAffine::IDENTITY,
-    }
-    .run(dy, dx);
+    })
 }
 
 /// The padded input of a convolution.

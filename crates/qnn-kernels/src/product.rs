@@ -15,6 +15,8 @@ use crate::{ChannelAffine, Real};
 const RESIDENT_WEIGHTS: usize = 1 << 18;
 /// Lines that the frames of a whole batch may take.
 const SHARED_LINES: usize = 1 << 20;
+/// Images that a thread takes at a time: few, so that none waits long for another at the end.
+const IMAGES_TOGETHER: usize = 4;
 /// Lines of a frame that a core's cache holds beside the weights.
 const RESIDENT_LINES: usize = 1 << 13;
 
@@ -40,6 +42,9 @@ pub(crate) struct Lattice {
 
 /// Writes a panel's weights, one line after the other: for each weight index as many lines as the panel has vectors.
 pub(crate) type Pack<'a, T> = dyn Fn(Block, usize, &mut [Line<T>]) + Sync + 'a;
+
+/// Sees some images of the output as soon as they are written: the number of the first, and their elements.
+pub type Visit<'a, T> = dyn Fn(usize, &[T]) + Sync + 'a;
 
 /// A job for the product tiles.
 pub(crate) struct Product<'a, T> {
@@ -79,17 +84,39 @@ impl<T: Real> Product<'_, T> {
     /// Computes `y` from `images`. Any tiling and any schedule give the same bits: each output is one sum in the order of its taps.
     pub(crate) fn run(&self, images: &[T], y: &mut [T]) {
         if y.is_empty() {
-            return;
-        }
-        let weights = self.depth * self.panels.iter().map(|panel| panel.count).sum::<usize>();
-        let frame_lines = y.len().div_ceil(self.rows * self.columns * self.channels)
-            * self.framed(&(0..self.rows)).len()
-            * self.frame.row_lines();
-        if weights > RESIDENT_WEIGHTS && frame_lines <= SHARED_LINES {
+        } else if self.is_by_panels(y) {
             self.run_by_panels(images, y);
         } else {
             self.run_by_bands(images, y);
         }
+    }
+
+    /// [`run`](Self::run), with a visitor for every `together` images of the output, which sees them in the cache where it can.
+    pub(crate) fn run_visited(&self, images: &[T], y: &mut [T], together: usize, visit: &Visit<'_, T>) {
+        let (image_len, input_len) = (self.image_len(), self.frame.image_len());
+        let visits = y.len() / (image_len * together);
+        if self.is_by_panels(y) || visits < 4 * rayon::current_num_threads() {
+            self.run(images, y);
+            let parts = y.par_chunks(image_len * together).enumerate();
+            return parts.for_each(|(index, y)| visit(index * together, y));
+        }
+        self.with_weights(|weights| {
+            let parts = y.par_chunks_mut(image_len * together).zip(images.par_chunks(input_len * together));
+            let parts = parts.enumerate().with_max_len(IMAGES_TOGETHER.div_ceil(together));
+            parts.for_each(|(index, (y, images))| {
+                let pairs = y.chunks_mut(image_len).zip(images.chunks(input_len));
+                pairs.for_each(|(y, image)| self.image(image, weights, y));
+                visit(index * together, y);
+            });
+        });
+    }
+
+    fn is_by_panels(&self, y: &[T]) -> bool {
+        let weights = self.depth * self.panels.iter().map(|panel| panel.count).sum::<usize>();
+        let frame_lines = y.len().div_ceil(self.rows * self.columns * self.channels)
+            * self.framed(&(0..self.rows)).len()
+            * self.frame.row_lines();
+        weights > RESIDENT_WEIGHTS && frame_lines <= SHARED_LINES
     }
 
     fn vectors(&self, panel: Block) -> usize {
@@ -120,22 +147,41 @@ impl<T: Real> Product<'_, T> {
 
     /// Every image by itself, or a band of its rows: weights stay, images pass.
     fn run_by_bands(&self, images: &[T], y: &mut [T]) {
-        let panel_lines = self.panel_lines();
-        let image_len = self.rows * self.columns * self.channels;
+        let image_len = self.image_len();
         let band = self.band_rows(y.len().div_ceil(image_len));
+        self.with_weights(|weights| {
+            let pairs = y.par_chunks_mut(image_len).zip(images.par_chunks(self.frame.image_len()));
+            pairs.with_max_len(IMAGES_TOGETHER).for_each(|(y, image)| {
+                let bands = y.par_chunks_mut(band * self.columns * self.channels).enumerate();
+                bands.for_each(|(index, y)| self.band(index * band, image, weights, y));
+            });
+        });
+    }
+
+    /// Lends the packed weights of all panels.
+    pub(crate) fn with_weights<R>(&self, visit: impl FnOnce(&[Line<T>]) -> R) -> R {
+        let panel_lines = self.panel_lines();
         with_lines(panel_lines * self.panels.len(), |weights: &mut [Line<T>]| {
             let packing = weights
                 .par_chunks_exact_mut(panel_lines)
                 .zip(&self.panels)
                 .with_min_len(1 + RESIDENT_LINES / panel_lines);
             packing.for_each(|(lines, panel)| self.pack_panel(*panel, lines));
-            let weights = &*weights;
-            let pairs = y.par_chunks_mut(image_len).zip(images.par_chunks(self.frame.image_len()));
-            pairs.for_each(|(y, image)| {
-                let bands = y.par_chunks_mut(band * self.columns * self.channels).enumerate();
-                bands.for_each(|(index, y)| self.band(index * band, image, weights, y));
-            });
-        });
+            visit(weights)
+        })
+    }
+
+    /// Elements of one output image.
+    pub(crate) fn image_len(&self) -> usize {
+        self.rows * self.columns * self.channels
+    }
+
+    /// One whole image on the calling thread, with the weights of [`with_weights`](Self::with_weights).
+    pub(crate) fn image(&self, image: &[T], weights: &[Line<T>], y: &mut [T]) {
+        let band = self.band_rows(usize::MAX);
+        for (index, y) in y.chunks_mut(band * self.columns * self.channels).enumerate() {
+            self.band(index * band, image, weights, y);
+        }
     }
 
     /// Rows in a band: all of the image, unless it is too large for the cache or threads would idle.

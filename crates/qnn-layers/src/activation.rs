@@ -1,4 +1,5 @@
 use qnn_tensor::Var;
+use qnn_tensor::ops::Gate;
 
 use crate::{Ctx, Error, Layer, Op, Signal, module};
 
@@ -43,8 +44,9 @@ module!(Relu {});
 impl Layer for Relu {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let x = cx.value(x);
-        let y = relu_of(cx, x);
-        if self.is_relu() {
+        let y = x.relu();
+        cx.report("relu", None, &[x], y, || Op::Relu);
+        if self.scale == 1.0 {
             return Ok(y.into());
         }
         let scaled = y.scale(self.scale);
@@ -52,16 +54,9 @@ impl Layer for Relu {
         Ok(scaled.into())
     }
 
-    fn is_relu(&self) -> bool {
-        self.scale == 1.0
+    fn gate(&self) -> Option<Gate> {
+        (self.scale == 1.0).then_some(Gate::Relu)
     }
-}
-
-/// `max(x, 0)`, reported.
-pub(crate) fn relu_of<'t>(cx: &mut Ctx<'t>, x: Var<'t>) -> Var<'t> {
-    let y = x.relu();
-    cx.report("relu", None, &[x], y, || Op::Relu);
-    y
 }
 
 /// A layer without parameters that is one function of the value.

@@ -104,7 +104,7 @@ pub use pool::{AveragePool2d, GlobalAveragePool, MaxPool2d, Window};
 pub use quantize::{FakeQuantize, Quantize, Quantized};
 pub use quantize_gradient::QuantizeGradient;
 pub use quantize_range::{QuantizeRange, QuantizeRangeConfig};
-pub use residual::{Residual, normalize_and_activate, sum_and_activate};
+pub use residual::{Residual, normalize_and_activate, normalize_sum_and_activate, sum_and_activate};
 pub use sequential::Sequential;
 pub use shift_batch_norm::{ShiftBatchNorm, ShiftBatchNormConfig};
 pub use signal::Signal;

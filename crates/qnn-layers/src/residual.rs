@@ -1,4 +1,6 @@
-use crate::{Ctx, Error, Layer, Normalization, Op, Sequential, Signal, Within, module};
+use qnn_tensor::ops::Gate;
+
+use crate::{BatchNorm, Ctx, Error, Layer, Normalization, Op, Sequential, Signal, Within, module};
 
 /// `activation(body(x) + shortcut(x))`; an absent shortcut or activation is the identity.
 #[derive(Debug)]
@@ -36,20 +38,16 @@ pub fn sum_and_activate<'t>(
     shortcut: Signal<'t>,
     activation: &dyn Layer,
 ) -> Result<Signal<'t>, Error> {
-    let (expected, got) = (body.shape(), shortcut.shape());
-    if expected != got {
-        let expected = format!("a shortcut of the body's shape {expected:?}");
-        return Err(Error::Shape { layer: "residual sum", expected, got });
-    }
+    check_sum(body, shortcut)?;
     let (body, shortcut) = (cx.value(body), cx.value(shortcut));
-    let relu = activation.is_relu();
+    let relu = activation.gate() == Some(Gate::Relu);
     let sum = if relu { body.add_relu(shortcut) } else { body + shortcut };
     cx.report("residual sum", None, &[body, shortcut], sum, || Op::Add { relu });
     if relu { Ok(sum.into()) } else { activation.forward(cx, sum.into()) }
 }
 
-/// `activation(norm(x))`. A ReLU joins the normalisation's pass over memory, with the same bits.
-/// `path` names both layers in errors.
+/// `activation(norm(x))`. In training a ReLU or a sign joins the passes of a batch norm over memory, with the same
+/// bits. `path` names both layers in errors.
 ///
 /// # Errors
 ///
@@ -61,11 +59,55 @@ pub fn normalize_and_activate<'t>(
     activation: &dyn Layer,
     path: [&str; 2],
 ) -> Result<Signal<'t>, Error> {
-    if activation.is_relu() {
-        return norm.forward_relu(cx, x).within(path[0]);
+    if let Some((norm, gate)) = fused(cx, norm, activation) {
+        return norm.forward_gated(cx, x, None, gate).within(path[0]);
     }
     let x = norm.forward(cx, x).within(path[0])?;
     activation.forward(cx, x).within(path[1])
+}
+
+/// `activation(norm(x) + shortcut)`: the end of a residual block with its batch norm. In training a sum followed by a
+/// ReLU or a sign joins the passes of a batch norm over memory, with the same bits. `path` names norm and
+/// activation in errors.
+///
+/// # Errors
+///
+/// Those of [`sum_and_activate`], and of norm and shortcut.
+pub fn normalize_sum_and_activate<'t>(
+    cx: &mut Ctx<'t>,
+    x: Signal<'t>,
+    norm: &dyn Normalization,
+    shortcut: impl FnOnce(&mut Ctx<'t>) -> Result<Signal<'t>, Error>,
+    activation: &dyn Layer,
+    path: [&str; 2],
+) -> Result<Signal<'t>, Error> {
+    if let Some((norm, gate)) = fused(cx, norm, activation) {
+        let shortcut = shortcut(cx)?;
+        return norm.forward_gated(cx, x, Some(shortcut), gate).within(path[0]);
+    }
+    let x = norm.forward(cx, x).within(path[0])?;
+    let shortcut = shortcut(cx)?;
+    sum_and_activate(cx, x, shortcut, activation).within(path[1])
+}
+
+/// The batch norm and the function that it computes in its own passes, if there are both.
+fn fused<'a>(
+    cx: &Ctx<'_>,
+    norm: &'a dyn Normalization,
+    activation: &dyn Layer,
+) -> Option<(&'a BatchNorm, Gate)> {
+    let norm = norm.as_batch_norm().filter(|_| cx.is_training())?;
+    Some((norm, activation.gate()?))
+}
+
+/// Refuses a sum of different shapes.
+pub(crate) fn check_sum(body: Signal<'_>, shortcut: Signal<'_>) -> Result<(), Error> {
+    let (expected, got) = (body.shape(), shortcut.shape());
+    if expected == got {
+        return Ok(());
+    }
+    let expected = format!("a shortcut of the body's shape {expected:?}");
+    Err(Error::Shape { layer: "residual sum", expected, got })
 }
 
 #[cfg(test)]

@@ -67,8 +67,13 @@ module!(DenseUnit { dense, norm, activation });
 
 impl Layer for ConvUnit {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
-        let x = self.conv.forward(cx, x).within("conv")?;
-        let x = self.pool.forward(cx, x).within("pool")?;
+        let x = match &self.pool {
+            None => self.conv.forward_measured(cx, x).within("conv")?,
+            Some(pool) => {
+                let x = self.conv.forward(cx, x).within("conv")?;
+                pool.forward(cx, x).within("pool")?
+            }
+        };
         normalize_and_activate(cx, x, &self.norm, &*self.activation, ["norm", "activation"])
     }
 }

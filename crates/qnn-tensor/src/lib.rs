@@ -41,6 +41,7 @@ pub mod reduce;
 
 mod broadcast;
 mod error;
+mod gradient;
 mod scalar;
 mod storage;
 mod tape;

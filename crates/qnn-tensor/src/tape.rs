@@ -2,7 +2,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::broadcast::sum_to;
+use crate::gradient::Gradient;
+use crate::ops::Moments;
 use crate::{Scalar, Tensor};
 
 /// The record of one forward pass: a flat list of nodes in order of execution.
@@ -28,13 +29,15 @@ pub struct Var<'t, T: Scalar = f32> {
 #[derive(Debug)]
 pub struct Gradients<T: Scalar = f32> {
     tape: u64,
-    by_node: Vec<Option<Tensor<T>>>,
+    by_node: Vec<Option<Gradient<T>>>,
 }
 
 struct Node<T: Scalar> {
     op: &'static str,
     value: Tensor<T>,
     kind: Kind<T>,
+    /// The statistics of the value, where its operation has made them along with it.
+    moments: Option<Moments<T>>,
 }
 
 /// How a node takes part in the backward pass.
@@ -48,7 +51,7 @@ enum Kind<T: Scalar> {
 }
 
 /// Turns the gradient of a value into contributions to those of its inputs.
-type Sweep<T> = Box<dyn FnOnce(&Tensor<T>, &mut Gradients<T>)>;
+type Sweep<T> = Box<dyn FnOnce(Gradient<T>, &mut Gradients<T>)>;
 
 impl<T: Scalar> Tape<T> {
     /// An empty tape.
@@ -105,13 +108,29 @@ impl<T: Scalar> Tape<T> {
         value: Tensor<T>,
         pullback: impl FnOnce(&Tensor<T>, [bool; N]) -> [Option<Tensor<T>>; N] + 'static,
     ) -> Var<'t, T> {
+        self.record_gradients(op, inputs, value, move |dy, received| {
+            pullback(&dy.into_tensor(), received.wanted).map(|part| part.map(Gradient::Value))
+        })
+    }
+
+    /// [`record`](Tape::record) for operations that take or give gradients that are not computed yet,
+    /// or add to those that an input has received.
+    #[track_caller]
+    pub(crate) fn record_gradients<'t, const N: usize>(
+        &'t self,
+        op: &'static str,
+        inputs: [Var<'t, T>; N],
+        value: Tensor<T>,
+        pullback: impl FnOnce(Gradient<T>, &mut Received<'_, T, N>) -> [Option<Gradient<T>>; N] + 'static,
+    ) -> Var<'t, T> {
         let wanted = inputs.map(|input| self.accepts(op, input));
         if !wanted.contains(&true) {
             return self.push(op, value, Kind::Constant);
         }
         let inputs = inputs.map(Input::new);
-        let sweep = move |dy: &Tensor<T>, gradients: &mut Gradients<T>| {
-            gradients.hand_on(op, &inputs, &wanted, pullback(dy, wanted));
+        let sweep = move |dy: Gradient<T>, gradients: &mut Gradients<T>| {
+            let parts = pullback(dy, &mut Received { wanted, inputs: &inputs, gradients });
+            gradients.hand_on(op, &inputs, &wanted, parts);
         };
         self.push(op, value, Kind::Inner(Box::new(sweep)))
     }
@@ -136,9 +155,10 @@ impl<T: Scalar> Tape<T> {
             return self.push(op, value, Kind::Constant);
         }
         let inputs: Vec<Input> = inputs.iter().map(|&input| Input::new(input)).collect();
-        let sweep = move |dy: &Tensor<T>, gradients: &mut Gradients<T>| {
-            let parts = pullback(dy, &wanted);
+        let sweep = move |dy: Gradient<T>, gradients: &mut Gradients<T>| {
+            let parts = pullback(&dy.into_tensor(), &wanted);
             assert_eq!(parts.len(), inputs.len(), "{op}: one gradient is needed for each input");
+            let parts = parts.into_iter().map(|part| part.map(Gradient::Value));
             gradients.hand_on(op, &inputs, &wanted, parts);
         };
         self.push(op, value, Kind::Inner(Box::new(sweep)))
@@ -168,17 +188,21 @@ impl<T: Scalar> Tape<T> {
         assert_eq!(y.shape(), cotangent.shape(), "backward: a cotangent has its value's shape");
         let mut nodes = self.nodes.take();
         self.drained.set(true);
-        let mut gradients = Gradients { tape: self.number, by_node: vec![None; nodes.len()] };
-        gradients.by_node[y.id] = Some(cotangent);
+        let by_node = std::iter::repeat_with(|| None).take(nodes.len()).collect();
+        let mut gradients = Gradients { tape: self.number, by_node };
+        gradients.by_node[y.id] = Some(Gradient::Value(cotangent));
         while let Some(node) = nodes.pop() {
             let id = nodes.len();
             drop(node.value);
             match node.kind {
-                Kind::Leaf => {}
+                Kind::Leaf => {
+                    let dy = gradients.by_node[id].take();
+                    gradients.by_node[id] = dy.map(|dy| Gradient::Value(dy.into_tensor()));
+                }
                 Kind::Constant => gradients.by_node[id] = None,
                 Kind::Inner(pullback) => {
                     if let Some(dy) = gradients.by_node[id].take() {
-                        pullback(&dy, &mut gradients);
+                        pullback(dy, &mut gradients);
                     }
                 }
             }
@@ -207,7 +231,7 @@ impl<T: Scalar> Tape<T> {
     fn push(&self, op: &'static str, value: Tensor<T>, kind: Kind<T>) -> Var<'_, T> {
         assert!(!self.drained.get(), "{op}: the tape was drained by backward(); use a new one");
         let mut nodes = self.nodes.borrow_mut();
-        nodes.push(Node { op, value, kind });
+        nodes.push(Node { op, value, kind, moments: None });
         Var { tape: self, id: nodes.len() - 1 }
     }
 }
@@ -260,6 +284,17 @@ impl<'t, T: Scalar> Var<'t, T> {
         self.id
     }
 
+    /// The statistics of the value's channels, if its operation has noted them.
+    pub(crate) fn moments(self) -> Option<Moments<T>> {
+        self.with_node(|node| node.moments.clone())
+    }
+
+    /// Notes the statistics of the value's channels for an operation that will need them.
+    pub(crate) fn with_moments(self, moments: Moments<T>) -> Self {
+        self.tape.nodes.borrow_mut()[self.id].moments = Some(moments);
+        self
+    }
+
     /// Whether the value depends on a leaf.
     ///
     /// # Panics
@@ -302,7 +337,10 @@ impl<T: Scalar> Gradients<T> {
     #[track_caller]
     pub fn of(&self, leaf: Var<'_, T>) -> Option<&Tensor<T>> {
         self.check(leaf);
-        self.by_node.get(leaf.id)?.as_ref()
+        match self.by_node.get(leaf.id)? {
+            Some(Gradient::Value(gradient)) => Some(gradient),
+            _ => None,
+        }
     }
 
     /// Like [`of`](Gradients::of), and gives the tensor away.
@@ -313,7 +351,7 @@ impl<T: Scalar> Gradients<T> {
     #[track_caller]
     pub fn take(&mut self, leaf: Var<'_, T>) -> Option<Tensor<T>> {
         self.check(leaf);
-        self.by_node.get_mut(leaf.id)?.take()
+        self.by_node.get_mut(leaf.id)?.take().map(Gradient::into_tensor)
     }
 
     #[track_caller]
@@ -326,7 +364,7 @@ impl<T: Scalar> Gradients<T> {
         op: &str,
         inputs: &[Input],
         wanted: &[bool],
-        parts: impl IntoIterator<Item = Option<Tensor<T>>>,
+        parts: impl IntoIterator<Item = Option<Gradient<T>>>,
     ) {
         for ((input, part), wanted) in inputs.iter().zip(parts).zip(wanted) {
             if let (Some(part), true) = (part, wanted) {
@@ -335,16 +373,36 @@ impl<T: Scalar> Gradients<T> {
         }
     }
 
-    fn accumulate(&mut self, op: &str, input: &Input, part: Tensor<T>) {
+    fn accumulate(&mut self, op: &str, input: &Input, part: Gradient<T>) {
         let shape = &input.shape;
-        let part = sum_to(part, shape).unwrap_or_else(|found| {
+        let part = part.sum_to(shape).unwrap_or_else(|found| {
             panic!("{op}: a gradient of shape {found:?} for an input of shape {shape:?}")
         });
         let slot = &mut self.by_node[input.id];
         *slot = Some(match slot.take() {
             None => part,
-            Some(sum) => add(sum, &part),
+            Some(sum) => Gradient::Value(add(sum.into_tensor(), &part.into_tensor())),
         });
+    }
+}
+
+/// What a pullback may know of the gradients of its operation's inputs.
+pub(crate) struct Received<'a, T: Scalar, const N: usize> {
+    /// Whose gradients are wanted.
+    pub(crate) wanted: [bool; N],
+    inputs: &'a [Input; N],
+    gradients: &'a mut Gradients<T>,
+}
+
+impl<T: Scalar, const N: usize> Received<'_, T, N> {
+    /// Takes what an input has received so far, if its elements can be added to where they are. The
+    /// part that the pullback returns must then contain it.
+    pub(crate) fn take(&mut self, input: usize) -> Option<Tensor<T>> {
+        let slot = &mut self.gradients.by_node[self.inputs[input].id];
+        match slot {
+            Some(Gradient::Value(sum)) if !sum.is_shared() => slot.take().map(Gradient::into_tensor),
+            _ => None,
+        }
     }
 }
 
