@@ -112,10 +112,11 @@ pub(crate) fn check_sum(body: Signal<'_>, shortcut: Signal<'_>) -> Result<(), Er
 
 #[cfg(test)]
 mod tests {
+    use qnn_quant::{Pair, Sign};
     use qnn_tensor::{Tape, Tensor};
 
     use super::*;
-    use crate::{Dense, DenseConfig, Init, Mode, Relu};
+    use crate::{BatchNormConfig, Dense, DenseConfig, HardTanh, Init, Mode, Quantize, Relu};
 
     fn run(layer: &dyn Layer, x: Tensor) -> Result<Tensor, Error> {
         let tape = Tape::new();
@@ -141,5 +142,60 @@ mod tests {
         let dense = Dense::new(&DenseConfig::new(4, 3), &mut Init::new(0)).unwrap();
         let block = Residual { body: Box::new(dense), shortcut: None, activation: None };
         assert!(matches!(run(&block, Tensor::zeros(&[1, 4])), Err(Error::Shape { .. })));
+    }
+
+    /// A batch norm that nobody knows for one.
+    #[derive(Debug)]
+    struct Unknown {
+        norm: BatchNorm,
+    }
+
+    module!(Unknown { norm });
+
+    impl Layer for Unknown {
+        fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+            self.norm.forward(cx, x)
+        }
+    }
+
+    impl Normalization for Unknown {}
+
+    /// Value, gradients and new statistics of a block's end.
+    fn end(norm: &dyn Normalization, activation: &dyn Layer, adds: bool) -> (Vec<Tensor>, usize) {
+        let numbers = |f: f32| Tensor::from_fn(&[5, 7, 3], |i| 2.0 * (i as f32 * f).sin());
+        let tape = Tape::new();
+        let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+        let (x, shortcut) = (tape.leaf(numbers(0.7)), tape.leaf(numbers(0.4)));
+        let path = ["norm", "activation"];
+        let y = if adds {
+            let shortcut = |_: &mut Ctx<'_>| Ok(shortcut.into());
+            normalize_sum_and_activate(&mut cx, x.into(), norm, shortcut, activation, path)
+        } else {
+            normalize_and_activate(&mut cx, x.into(), norm, activation, path)
+        };
+        let (y, nodes) = (y.unwrap().value(), tape.len());
+        let bindings = cx.finish();
+        let value = y.value();
+        let mut gradients = tape.backward_from(y, numbers(1.1));
+        let inputs = [x, shortcut].into_iter().filter_map(|leaf| gradients.take(leaf));
+        let results: Vec<Tensor> = [value].into_iter().chain(inputs).collect();
+        let parameters = bindings.gradients(&mut gradients);
+        let results = results.into_iter().chain(parameters.iter().map(|(_, gradient)| gradient.clone()));
+        (results.collect(), nodes)
+    }
+
+    #[test]
+    fn a_batch_norm_does_the_work_of_its_successors_with_the_same_bits() {
+        let norm = || BatchNorm::new(&BatchNormConfig::new(3)).unwrap();
+        let sign = Quantize::new(Pair::published(Sign));
+        let layers: [&dyn Layer; 3] = [&Relu::default(), &sign, &HardTanh];
+        for (activation, is_gate) in layers.into_iter().zip([true, true, false]) {
+            for adds in [false, true] {
+                let (fused, nodes) = end(&norm(), activation, adds);
+                let (plain, more) = end(&Unknown { norm: norm() }, activation, adds);
+                assert_eq!(fused, plain, "{activation:?}");
+                assert_eq!(nodes < more, is_gate, "{nodes} nodes of {more}");
+            }
+        }
     }
 }

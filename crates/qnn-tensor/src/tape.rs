@@ -3,6 +3,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::gradient::Gradient;
+use crate::gradients::{Gradients, Input, Received};
 use crate::ops::Moments;
 use crate::{Scalar, Tensor};
 
@@ -23,13 +24,6 @@ pub struct Tape<T: Scalar = f32> {
 pub struct Var<'t, T: Scalar = f32> {
     tape: &'t Tape<T>,
     id: usize,
-}
-
-/// The gradients of a tape's leaves, as [`Tape::backward`] returns them.
-#[derive(Debug)]
-pub struct Gradients<T: Scalar = f32> {
-    tape: u64,
-    by_node: Vec<Option<Gradient<T>>>,
 }
 
 struct Node<T: Scalar> {
@@ -129,7 +123,7 @@ impl<T: Scalar> Tape<T> {
         }
         let inputs = inputs.map(Input::new);
         let sweep = move |dy: Gradient<T>, gradients: &mut Gradients<T>| {
-            let parts = pullback(dy, &mut Received { wanted, inputs: &inputs, gradients });
+            let parts = pullback(dy, &mut Received::new(wanted, &inputs, gradients));
             gradients.hand_on(op, &inputs, &wanted, parts);
         };
         self.push(op, value, Kind::Inner(Box::new(sweep)))
@@ -188,8 +182,7 @@ impl<T: Scalar> Tape<T> {
         assert_eq!(y.shape(), cotangent.shape(), "backward: a cotangent has its value's shape");
         let mut nodes = self.nodes.take();
         self.drained.set(true);
-        let by_node = std::iter::repeat_with(|| None).take(nodes.len()).collect();
-        let mut gradients = Gradients { tape: self.number, by_node };
+        let mut gradients = Gradients::new(self.number, nodes.len());
         gradients.by_node[y.id] = Some(Gradient::Value(cotangent));
         while let Some(node) = nodes.pop() {
             let id = nodes.len();
@@ -274,6 +267,11 @@ impl<'t, T: Scalar> Var<'t, T> {
         self.with_node(|node| node.value.shape().to_vec())
     }
 
+    /// The number of the tape, unique in the process.
+    pub(crate) fn tape_number(self) -> u64 {
+        self.tape.number
+    }
+
     /// The tape that holds the value.
     pub fn tape(self) -> &'t Tape<T> {
         self.tape
@@ -326,108 +324,6 @@ impl<T: Scalar> fmt::Debug for Var<'_, T> {
             None => write!(f, "Var({}: drained)", self.id),
         }
     }
-}
-
-impl<T: Scalar> Gradients<T> {
-    /// The gradient of a leaf, or `None` if the loss does not depend on it.
-    ///
-    /// # Panics
-    ///
-    /// If the leaf lives on another tape.
-    #[track_caller]
-    pub fn of(&self, leaf: Var<'_, T>) -> Option<&Tensor<T>> {
-        self.check(leaf);
-        match self.by_node.get(leaf.id)? {
-            Some(Gradient::Value(gradient)) => Some(gradient),
-            _ => None,
-        }
-    }
-
-    /// Like [`of`](Gradients::of), and gives the tensor away.
-    ///
-    /// # Panics
-    ///
-    /// If the leaf lives on another tape.
-    #[track_caller]
-    pub fn take(&mut self, leaf: Var<'_, T>) -> Option<Tensor<T>> {
-        self.check(leaf);
-        self.by_node.get_mut(leaf.id)?.take().map(Gradient::into_tensor)
-    }
-
-    #[track_caller]
-    fn check(&self, leaf: Var<'_, T>) {
-        assert_eq!(leaf.tape.number, self.tape, "these are the gradients of another tape");
-    }
-
-    fn hand_on(
-        &mut self,
-        op: &str,
-        inputs: &[Input],
-        wanted: &[bool],
-        parts: impl IntoIterator<Item = Option<Gradient<T>>>,
-    ) {
-        for ((input, part), wanted) in inputs.iter().zip(parts).zip(wanted) {
-            if let (Some(part), true) = (part, wanted) {
-                self.accumulate(op, input, part);
-            }
-        }
-    }
-
-    fn accumulate(&mut self, op: &str, input: &Input, part: Gradient<T>) {
-        let shape = &input.shape;
-        let part = part.sum_to(shape).unwrap_or_else(|found| {
-            panic!("{op}: a gradient of shape {found:?} for an input of shape {shape:?}")
-        });
-        let slot = &mut self.by_node[input.id];
-        *slot = Some(match slot.take() {
-            None => part,
-            Some(sum) => Gradient::Value(add(sum.into_tensor(), &part.into_tensor())),
-        });
-    }
-}
-
-/// What a pullback may know of the gradients of its operation's inputs.
-pub(crate) struct Received<'a, T: Scalar, const N: usize> {
-    /// Whose gradients are wanted.
-    pub(crate) wanted: [bool; N],
-    inputs: &'a [Input; N],
-    gradients: &'a mut Gradients<T>,
-}
-
-impl<T: Scalar, const N: usize> Received<'_, T, N> {
-    /// Takes what an input has received so far, if its elements can be added to where they are. The
-    /// part that the pullback returns must then contain it.
-    pub(crate) fn take(&mut self, input: usize) -> Option<Tensor<T>> {
-        let slot = &mut self.gradients.by_node[self.inputs[input].id];
-        match slot {
-            Some(Gradient::Value(sum)) if !sum.is_shared() => slot.take().map(Gradient::into_tensor),
-            _ => None,
-        }
-    }
-}
-
-/// What the backward pass must know of an input.
-struct Input {
-    id: usize,
-    shape: Vec<usize>,
-}
-
-impl Input {
-    fn new<T: Scalar>(input: Var<'_, T>) -> Self {
-        Self { id: input.id, shape: input.shape() }
-    }
-}
-
-/// `sum + part`, in the buffer of `sum` if nothing else reads it.
-fn add<T: Scalar>(mut sum: Tensor<T>, part: &Tensor<T>) -> Tensor<T> {
-    if sum.is_shared() {
-        return sum.zip_map(part, |a, b| a + b);
-    }
-    let part = part.as_slice();
-    crate::parallel::for_each_chunk(sum.as_mut_slice(), |at, sum| {
-        sum.iter_mut().zip(&part[at..]).for_each(|(a, &b)| *a += b);
-    });
-    sum
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use qnn_kernels::{ChannelAffine, Conv2dShape, Padding};
 use super::conv_gradients::Backward;
 use super::factors::{Factors, bias_values};
 use super::moments::PiecewiseMoments;
-use crate::tape::Received;
+use crate::gradients::Received;
 use crate::{Scalar, Tensor, Var};
 
 /// How a convolution moves over its input.
