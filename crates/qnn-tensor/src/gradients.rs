@@ -113,8 +113,12 @@ fn add<T: Scalar>(mut sum: Tensor<T>, part: &Tensor<T>) -> Tensor<T> {
         return sum.zip_map(part, |a, b| a + b);
     }
     let part = part.as_slice();
-    for_each_chunk(sum.as_mut_slice(), |at, sum| {
-        sum.iter_mut().zip(&part[at..]).for_each(|(a, &b)| *a += b);
-    });
+    for_each_chunk(
+        sum.as_mut_slice(),
+        #[inline(always)]
+        |at, sum| {
+            sum.iter_mut().zip(&part[at..]).for_each(|(a, &b)| *a += b);
+        },
+    );
     sum
 }

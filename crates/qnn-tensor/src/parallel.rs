@@ -11,6 +11,8 @@ use rayon::prelude::*;
 pub const CHUNK: usize = 16 * 1024;
 
 /// Calls `f(offset, chunk)` for consecutive chunks of `out`, in parallel when there are several.
+///
+/// A long closure is compiled for the widest vectors only if it says `#[inline(always)]`.
 pub fn for_each_chunk<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
     for_each_chunk_of(CHUNK, out, f);
 }
@@ -23,12 +25,20 @@ pub fn for_each_chunk<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync
 pub fn for_each_chunk_of<T: Send>(size: usize, out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
     if out.len() <= size {
         if !out.is_empty() {
-            vectorized(|| f(0, out));
+            vectorized(
+                #[inline(always)]
+                || f(0, out),
+            );
         }
         return;
     }
     let chunks = out.par_chunks_mut(size).enumerate();
-    chunks.for_each(|(i, chunk)| vectorized(|| f(i * size, chunk)));
+    chunks.for_each(|(i, chunk)| {
+        vectorized(
+            #[inline(always)]
+            || f(i * size, chunk),
+        );
+    });
 }
 
 /// Calls `f(i, row)` for each row of `row` elements; many rows are split over the threads.

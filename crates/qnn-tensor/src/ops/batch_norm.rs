@@ -177,14 +177,19 @@ impl<T: Scalar> Map<T> {
         let [mean, s, beta] = self.parameters().map(tiled);
         let (x_all, width) = (x.as_slice(), mean.len());
         Tensor::build(x.shape(), |y| {
-            for_each_chunk_of(whole_rows(width), y, |at, y| {
-                for (y, x) in y.chunks_mut(width).zip(x_all[at..].chunks(width)) {
-                    let parameters = mean.iter().zip(&s).zip(&beta);
-                    for ((y, &x), ((&mean, &s), &beta)) in y.iter_mut().zip(x).zip(parameters) {
-                        *y = gate.value(normalized(x, mean, s, beta));
+            for_each_chunk_of(
+                whole_rows(width),
+                y,
+                #[inline(always)]
+                |at, y| {
+                    for (y, x) in y.chunks_mut(width).zip(x_all[at..].chunks(width)) {
+                        let parameters = mean.iter().zip(&s).zip(&beta);
+                        for ((y, &x), ((&mean, &s), &beta)) in y.iter_mut().zip(x).zip(parameters) {
+                            *y = gate.value(normalized(x, mean, s, beta));
+                        }
                     }
-                }
-            });
+                },
+            );
         })
     }
 
@@ -222,16 +227,19 @@ impl<T: Scalar> Map<T> {
         let width = mean.len();
         Deferred::new(x.clone().shape(), move |at, dx| {
             let (x, dy) = (&x.as_slice()[at..][..dx.len()], &dy.as_slice()[at..][..dx.len()]);
-            vectorized(|| {
-                for (dx, (x, dy)) in dx.chunks_mut(width).zip(x.chunks(width).zip(dy.chunks(width))) {
-                    let parameters = mean.iter().zip(&s).zip(&beta).zip(offset.iter().zip(&slope));
-                    let elements = dx.iter_mut().zip(x.iter().zip(dy)).zip(parameters);
-                    for ((dx, (&x, &dy)), (((&mean, &s), &beta), (&offset, &slope))) in elements {
-                        let dy = dy * gate.slope(normalized(x, mean, s, beta));
-                        *dx = s * dy - (offset + (x - mean) * slope);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (dx, (x, dy)) in dx.chunks_mut(width).zip(x.chunks(width).zip(dy.chunks(width))) {
+                        let parameters = mean.iter().zip(&s).zip(&beta).zip(offset.iter().zip(&slope));
+                        let elements = dx.iter_mut().zip(x.iter().zip(dy)).zip(parameters);
+                        for ((dx, (&x, &dy)), (((&mean, &s), &beta), (&offset, &slope))) in elements {
+                            let dy = dy * gate.slope(normalized(x, mean, s, beta));
+                            *dx = s * dy - (offset + (x - mean) * slope);
+                        }
                     }
-                }
-            });
+                },
+            );
         })
     }
 

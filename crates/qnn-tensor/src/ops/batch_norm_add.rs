@@ -64,16 +64,21 @@ impl<T: Scalar> Map<T> {
         let [mean, s, beta] = self.parameters().map(tiled);
         let (x_all, addends, width) = (x.as_slice(), addend.as_slice(), mean.len());
         Tensor::build(x.shape(), |y| {
-            for_each_chunk_of(whole_rows(width), y, |at, y| {
-                let inputs = x_all[at..].chunks(width).zip(addends[at..].chunks(width));
-                for (y, (x, addend)) in y.chunks_mut(width).zip(inputs) {
-                    let parameters = mean.iter().zip(&s).zip(&beta);
-                    let elements = y.iter_mut().zip(x.iter().zip(addend)).zip(parameters);
-                    for ((y, (&x, &addend)), ((&mean, &s), &beta)) in elements {
-                        *y = gate.value(normalized(x, mean, s, beta) + addend);
+            for_each_chunk_of(
+                whole_rows(width),
+                y,
+                #[inline(always)]
+                |at, y| {
+                    let inputs = x_all[at..].chunks(width).zip(addends[at..].chunks(width));
+                    for (y, (x, addend)) in y.chunks_mut(width).zip(inputs) {
+                        let parameters = mean.iter().zip(&s).zip(&beta);
+                        let elements = y.iter_mut().zip(x.iter().zip(addend)).zip(parameters);
+                        for ((y, (&x, &addend)), ((&mean, &s), &beta)) in elements {
+                            *y = gate.value(normalized(x, mean, s, beta) + addend);
+                        }
                     }
-                }
-            });
+                },
+            );
         })
     }
 
@@ -92,16 +97,19 @@ impl<T: Scalar> Map<T> {
         let inputs = x.as_slice().par_chunks(size).zip(addend.as_slice().par_chunks(size));
         let chunks = dy.as_mut_slice().par_chunks_mut(size).zip(inputs);
         let part = |(dy, (x, addend)): (&mut [T], (&[T], &[T]))| {
-            vectorized(|| {
-                let inputs = x.chunks(width).zip(addend.chunks(width));
-                for (dy, (x, addend)) in dy.chunks_mut(width).zip(inputs) {
-                    let parameters = mean.iter().zip(&s).zip(&beta);
-                    let elements = dy.iter_mut().zip(x.iter().zip(addend)).zip(parameters);
-                    for ((dy, (&x, &addend)), ((&mean, &s), &beta)) in elements {
-                        *dy *= gate.slope(normalized(x, mean, s, beta) + addend);
+            vectorized(
+                #[inline(always)]
+                || {
+                    let inputs = x.chunks(width).zip(addend.chunks(width));
+                    for (dy, (x, addend)) in dy.chunks_mut(width).zip(inputs) {
+                        let parameters = mean.iter().zip(&s).zip(&beta);
+                        let elements = dy.iter_mut().zip(x.iter().zip(addend)).zip(parameters);
+                        for ((dy, (&x, &addend)), ((&mean, &s), &beta)) in elements {
+                            *dy *= gate.slope(normalized(x, mean, s, beta) + addend);
+                        }
                     }
-                }
-            });
+                },
+            );
             let terms = |[x, dy]: [T; 2], [mean]: [T; 1]| [dy, dy * (x - mean)];
             chunk_sums(channels, [x, &*dy], [self.mean.as_slice()], terms)
         };

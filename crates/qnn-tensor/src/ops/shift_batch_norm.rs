@@ -159,17 +159,22 @@ fn input_gradient<T: Scalar>(
     let [mean, s, k, offset] = [map.mean.as_slice(), map.s.as_slice(), &k, &offset].map(tiled);
     let (x_all, dy_all, width) = (x.as_slice(), dy.as_slice(), mean.len());
     Tensor::build(x.shape(), |dx| {
-        for_each_chunk_of(whole_rows(width), dx, |at, dx| {
-            let inputs = x_all[at..].chunks(width).zip(dy_all[at..].chunks(width));
-            for (dx, (x, dy)) in dx.chunks_mut(width).zip(inputs) {
-                let parameters = mean.iter().zip(&s).zip(k.iter().zip(&offset));
-                let elements = dx.iter_mut().zip(x.iter().zip(dy)).zip(parameters);
-                for ((dx, (&x, &dy)), ((&mean, &s), (&k, &offset))) in elements {
-                    let c = x - mean;
-                    *dx = s * dy + k * (power_of_two(c) + c) - offset;
+        for_each_chunk_of(
+            whole_rows(width),
+            dx,
+            #[inline(always)]
+            |at, dx| {
+                let inputs = x_all[at..].chunks(width).zip(dy_all[at..].chunks(width));
+                for (dx, (x, dy)) in dx.chunks_mut(width).zip(inputs) {
+                    let parameters = mean.iter().zip(&s).zip(k.iter().zip(&offset));
+                    let elements = dx.iter_mut().zip(x.iter().zip(dy)).zip(parameters);
+                    for ((dx, (&x, &dy)), ((&mean, &s), (&k, &offset))) in elements {
+                        let c = x - mean;
+                        *dx = s * dy + k * (power_of_two(c) + c) - offset;
+                    }
                 }
-            }
-        });
+            },
+        );
     })
 }
 
