@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::broadcast::sum_to;
-use crate::parallel::{for_each_chunk_of, whole_rows};
+use crate::parallel::{for_each_chunk_of, on_widest, whole_rows};
 use crate::{Scalar, Tensor};
 
 /// The gradient of a value: its elements, or what computes them where they are used.
@@ -40,9 +40,10 @@ impl<T: Scalar> Gradient<T> {
 }
 
 impl<T: Scalar> Deferred<T> {
-    /// `fill(at, out)` writes the elements from `at` on. It is called for whole rows of the last axis.
+    /// `fill(at, out)` writes the elements from `at` on. It is called for whole rows of the last axis, and runs on the
+    /// widest vectors if it says `#[inline(always)]`.
     pub(crate) fn new(shape: &[usize], fill: impl Fn(usize, &mut [T]) + Send + Sync + 'static) -> Self {
-        Self { shape: shape.to_vec(), fill: Box::new(fill) }
+        Self { shape: shape.to_vec(), fill: Box::new(move |at, out| on_widest(at, out, &fill)) }
     }
 
     /// Writes the elements from `at` on: whole rows of the last axis.

@@ -4,7 +4,7 @@
 //! number of threads. Short slices stay on the calling thread. Each chunk runs in code compiled for
 //! the widest vectors of the machine.
 
-use qnn_kernels::vectorized;
+use qnn_kernels::{Vectorize, vectorized};
 use rayon::prelude::*;
 
 /// Elements per chunk: 64 KiB of `f32`, a few microseconds of work.
@@ -25,20 +25,35 @@ pub fn for_each_chunk<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync
 pub fn for_each_chunk_of<T: Send>(size: usize, out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
     if out.len() <= size {
         if !out.is_empty() {
-            vectorized(
-                #[inline(always)]
-                || f(0, out),
-            );
+            on_widest(0, out, &f);
         }
         return;
     }
     let chunks = out.par_chunks_mut(size).enumerate();
-    chunks.for_each(|(i, chunk)| {
-        vectorized(
-            #[inline(always)]
-            || f(i * size, chunk),
-        );
-    });
+    chunks.for_each(|(i, chunk)| on_widest(i * size, chunk, &f));
+}
+
+/// `f(at, out)` in code for the widest vectors of the machine.
+///
+/// Not a closure around `f`: the function through which a closure is called by value may stay outside, compiled for
+/// the least machine, with `f` in it.
+pub(crate) fn on_widest<T>(at: usize, out: &mut [T], f: &impl Fn(usize, &mut [T])) {
+    vectorized(Call { f, at, out });
+}
+
+struct Call<'a, F, T> {
+    f: &'a F,
+    at: usize,
+    out: &'a mut [T],
+}
+
+impl<T, F: Fn(usize, &mut [T])> Vectorize for Call<'_, F, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        (self.f)(self.at, self.out);
+    }
 }
 
 /// Calls `f(i, row)` for each row of `row` elements; many rows are split over the threads.

@@ -1,5 +1,3 @@
-use qnn_kernels::vectorized;
-
 use super::channels::{rounded, sums};
 use super::gate::{Gate, GateFn, Open, Rectifier, Signum};
 use super::moments::Moments;
@@ -225,22 +223,22 @@ impl<T: Scalar> Map<T> {
         let own = self.parameters();
         let [mean, s, beta, offset, slope] = [own[0], own[1], own[2], &offset, &slope].map(tiled);
         let width = mean.len();
-        Deferred::new(x.clone().shape(), move |at, dx| {
-            let (x, dy) = (&x.as_slice()[at..][..dx.len()], &dy.as_slice()[at..][..dx.len()]);
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (dx, (x, dy)) in dx.chunks_mut(width).zip(x.chunks(width).zip(dy.chunks(width))) {
-                        let parameters = mean.iter().zip(&s).zip(&beta).zip(offset.iter().zip(&slope));
-                        let elements = dx.iter_mut().zip(x.iter().zip(dy)).zip(parameters);
-                        for ((dx, (&x, &dy)), (((&mean, &s), &beta), (&offset, &slope))) in elements {
-                            let dy = dy * gate.slope(normalized(x, mean, s, beta));
-                            *dx = s * dy - (offset + (x - mean) * slope);
-                        }
+        let shape = x.shape().to_vec();
+        Deferred::new(
+            &shape,
+            #[inline(always)]
+            move |at, dx| {
+                let (x, dy) = (&x.as_slice()[at..][..dx.len()], &dy.as_slice()[at..][..dx.len()]);
+                for (dx, (x, dy)) in dx.chunks_mut(width).zip(x.chunks(width).zip(dy.chunks(width))) {
+                    let parameters = mean.iter().zip(&s).zip(&beta).zip(offset.iter().zip(&slope));
+                    let elements = dx.iter_mut().zip(x.iter().zip(dy)).zip(parameters);
+                    for ((dx, (&x, &dy)), (((&mean, &s), &beta), (&offset, &slope))) in elements {
+                        let dy = dy * gate.slope(normalized(x, mean, s, beta));
+                        *dx = s * dy - (offset + (x - mean) * slope);
                     }
-                },
-            );
-        })
+                }
+            },
+        )
     }
 
     pub(super) fn parameters(&self) -> [&[T]; 3] {

@@ -1,4 +1,3 @@
-use qnn_kernels::vectorized;
 use rayon::prelude::*;
 
 use super::batch_norm::{Map, gamma_gradient, normalized, tiled};
@@ -97,9 +96,11 @@ impl<T: Scalar> Map<T> {
         let inputs = x.as_slice().par_chunks(size).zip(addend.as_slice().par_chunks(size));
         let chunks = dy.as_mut_slice().par_chunks_mut(size).zip(inputs);
         let part = |(dy, (x, addend)): (&mut [T], (&[T], &[T]))| {
-            vectorized(
+            for_each_chunk_of(
+                size,
+                dy,
                 #[inline(always)]
-                || {
+                |_, dy| {
                     let inputs = x.chunks(width).zip(addend.chunks(width));
                     for (dy, (x, addend)) in dy.chunks_mut(width).zip(inputs) {
                         let parameters = mean.iter().zip(&s).zip(&beta);

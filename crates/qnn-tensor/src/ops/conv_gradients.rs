@@ -19,14 +19,7 @@ pub(super) struct Backward<T: Scalar> {
     pub(super) factors: Factors<T>,
 }
 
-/// Which gradients are wanted, and what the input has received before.
-struct Wanted<T: Scalar> {
-    x: bool,
-    w: bool,
-    bias: bool,
-    sum: Option<Tensor<T>>,
-}
-
+/// The gradients of input, kernel and bias, or whether they are wanted.
 type Parts<T> = [Option<Tensor<T>>; 3];
 
 impl<T: Scalar> Backward<T> {
@@ -36,7 +29,7 @@ impl<T: Scalar> Backward<T> {
         received: &mut Received<'_, T, 2>,
     ) -> [Option<Gradient<T>>; 2] {
         let [x, w] = received.wanted;
-        let [dx, dw, _] = self.gradients(dy, Wanted { x, w, bias: false, sum: received.take(0) });
+        let [dx, dw, _] = self.gradients(dy, [x, w, false], || received.take(0));
         [dx, dw].map(|part| part.map(Gradient::Value))
     }
 
@@ -45,14 +38,19 @@ impl<T: Scalar> Backward<T> {
         dy: Gradient<T>,
         received: &mut Received<'_, T, 3>,
     ) -> [Option<Gradient<T>>; 3] {
-        let [x, w, bias] = received.wanted;
-        let parts = self.gradients(dy, Wanted { x, w, bias, sum: received.take(0) });
+        let parts = self.gradients(dy, received.wanted, || received.take(0));
         parts.map(|part| part.map(Gradient::Value))
     }
 
-    fn gradients(&self, dy: Gradient<T>, wanted: Wanted<T>) -> Parts<T> {
+    /// `sum` takes what the input has received before.
+    fn gradients(
+        &self,
+        dy: Gradient<T>,
+        wanted: [bool; 3],
+        sum: impl FnOnce() -> Option<Tensor<T>>,
+    ) -> Parts<T> {
         match dy {
-            Gradient::Deferred(dy) if self.takes_pieces() => self.in_pieces(&dy, wanted),
+            Gradient::Deferred(dy) if self.takes_pieces() => self.in_pieces(&dy, wanted, sum),
             dy => self.whole(&dy.into_tensor(), wanted),
         }
     }
@@ -63,33 +61,38 @@ impl<T: Scalar> Backward<T> {
         takes_pieces(&self.shape) && chunk >= whole_rows(self.shape.out_channels)
     }
 
-    fn whole(&self, dy: &Tensor<T>, wanted: Wanted<T>) -> Parts<T> {
+    fn whole(&self, dy: &Tensor<T>, [wants_x, wants_w, wants_bias]: [bool; 3]) -> Parts<T> {
         let Self { shape, x, pad, .. } = self;
-        let dx = wanted.x.then(|| {
+        let dx = wants_x.then(|| {
             let values = self.factors.kernel_values(&self.w);
-            let dx = Tensor::build(x.shape(), |dx| {
+            Tensor::build(x.shape(), |dx| {
                 qnn_kernels::conv2d_input_gradient(shape, dy.as_slice(), values.as_slice(), dx);
-            });
-            wanted.sum.map_or(dx.clone(), |sum| sum.zip_map(&dx, |sum, dx| sum + dx))
+            })
         });
-        let dw = wanted.w.then(|| {
+        let dw = wants_w.then(|| {
             let dw = Tensor::build(self.w.shape(), |dw| {
                 qnn_kernels::conv2d_kernel_gradient(shape, x.as_slice(), *pad, dy.as_slice(), dw);
             });
             self.factors.scale_by_input(dw)
         });
-        [dx, dw, wanted.bias.then(|| bias_gradient(dy))]
+        [dx, dw, wants_bias.then(|| bias_gradient(dy))]
     }
 
     /// Each piece of `dy` is computed when it is needed, and read by all gradients while it is in the
     /// cache.
-    fn in_pieces(&self, dy: &Deferred<T>, wanted: Wanted<T>) -> Parts<T> {
+    fn in_pieces(
+        &self,
+        dy: &Deferred<T>,
+        [wants_x, wants_w, wants_bias]: [bool; 3],
+        sum: impl FnOnce() -> Option<Tensor<T>>,
+    ) -> Parts<T> {
         let values = self.factors.kernel_values(&self.w);
-        let add = wanted.sum.is_some();
+        let sum = if wants_x { sum() } else { None };
+        let add = sum.is_some();
         let unwritten = |of: &Tensor<T>| Tensor::build(of.shape(), |_| {});
-        let mut dx = wanted.x.then(|| wanted.sum.unwrap_or_else(|| unwritten(&self.x)));
-        let mut dw = wanted.w.then(|| unwritten(&self.w));
-        let bias = wanted.bias.then(|| PiecewiseBias::new(&self.shape));
+        let mut dx = wants_x.then(|| sum.unwrap_or_else(|| unwritten(&self.x)));
+        let mut dw = wants_w.then(|| unwritten(&self.w));
+        let bias = wants_bias.then(|| PiecewiseBias::new(&self.shape));
         let piece = |images: Range<usize>, out: &mut [T]| {
             let at = images.start * self.image_len();
             dy.fill(at, out);
