@@ -15,7 +15,8 @@ use std::time::Instant;
 
 use qnn_kernels::{ChannelAffine, Conv2dShape, Isa, Kernels, Padding, Vectorize};
 
-const BATCH: usize = 32;
+/// Few images: a run that is over before the system gives the core to another program is a fair one.
+const BATCH: usize = 8;
 
 fn main() {
     let names: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with("--")).collect();

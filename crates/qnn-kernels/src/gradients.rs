@@ -52,9 +52,16 @@ struct Chunk<'a, T> {
 struct Plan<'a, T> {
     shape: &'a Conv2dShape,
     kernel: &'a KernelGradient<'a, T>,
-    /// The input gradient's product with its packed weights, and whether it is added.
-    input: Option<(&'a Product<'a, T>, &'a [Line<T>], bool)>,
+    input: Option<Input<'a, T>>,
     dy: &'a OutputGradient<'a, T>,
+}
+
+/// The product that makes the input's gradient, with its packed weights, and whether it is added.
+#[derive(Clone, Copy)]
+struct Input<'a, T> {
+    product: &'a Product<'a, T>,
+    weights: &'a [Line<T>],
+    add: bool,
 }
 
 pub(crate) fn gradients<T: Real>(
@@ -72,7 +79,8 @@ pub(crate) fn gradients<T: Real>(
             None => Plan { shape, kernel, input: None, dy }.run(x, None, sums),
             Some(dx) => plan::with_input_gradient(kernels, shape, w, |product| {
                 product.with_weights(|weights| {
-                    Plan { shape, kernel, input: Some((product, weights, add)), dy }.run(x, Some(dx), sums);
+                    let input = Some(Input { product, weights, add });
+                    Plan { shape, kernel, input, dy }.run(x, Some(dx), sums);
                 });
             }),
         }
@@ -117,7 +125,7 @@ impl<T: Real> Plan<'_, T> {
                 }
                 if let (Some(input), Some(dx)) = (self.input, dx.as_mut().and_then(Iterator::next)) {
                     let images = dx.par_chunks_mut(input_len).zip(dy.par_chunks(output_len));
-                    images.with_max_len(1).for_each(|(dx, dy)| input_gradient(input, dy, dx));
+                    images.with_max_len(1).for_each(|(dx, dy)| input.gradient(dy, dx));
                 }
             });
         }
@@ -128,20 +136,19 @@ impl<T: Real> Plan<'_, T> {
     }
 }
 
-/// The gradient of one image.
-fn input_gradient<T: Real>(
-    (product, weights, add): (&Product<'_, T>, &[Line<T>], bool),
-    dy: &[T],
-    dx: &mut [T],
-) {
-    if !add {
-        return product.image(dy, weights, dx);
+impl<T: Real> Input<'_, T> {
+    /// The gradient of one image.
+    fn gradient(&self, dy: &[T], dx: &mut [T]) {
+        let Self { product, weights, add } = *self;
+        if !add {
+            return product.image(dy, weights, dx);
+        }
+        with_lines(dx.len().div_ceil(LANES), |lines| {
+            let part = &mut numbers_mut(lines)[..dx.len()];
+            product.image(dy, weights, part);
+            vectorized(|| dx.iter_mut().zip(&*part).for_each(|(dx, part)| *dx = *dx + *part));
+        });
     }
-    with_lines(dx.len().div_ceil(LANES), |lines| {
-        let part = &mut numbers_mut(lines)[..dx.len()];
-        product.image(dy, weights, part);
-        vectorized(|| dx.iter_mut().zip(&*part).for_each(|(dx, part)| *dx = *dx + *part));
-    });
 }
 
 #[cfg(test)]
