@@ -45,10 +45,20 @@ fn bench(kernels: &Kernels) {
         let (extents, kernel, stride) = ([extent; 2], [kernel; 2], [stride; 2]);
         let padding = Padding::same(extents, kernel, stride);
         let [height, width] = extents;
-        let shape =
-            Conv2dShape { batch: BATCH, height, width, channels, out_channels, kernel, stride, padding, groups: 1 };
+        let shape = Conv2dShape {
+            batch: BATCH,
+            height,
+            width,
+            channels,
+            out_channels,
+            kernel,
+            stride,
+            padding,
+            groups: 1,
+        };
         let rates = rates(kernels, &shape).map(|rate| format!("{rate:5.0} ({:3.0} %)", 100.0 * rate / limit));
-        let name = format!("{channels}→{out_channels}, {extent}x{extent}, {0}x{0} / {1}", kernel[0], stride[0]);
+        let name =
+            format!("{channels}→{out_channels}, {extent}x{extent}, {0}x{0} / {1}", kernel[0], stride[0]);
         println!("{name:>32} {:>16} {:>16} {:>16}", rates[0], rates[1], rates[2]);
     }
 }
