@@ -13,7 +13,7 @@
 mod support;
 
 use criterion::{Criterion, Throughput};
-use qnn::tensor::ops::{Conv2dOptions, PoolOptions, batch_norm_relu_train, batch_norm_train};
+use qnn::tensor::ops::{Conv2dOptions, Gate, PoolOptions, batch_norm_gated_train, batch_norm_train};
 use qnn::tensor::{Padding, Tape, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -44,7 +44,9 @@ fn elementwise(criterion: &mut Criterion) {
 fn normalizations(criterion: &mut Criterion) {
     let shapes: [&[usize]; 3] = [&IMAGES, &[16], &[16]];
     bench(criterion, "batch_norm", &shapes, |x| batch_norm_train(x[0], x[1], x[2], 1e-5).0);
-    bench(criterion, "batch_norm_relu", &shapes, |x| batch_norm_relu_train(x[0], x[1], x[2], 1e-5).0);
+    for (name, gate) in [("batch_norm_relu", Gate::Relu), ("batch_norm_sign", Gate::Sign { clip: 1.0 })] {
+        bench(criterion, name, &shapes, move |x| batch_norm_gated_train(x[0], x[1], x[2], 1e-5, gate).0);
+    }
 }
 
 fn products(criterion: &mut Criterion) {

@@ -1,6 +1,8 @@
 //! The kernels as free functions, on the best instruction set of the machine.
 
-use crate::{ChannelAffine, Conv2dShape, Kernels, MatmulShape, Real};
+use crate::{
+    ChannelAffine, Conv2dGradients, Conv2dShape, Kernels, MatmulShape, OutputGradient, Real, VisitImages,
+};
 
 /// Work that [`vectorized`] compiles once for each instruction set.
 ///
@@ -73,6 +75,25 @@ pub fn conv2d<T: Real>(
     Kernels::current().conv2d(shape, x, w, pad_value, out, y);
 }
 
+/// [`conv2d`] whose output is looked at while it is in the cache: `visit(first, images)` sees every `together` images, once they are written, in
+/// any order and on several threads.
+///
+/// # Panics
+///
+/// As [`conv2d`], and if `together` is zero.
+#[track_caller]
+pub fn conv2d_visited<T: Real>(
+    shape: &Conv2dShape,
+    x: &[T],
+    w: &[T],
+    pad_value: T,
+    out: ChannelAffine<'_, T>,
+    y: &mut [T],
+    visit: (usize, &VisitImages<'_, T>),
+) {
+    Kernels::current().conv2d_visited(shape, x, w, pad_value, out, y, visit);
+}
+
 /// The gradient of a convolution's input: `dx[n, iy, ix, c] = Σ dy[n, oy, ox, o] · w[kh, kw, c, o]` over the outputs that saw the input.
 ///
 /// One accumulator for each input, in the order `kh, kw, o`.
@@ -95,6 +116,24 @@ pub fn conv2d_input_gradient<T: Real>(shape: &Conv2dShape, dy: &[T], w: &[T], dx
 #[track_caller]
 pub fn conv2d_kernel_gradient<T: Real>(shape: &Conv2dShape, x: &[T], pad_value: T, dy: &[T], dw: &mut [T]) {
     Kernels::current().conv2d_kernel_gradient(shape, x, pad_value, dy, dw);
+}
+
+/// Both gradients of a convolution in one go: each piece of the output's gradient is written by `dy` when it is needed, and read by both while it
+/// is in the cache.
+///
+/// `dy(images, out)` is called for every image once, in any order and by several threads. The same bits as
+/// [`conv2d_input_gradient`] and [`conv2d_kernel_gradient`] of the whole; with `add`, `dx` becomes `dx + gradient`, each sum rounded once.
+///
+/// # Panics
+///
+/// If the shape fails [`Conv2dShape::check`] or [`takes_pieces`](crate::takes_pieces), or a slice has not the length that it asks for.
+#[track_caller]
+pub fn conv2d_gradients<T: Real>(
+    shape: &Conv2dShape,
+    job: Conv2dGradients<'_, T>,
+    dy: &OutputGradient<'_, T>,
+) {
+    Kernels::current().conv2d_gradients(shape, job, dy);
 }
 
 /// Matrix product `y = (a · b) · scale + bias`, `[m, k] · [k, n]`: one accumulator for each element, over `k` in order.

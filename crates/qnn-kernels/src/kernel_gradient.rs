@@ -8,6 +8,7 @@ use crate::line::{LANES, Line};
 use crate::plan::{channel_blocks, input_frame, is_depthwise};
 use crate::reference::chunk_images;
 use crate::scratch::with_lines;
+use crate::threads::current_num_threads;
 use crate::threads::prelude::*;
 use crate::tile::{Sweep, cuts};
 use crate::{Conv2dShape, Kernels, Real};
@@ -33,7 +34,7 @@ pub(crate) fn kernel_gradient<T: Real>(
     if shape.batch == 0 {
         return dw.fill(T::zero());
     }
-    let plan = KernelGradient::new(T::tiles(kernels), shape, x, pad_value, dy);
+    let plan = KernelGradient::new(T::tiles(kernels), shape, x, pad_value, as_lines(dy).is_some());
     if chunk_images(shape) < shape.batch {
         plan.run_by_chunks(x, dy, dw);
     } else {
@@ -45,7 +46,7 @@ pub(crate) fn kernel_gradient<T: Real>(
 const FIRST_CACHE_LINES: usize = 1 << 9;
 
 /// The sums of one kernel position and one block of input channels are `[LANES, blocks of outputs]` lines.
-struct KernelGradient<'a, T> {
+pub(crate) struct KernelGradient<'a, T> {
     tiles: &'a Tiles<T>,
     shape: &'a Conv2dShape,
     depthwise: bool,
@@ -64,7 +65,14 @@ struct Site {
 }
 
 impl<'a, T: Real> KernelGradient<'a, T> {
-    fn new(tiles: &'a Tiles<T>, shape: &'a Conv2dShape, x: &[T], pad_value: T, dy: &[T]) -> Self {
+    /// `aligned`: whether the output's gradient will begin and end with a line.
+    pub(crate) fn new(
+        tiles: &'a Tiles<T>,
+        shape: &'a Conv2dShape,
+        x: &[T],
+        pad_value: T,
+        aligned: bool,
+    ) -> Self {
         let output = Frame {
             flat: false,
             gathered: None,
@@ -82,8 +90,10 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         };
         let framed_rows = (shape.out_height() - 1) * shape.stride[0] + shape.kernel[0];
         // Zeros around the image add nothing, so that they need not be there.
-        let input = Operand::new(input_frame(shape, pad_value), framed_rows, pad_value == T::zero(), x);
-        let output = Operand::new(output, shape.out_height(), true, dy);
+        let unpadded = pad_value == T::zero();
+        let input =
+            Operand::new(input_frame(shape, pad_value), framed_rows, unpadded && as_lines(x).is_some());
+        let output = Operand::new(output, shape.out_height(), aligned);
         let depthwise = is_depthwise(shape);
         let blocks = if depthwise { 1 } else { input.frame.blocks.len() / shape.groups };
         Self { tiles, shape, depthwise, input, output, blocks }
@@ -92,26 +102,37 @@ impl<'a, T: Real> KernelGradient<'a, T> {
     /// Chunks of images side by side, each with sums of its own; then the chunks are added in order.
     fn run_by_chunks(&self, x: &[T], dy: &[T], dw: &mut [T]) {
         let images = chunk_images(self.shape);
-        let sum_lines = self.sites().len() * self.site_lines();
-        with_lines(self.shape.batch.div_ceil(images) * sum_lines, |sums: &mut [Line<T>]| {
+        with_lines(self.shape.batch.div_ceil(images) * self.sum_lines(), |sums: &mut [Line<T>]| {
             let x = x.par_chunks(images * self.input.image_len());
             let chunks = sums
-                .par_chunks_exact_mut(sum_lines)
+                .par_chunks_exact_mut(self.sum_lines())
                 .zip(x)
                 .zip(dy.par_chunks(images * self.output.image_len()));
-            chunks.for_each(|((sums, x), dy)| self.chunk(x, dy, sums));
-            let sums = &*sums;
-            let rows = dw.par_chunks_exact_mut(self.shape.out_channels).with_min_len(64).enumerate();
-            rows.for_each(|(row, dw)| {
-                for (chunk, sums) in sums.chunks_exact(sum_lines).enumerate() {
-                    self.add_row(chunk > 0, self.row_of(row, sums), dw);
-                }
+            chunks.with_max_len(1).for_each(|((sums, x), dy)| {
+                sums.fill(Line([T::zero(); LANES]));
+                self.add_images(x, dy, sums);
             });
+            self.add_chunks(sums, dw);
         });
     }
 
-    fn chunk(&self, x: &[T], dy: &[T], sums: &mut [Line<T>]) {
-        sums.fill(Line([T::zero(); LANES]));
+    /// Lines of a chunk's sums.
+    pub(crate) fn sum_lines(&self) -> usize {
+        self.sites().len() * self.site_lines()
+    }
+
+    /// Adds the chunks' sums in order.
+    pub(crate) fn add_chunks(&self, sums: &[Line<T>], dw: &mut [T]) {
+        let rows = dw.par_chunks_exact_mut(self.shape.out_channels).with_min_len(64).enumerate();
+        rows.for_each(|(row, dw)| {
+            for (chunk, sums) in sums.chunks_exact(self.sum_lines()).enumerate() {
+                self.add_row(chunk > 0, self.row_of(row, sums), dw);
+            }
+        });
+    }
+
+    /// Adds some images, one after the other, to the sums of their chunk.
+    pub(crate) fn add_images(&self, x: &[T], dy: &[T], sums: &mut [Line<T>]) {
         with_lines(self.input.scratch_lines() + self.output.scratch_lines(), |scratch| {
             let (input, output) = scratch.split_at_mut(self.input.scratch_lines());
             for (x, dy) in
@@ -167,7 +188,7 @@ impl<'a, T: Real> KernelGradient<'a, T> {
     /// How many of `sites` a thread visits together: their sums stay in the cache, and threads get equally many.
     fn sites_together(&self, sites: usize) -> usize {
         let most = (RESIDENT_SUMS / self.site_lines()).max(1);
-        let threads = rayon::current_num_threads();
+        let threads = current_num_threads();
         sites.div_ceil(threads * sites.div_ceil(most * threads))
     }
 
@@ -304,11 +325,11 @@ struct Operand<T> {
 }
 
 impl<T: Real> Operand<T> {
-    /// `unpadded`: whether the image will do without what surrounds it.
-    fn new(frame: Frame<T>, framed_rows: usize, unpadded: bool, images: &[T]) -> Self {
+    /// `bare`: whether images will do without what surrounds them, and begin and end with a line.
+    fn new(frame: Frame<T>, framed_rows: usize, bare: bool) -> Self {
         let whole = frame.blocks.iter().all(|block| block.count == LANES);
         let near = frame.blocks.len() <= DIRECT_BLOCKS;
-        let direct = unpadded && whole && near && as_lines(images).is_some();
+        let direct = bare && whole && near;
         Self { frame, framed_rows, direct }
     }
 
@@ -413,7 +434,8 @@ mod tests {
                         placed(&mut dy_lines, shift, &dy);
                         let x = &numbers_mut(&mut x_lines)[shift..][..x.len()];
                         let dy = &numbers_mut(&mut dy_lines)[shift..][..dy.len()];
-                        let plan = KernelGradient::new(&kernels.f32, &shape, x, 0.0, dy);
+                        let aligned = as_lines(dy).is_some();
+                        let plan = KernelGradient::new(&kernels.f32, &shape, x, 0.0, aligned);
                         assert_eq!([plan.input.direct, plan.output.direct], [shift == 0; 2]);
                         let mut dw = vec![f32::NAN; shape.weight_len()];
                         kernels.conv2d_kernel_gradient(&shape, x, 0.0, dy, &mut dw);

@@ -2,8 +2,11 @@
 
 use crate::arch::{self, Kernels};
 use crate::packed::sign_product::sign_product;
-use crate::{ChannelAffine, Conv2dShape, Isa, MatmulShape, Padding, Real, Vectorize};
-use crate::{kernel_gradient, matrix, plan, reference};
+use crate::product::VisitImages;
+use crate::{
+    ChannelAffine, Conv2dGradients, Conv2dShape, Isa, MatmulShape, OutputGradient, Padding, Real, Vectorize,
+};
+use crate::{gradients, kernel_gradient, matrix, plan, product, reference};
 
 impl Kernels {
     /// The kernels of an instruction set, or nothing where this machine lacks it.
@@ -63,6 +66,38 @@ impl Kernels {
         }
     }
 
+    /// [`conv2d_visited`](crate::conv2d_visited) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    #[allow(clippy::too_many_arguments)]
+    pub fn conv2d_visited<T: Real>(
+        &self,
+        shape: &Conv2dShape,
+        x: &[T],
+        w: &[T],
+        pad_value: T,
+        out: ChannelAffine<'_, T>,
+        y: &mut [T],
+        (together, visit): (usize, &VisitImages<'_, T>),
+    ) {
+        assert_lengths(shape, x.len(), w.len(), y.len());
+        out.assert_channels(shape.out_channels);
+        assert!(together > 0, "a visit needs an image");
+        if y.is_empty() {
+            return;
+        }
+        let lengths = [shape.input_len() / shape.batch, shape.output_len() / shape.batch];
+        if self.by_bits(shape, x, w, pad_value, out, y) {
+            return product::visit_all(y, lengths[1], (together, visit));
+        }
+        plan::with_forward(self, shape, w, pad_value, out, |product| {
+            product.run_visited(x, y, lengths, (together, visit));
+        });
+    }
+
     /// [`conv2d_input_gradient`](crate::conv2d_input_gradient) with these kernels.
     ///
     /// # Panics
@@ -90,6 +125,29 @@ impl Kernels {
     ) {
         assert_lengths(shape, x.len(), dw.len(), dy.len());
         kernel_gradient::kernel_gradient(self, shape, x, pad_value, dy, dw);
+    }
+
+    /// [`conv2d_gradients`](crate::conv2d_gradients) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn conv2d_gradients<T: Real>(
+        &self,
+        shape: &Conv2dShape,
+        job: Conv2dGradients<'_, T>,
+        dy: &OutputGradient<'_, T>,
+    ) {
+        let inputs = [Some(job.x.len()), job.dx.as_deref().map(<[T]>::len)];
+        let weights = [Some(job.w.len()), job.dw.as_deref().map(<[T]>::len)];
+        for (input, weights) in inputs.into_iter().zip(weights) {
+            let (input, weights) =
+                (input.unwrap_or(shape.input_len()), weights.unwrap_or(shape.weight_len()));
+            assert_lengths(shape, input, weights, shape.output_len());
+        }
+        assert!(gradients::takes_pieces(shape), "the gradients of {shape:?} take no pieces");
+        gradients::gradients(self, shape, job, dy);
     }
 
     /// [`matmul`](crate::matmul) with these kernels.

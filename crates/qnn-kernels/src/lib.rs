@@ -34,6 +34,7 @@ mod arch;
 mod float_conv;
 mod frame;
 mod functions;
+mod gradients;
 mod isa;
 mod kernel_gradient;
 mod kernels;
@@ -54,9 +55,11 @@ pub use affine::ChannelAffine;
 pub use arch::Kernels;
 pub use float_conv::{FloatConv, FloatTile};
 pub use functions::{
-    Vectorize, conv2d, conv2d_input_gradient, conv2d_kernel_gradient, matmul, matmul_left_gradient,
-    matmul_right_gradient, vectorized,
+    Vectorize, conv2d, conv2d_gradients, conv2d_input_gradient, conv2d_kernel_gradient, conv2d_visited,
+    matmul, matmul_left_gradient, matmul_right_gradient, vectorized,
 };
+pub use gradients::{Conv2dGradients, OutputGradient, takes_pieces};
 pub use isa::{Isa, UnknownIsa};
+pub use product::VisitImages;
 pub use real::Real;
 pub use shape::{Conv2dShape, MatmulShape, Padding, ShapeError};

@@ -42,12 +42,24 @@ pub(crate) fn forward<T: Real>(
     out: ChannelAffine<'_, T>,
     y: &mut [T],
 ) {
+    with_forward(kernels, shape, w, pad_value, out, |product| product.run(x, y));
+}
+
+/// Lends the product that makes the output.
+pub(crate) fn with_forward<T: Real, R>(
+    kernels: &Kernels,
+    shape: &Conv2dShape,
+    w: &[T],
+    pad_value: T,
+    out: ChannelAffine<'_, T>,
+    visit: impl FnOnce(&Product<'_, T>) -> R,
+) -> R {
     let tiles = T::tiles(kernels);
-    let tables = forward_tables(tiles, &Window::plain(shape), pad_value);
+    let tables = &forward_tables(tiles, &Window::plain(shape), pad_value);
     let pack = |panel: Block, vectors: usize, lines: &mut [Line<T>]| {
         pack_plain(shape, w, panel, vectors, lines);
     };
-    Product { tiles, tables: &tables, weights: Weights::Pack(&pack, out) }.run(x, y);
+    visit(&Product { tiles, tables, weights: Weights::Pack(&pack, out) })
 }
 
 /// A convolution whose kernel may have gaps: the shape's kernel is the extent that it covers.
@@ -121,6 +133,16 @@ pub(crate) fn input_gradient<T: Real>(
     w: &[T],
     dx: &mut [T],
 ) {
+    with_input_gradient(kernels, shape, w, |product| product.run(dy, dx));
+}
+
+/// Lends the product that makes an input's gradient of an output's.
+pub(crate) fn with_input_gradient<T: Real, R>(
+    kernels: &Kernels,
+    shape: &Conv2dShape,
+    w: &[T],
+    visit: impl FnOnce(&Product<'_, T>) -> R,
+) -> R {
     let depthwise = is_depthwise(shape);
     let tiles = T::tiles(kernels);
     let frame = gradient_frame(shape);
@@ -133,7 +155,7 @@ pub(crate) fn input_gradient<T: Real>(
             pack_transposed(shape, w, panel, vectors, lines);
         }
     };
-    let tables = Tables {
+    let tables = &Tables {
         rows: shape.height,
         columns: shape.width,
         channels: shape.channels,
@@ -144,7 +166,7 @@ pub(crate) fn input_gradient<T: Real>(
         elementwise: depthwise,
         frame,
     };
-    Product { tiles, tables: &tables, weights: Weights::Pack(&pack, ChannelAffine::IDENTITY) }.run(dy, dx);
+    visit(&Product { tiles, tables, weights: Weights::Pack(&pack, ChannelAffine::IDENTITY) })
 }
 
 /// The padded input of a convolution.

@@ -17,6 +17,8 @@ use crate::{ChannelAffine, Real};
 const RESIDENT_WEIGHTS: usize = 1 << 18;
 /// Lines that the frames of a whole batch may take.
 const SHARED_LINES: usize = 1 << 20;
+/// Images that a thread takes at a time: few, so that none waits long for another at the end.
+const IMAGES_TOGETHER: usize = 4;
 /// Lines of a frame that a core's cache holds beside the weights.
 const RESIDENT_LINES: usize = 1 << 13;
 
@@ -48,6 +50,9 @@ pub(crate) struct Lattice {
 
 /// Writes a panel's weights, one line after the other: for each weight index as many lines as the panel has vectors.
 pub(crate) type Pack<'a, T> = dyn Fn(Block, usize, &mut [Line<T>]) + Sync + 'a;
+
+/// Sees some images of the output as soon as they are written: the number of the first, and their elements.
+pub type VisitImages<'a, T> = dyn Fn(usize, &[T]) + Sync + 'a;
 
 /// What a job computes, whatever the weights and the images: made once for a shape.
 #[derive(Clone, Debug)]
@@ -94,6 +99,12 @@ struct Target {
     /// Elements between neighbouring pixels.
     pitch: usize,
     first_channel: usize,
+}
+
+/// Shows all images, `together` at a time.
+pub(crate) fn visit_all<T: Real>(y: &[T], image_len: usize, (together, visit): (usize, &VisitImages<'_, T>)) {
+    let parts = y.par_chunks(image_len * together).enumerate();
+    parts.for_each(|(index, y)| visit(index * together, y));
 }
 
 impl<T: Real> Tables<T> {
@@ -182,11 +193,46 @@ impl<T: Real> Product<'_, T> {
         let band = self.band_rows(rows, y.len().div_ceil(image_len));
         self.with_weights(|weights| {
             let pairs = y.par_chunks_mut(image_len).zip(images.par_chunks(tables.image_len(images)));
-            pairs.for_each(|(y, image)| {
+            pairs.with_max_len(IMAGES_TOGETHER).for_each(|(y, image)| {
                 let bands = y.par_chunks_mut(band * tables.columns * tables.channels).enumerate();
                 bands.for_each(|(index, y)| self.band(index * band, image, weights, y));
             });
         });
+    }
+
+    /// [`run`](Self::run), with a visitor for every `together` images of the output, which sees them in the cache where it can. Images
+    /// have so many elements before and after.
+    pub(crate) fn run_visited(
+        &self,
+        images: &[T],
+        y: &mut [T],
+        [input_len, output_len]: [usize; 2],
+        (together, visit): (usize, &VisitImages<'_, T>),
+    ) {
+        let pixels = y.len() / self.tables.channels;
+        let visits = y.len() / (output_len * together);
+        if self.has_many_weights(self.rows(pixels), pixels) || visits < 4 * threads::current_num_threads() {
+            self.run(images, y);
+            return visit_all(y, output_len, (together, visit));
+        }
+        self.with_weights(|weights| {
+            let parts = y.par_chunks_mut(output_len * together).zip(images.par_chunks(input_len * together));
+            let parts = parts.enumerate().with_max_len(IMAGES_TOGETHER.div_ceil(together));
+            parts.for_each(|(index, (y, images))| {
+                let pairs = y.chunks_mut(output_len).zip(images.chunks(input_len));
+                pairs.for_each(|(y, image)| self.image(image, weights, y));
+                visit(index * together, y);
+            });
+        });
+    }
+
+    /// One whole image on the calling thread, with the weights of [`with_weights`](Self::with_weights).
+    pub(crate) fn image(&self, image: &[T], weights: &[Line<T>], y: &mut [T]) {
+        let row = self.tables.columns * self.tables.channels;
+        let band = self.band_rows(y.len().div_ceil(row), usize::MAX);
+        for (index, y) in y.chunks_mut(band * row).enumerate() {
+            self.band(index * band, image, weights, y);
+        }
     }
 
     /// Computes runs of rows into a buffer that stays in the cache, and shows each to `visit` with the index of its first pixel and its part of
@@ -231,7 +277,8 @@ impl<T: Real> Product<'_, T> {
         });
     }
 
-    fn with_weights(&self, visit: impl FnOnce(&[Line<T>])) {
+    /// Lends the packed weights of all panels.
+    pub(crate) fn with_weights(&self, visit: impl FnOnce(&[Line<T>])) {
         let (tables, panel_lines) = (self.tables, self.tables.panel_lines());
         match self.weights {
             Weights::Packed(lines) => visit(lines),

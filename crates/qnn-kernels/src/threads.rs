@@ -42,9 +42,10 @@ mod alone {
     }
 
     pub(crate) mod prelude {
-        use core::slice::{Chunks, ChunksExact, ChunksExactMut, ChunksMut};
+        use core::slice::{Chunks, ChunksExact, ChunksExactMut, ChunksMut, Iter};
 
         pub(crate) trait ParallelSlice<T> {
+            fn par_iter(&self) -> Iter<'_, T>;
             fn par_chunks(&self, len: usize) -> Chunks<'_, T>;
             fn par_chunks_mut(&mut self, len: usize) -> ChunksMut<'_, T>;
             fn par_chunks_exact(&self, len: usize) -> ChunksExact<'_, T>;
@@ -52,6 +53,10 @@ mod alone {
         }
 
         impl<T> ParallelSlice<T> for [T] {
+            fn par_iter(&self) -> Iter<'_, T> {
+                self.iter()
+            }
+
             fn par_chunks(&self, len: usize) -> Chunks<'_, T> {
                 self.chunks(len)
             }
@@ -73,8 +78,20 @@ mod alone {
             fn with_min_len(self, _: usize) -> Self {
                 self
             }
+
+            fn with_max_len(self, _: usize) -> Self {
+                self
+            }
         }
 
         impl<I: Iterator> IndexedParallelIterator for I {}
+
+        pub(crate) trait IntoParallelIterator: IntoIterator + Sized {
+            fn into_par_iter(self) -> Self::IntoIter {
+                self.into_iter()
+            }
+        }
+
+        impl<I: IntoIterator> IntoParallelIterator for I {}
     }
 }

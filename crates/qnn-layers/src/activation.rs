@@ -1,4 +1,5 @@
 use qnn_tensor::Var;
+use qnn_tensor::ops::Gate;
 
 use crate::{Ctx, Error, Layer, Op, Signal, module};
 
@@ -44,7 +45,7 @@ impl Layer for Relu {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let x = cx.value(x);
         let y = relu_of(cx, x);
-        if self.is_relu() {
+        if self.scale == 1.0 {
             return Ok(y.into());
         }
         let scaled = y.scale(self.scale);
@@ -52,8 +53,8 @@ impl Layer for Relu {
         Ok(scaled.into())
     }
 
-    fn is_relu(&self) -> bool {
-        self.scale == 1.0
+    fn gate(&self) -> Option<Gate> {
+        (self.scale == 1.0).then_some(Gate::Relu)
     }
 }
 

@@ -1,8 +1,10 @@
-use qnn_tensor::ops::{Moments, batch_norm_eval, batch_norm_relu_train, batch_norm_scale, batch_norm_train};
+use qnn_tensor::ops::{
+    Gate, Moments, batch_norm_add_gated_train, batch_norm_eval, batch_norm_gated_train, batch_norm_scale,
+};
 use qnn_tensor::{Tensor, Var};
 
-use crate::activation::relu_of;
 use crate::operands::check_positive;
+use crate::residual::check_sum;
 use crate::{Buffer, Ctx, Error, Layer, Op, Param, Role, Signal, module};
 
 const LAYER: &str = "batch norm";
@@ -88,31 +90,35 @@ impl BatchNorm {
         &self.running_var
     }
 
-    /// `max(forward(x), 0)`, in training without a pass over memory of its own. The same bits as a
-    /// [`Relu`](crate::Relu) behind the layer.
+    /// `gate(forward(x) + shortcut)`, where an absent shortcut is zero: in training all in the passes over memory
+    /// that the normalisation makes anyway, with the bits of separate layers.
     ///
     /// # Errors
     ///
-    /// As [`forward`](Layer::forward).
-    pub fn forward_relu<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
-        self.normalize(cx, x, true)
-    }
-
-    fn normalize<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>, relu: bool) -> Result<Signal<'t>, Error> {
-        let BatchNormConfig { channels, epsilon, .. } = self.config;
+    /// As [`forward`](Layer::forward), and [`Error::Shape`] if the shortcut has another shape.
+    pub(crate) fn forward_gated<'t>(
+        &self,
+        cx: &mut Ctx<'t>,
+        x: Signal<'t>,
+        shortcut: Option<Signal<'t>>,
+        gate: Gate,
+    ) -> Result<Signal<'t>, Error> {
+        let BatchNormConfig { channels, epsilon, momentum } = self.config;
         check_input(LAYER, cx, channels, x)?;
-        let x = cx.value(x);
-        if !cx.is_training() {
-            return Ok(self.evaluate(cx, x, relu).into());
+        if let Some(shortcut) = shortcut {
+            check_sum(x, shortcut)?;
         }
+        let (x, shortcut) = (cx.value(x), shortcut.map(|shortcut| cx.value(shortcut)));
         let (gamma, beta) = (cx.param(&self.gamma), cx.param(&self.beta));
-        let train = if relu { batch_norm_relu_train } else { batch_norm_train };
-        let (y, moments) = train(x, gamma, beta, epsilon);
-        queue_statistics(cx, [&self.running_mean, &self.running_var], self.config.momentum, &moments);
+        let (y, moments) = match shortcut {
+            None => batch_norm_gated_train(x, gamma, beta, epsilon, gate),
+            Some(shortcut) => batch_norm_add_gated_train(x, shortcut, gamma, beta, epsilon, gate),
+        };
+        queue_statistics(cx, [&self.running_mean, &self.running_var], momentum, &moments);
         Ok(y.into())
     }
 
-    fn evaluate<'t>(&self, cx: &mut Ctx<'t>, x: Var<'t>, relu: bool) -> Var<'t> {
+    fn evaluate<'t>(&self, cx: &mut Ctx<'t>, x: Var<'t>) -> Var<'t> {
         let (gamma, beta) = (cx.param(&self.gamma), cx.param(&self.beta));
         let (mean, variance) = (self.running_mean.value(), self.running_var.value());
         let y = batch_norm_eval(x, gamma, beta, mean, variance, self.config.epsilon);
@@ -121,7 +127,7 @@ impl BatchNorm {
             s: batch_norm_scale(self.gamma.value(), variance, self.config.epsilon),
             beta: self.beta.value().clone(),
         });
-        if relu { relu_of(cx, y) } else { y }
+        y
     }
 }
 
@@ -129,7 +135,12 @@ module!(BatchNorm { gamma, beta, running_mean, running_var });
 
 impl Layer for BatchNorm {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
-        self.normalize(cx, x, false)
+        if cx.is_training() {
+            return self.forward_gated(cx, x, None, Gate::Identity);
+        }
+        check_input(LAYER, cx, self.config.channels, x)?;
+        let x = cx.value(x);
+        Ok(self.evaluate(cx, x).into())
     }
 }
 

@@ -1,5 +1,6 @@
 use qnn_quant::Pair;
-use qnn_tensor::ops::{Conv2dOptions, conv2d_factored};
+use qnn_tensor::Var;
+use qnn_tensor::ops::{Conv2dOptions, Factors, conv2d_factored, conv2d_measured};
 
 use crate::input_scale::{check_input_scaling, pixel_scales, scaled};
 use crate::operands::{Weights, check_positive, new_bias, new_kernel};
@@ -208,6 +209,30 @@ module!(Conv2d { kernel, bias, kernel_quantizer, input_quantizer });
 
 impl Layer for Conv2d {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        self.convolve(cx, x, conv2d_factored)
+    }
+}
+
+type Convolution = for<'t> fn(Var<'t>, Var<'t>, Option<Var<'t>>, &Factors, &Conv2dOptions) -> Var<'t>;
+
+impl Conv2d {
+    /// [`forward`](Layer::forward) for a batch norm to follow: in training, the statistics that it will need are made
+    /// while the output is in the cache. The same bits.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Layer::forward).
+    pub fn forward_measured<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
+        let convolution = if cx.is_training() { conv2d_measured } else { conv2d_factored };
+        self.convolve(cx, x, convolution)
+    }
+
+    fn convolve<'t>(
+        &self,
+        cx: &mut Ctx<'t>,
+        x: Signal<'t>,
+        convolution: Convolution,
+    ) -> Result<Signal<'t>, Error> {
         let options = self.options(&x.shape())?;
         if self.config.input_scaling {
             let scales = pixel_scales(cx, x, self.config.kernel, &options);
@@ -219,7 +244,7 @@ impl Layer for Conv2d {
             return self.gradient_quantizer.forward(cx, y);
         }
         let operands = self.weights().operands(cx, x)?;
-        let y = conv2d_factored(operands.x, operands.kernel, operands.bias, &operands.factors, &options);
+        let y = convolution(operands.x, operands.kernel, operands.bias, &operands.factors, &options);
         let op = || Op::Conv2d { product: operands.product(), options };
         cx.report(LAYER, Some(&self.kernel), &[operands.x], y, op);
         self.gradient_quantizer.forward(cx, y.into())

@@ -1,5 +1,7 @@
 use std::fmt::Debug;
 
+use qnn_tensor::ops::Gate;
+
 use crate::{Ctx, Error, Module, QuantizeRange, Signal};
 
 /// A differentiable map with parameters.
@@ -14,10 +16,10 @@ pub trait Layer: Module + Debug + Send + Sync {
     /// [`Error`] if the input's shape does not fit the layer or a quantizer rejects its values.
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error>;
 
-    /// Whether the layer is exactly `max(x, 0)`, so that the layer before it may compute it in its
-    /// own pass over memory.
-    fn is_relu(&self) -> bool {
-        false
+    /// The function of single elements that the layer exactly is, if the layer before it may compute
+    /// it in its own passes over memory.
+    fn gate(&self) -> Option<Gate> {
+        None
     }
 
     /// The range, if the layer is exactly `max(x, 0)` quantized to an observed range, so that the layer before it may
@@ -32,8 +34,8 @@ impl<L: Layer + ?Sized> Layer for Box<L> {
         (**self).forward(cx, x)
     }
 
-    fn is_relu(&self) -> bool {
-        (**self).is_relu()
+    fn gate(&self) -> Option<Gate> {
+        (**self).gate()
     }
 
     fn relu_range(&self) -> Option<&QuantizeRange> {

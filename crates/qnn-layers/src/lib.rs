@@ -111,7 +111,7 @@ pub use quantize::{FakeQuantize, Quantize, Quantized};
 pub use quantize_gradient::QuantizeGradient;
 pub use quantize_range::{QuantizeRange, QuantizeRangeConfig};
 pub use relu_in_range::ReluInRange;
-pub use residual::{Residual, normalize_and_activate, sum_and_activate};
+pub use residual::{Residual, normalize_and_activate, normalize_sum_and_activate, sum_and_activate};
 pub use sequential::Sequential;
 pub use shift_batch_norm::{ShiftBatchNorm, ShiftBatchNormConfig};
 pub use signal::Signal;

@@ -2,7 +2,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use ndarray::{ArrayViewMutD, IxDyn};
-use qnn_quant::{Estimator, Grid, Groups, Identity, Pair, Quantizer, StraightThrough};
+use qnn_quant::{Estimator, Grid, Groups, Identity, Pair, Quantizer, Sign, StraightThrough};
+use qnn_tensor::ops::Gate;
 use qnn_tensor::{Tensor, Var};
 
 use crate::slot::Slot;
@@ -90,6 +91,12 @@ impl Module for Quantize {
 impl Layer for Quantize {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         quantize_signal("quantize", &self.quantizer, cx, x)
+    }
+
+    fn gate(&self) -> Option<Gate> {
+        let pair = self.pair();
+        let clip = pair.gradient.clip().filter(|_| pair.map.name() == Sign.name())?;
+        Some(Gate::Sign { clip })
     }
 }
 

@@ -1,7 +1,7 @@
 use qnn_layers::{
     Conv2d, Conv2dConfig, Ctx, DenseConfig, GlobalAveragePool, Init, Initializer, IntegerUnit, Layer,
     Normalization, PaddingRule, QuantizeRange, Signal, UnitOutput, Within, average_in_range, module,
-    normalize_and_activate, sum_and_activate,
+    normalize_and_activate, normalize_sum_and_activate, sum_and_activate,
 };
 
 use crate::build::Builder;
@@ -241,11 +241,11 @@ impl Block {
         })
     }
 
-    fn body<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, qnn_layers::Error> {
-        let x = self.conv1.forward(cx, x).within("conv1")?;
+    /// The body up to its last batch norm.
+    fn convolutions<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, qnn_layers::Error> {
+        let x = self.conv1.forward_measured(cx, x).within("conv1")?;
         let x = normalize_and_activate(cx, x, &self.norm1, &*self.activation1, ["norm1", "activation1"])?;
-        let x = self.conv2.forward(cx, x).within("conv2")?;
-        self.norm2.forward(cx, x).within("norm2")
+        self.conv2.forward_measured(cx, x).within("conv2")
     }
 
     /// The block of a network of integers alone.
@@ -331,7 +331,7 @@ impl Layer for Stem {
             let unit = IntegerUnit::activated(&self.conv, &self.activation)?.folding(Some(&self.norm))?;
             return unit.forward(cx, x).within("conv");
         }
-        let x = self.conv.forward(cx, x).within("conv")?;
+        let x = self.conv.forward_measured(cx, x).within("conv")?;
         normalize_and_activate(cx, x, &self.norm, &*self.activation, ["norm", "activation"])
     }
 }
@@ -341,11 +341,11 @@ impl Layer for Block {
         if let Some(ranges) = &self.ranges {
             return self.in_ranges(ranges, cx, x);
         }
-        let y = self.body(cx, x)?;
+        let y = self.convolutions(cx, x)?;
+        let (norm, activation, path) = (&self.norm2, &*self.activation2, ["norm2", "activation2"]);
         if self.adds_shortcut {
-            let around = self.around(cx, x)?;
-            return sum_and_activate(cx, y, around, &*self.activation2).within("activation2");
+            return normalize_sum_and_activate(cx, y, norm, |cx| self.around(cx, x), activation, path);
         }
-        self.activation2.forward(cx, y).within("activation2")
+        normalize_and_activate(cx, y, norm, activation, path)
     }
 }

@@ -90,8 +90,13 @@ impl Layer for ConvUnit {
             let unit = IntegerUnit::activated(&self.conv, &self.activation)?.folding(Some(&self.norm))?;
             return unit.pooling(self.pool.as_ref()).forward(cx, x).within("conv");
         }
-        let x = self.conv.forward(cx, x).within("conv")?;
-        let x = self.pool.forward(cx, x).within("pool")?;
+        let x = match &self.pool {
+            None => self.conv.forward_measured(cx, x).within("conv")?,
+            Some(pool) => {
+                let x = self.conv.forward(cx, x).within("conv")?;
+                pool.forward(cx, x).within("pool")?
+            }
+        };
         normalize_and_activate(cx, x, &self.norm, &*self.activation, ["norm", "activation"])
     }
 }

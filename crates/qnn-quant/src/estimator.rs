@@ -15,6 +15,12 @@ pub trait Estimator: Debug + Send + Sync {
     /// The name on the command line, in kebab case.
     fn name(&self) -> &'static str;
 
+    /// The c of an estimator that is exactly `dx = dy · 1[|x| ≤ c]`, so that the operation before the map may compute
+    /// it in its own pass over memory.
+    fn clip(&self) -> Option<f32> {
+        None
+    }
+
     /// Writes the gradient with respect to `x`, given `dy` with respect to the quantized value.
     ///
     /// # Errors
@@ -62,11 +68,20 @@ pub trait Slope: Debug + Send + Sync {
 
     /// dq/dx at `x`. Called in the innermost loop: branches that are selections keep it vectorised.
     fn slope(&self, x: f32, levels: &Levels) -> f32;
+
+    /// What [`Estimator::clip`] returns.
+    fn clip(&self) -> Option<f32> {
+        None
+    }
 }
 
 impl<S: Slope> Estimator for S {
     fn name(&self) -> &'static str {
         self.label()
+    }
+
+    fn clip(&self) -> Option<f32> {
+        Slope::clip(self)
     }
 
     fn pullback_into(
@@ -92,6 +107,10 @@ impl<S: Slope> Estimator for S {
 impl Estimator for Arc<dyn Estimator> {
     fn name(&self) -> &'static str {
         (**self).name()
+    }
+
+    fn clip(&self) -> Option<f32> {
+        (**self).clip()
     }
 
     fn pullback_into(

@@ -41,6 +41,8 @@ pub mod reduce;
 
 mod broadcast;
 mod error;
+mod gradient;
+mod gradients;
 mod scalar;
 mod storage;
 mod tape;
@@ -48,9 +50,10 @@ mod tensor;
 
 pub use error::ShapeError;
 pub use gradcheck::gradcheck;
+pub use gradients::Gradients;
 pub use ndarray;
 pub use qnn_kernels::Padding;
 pub use qnn_math as math;
 pub use scalar::Scalar;
-pub use tape::{Gradients, Tape, Var};
+pub use tape::{Tape, Var};
 pub use tensor::Tensor;

@@ -11,6 +11,8 @@ use rayon::prelude::*;
 pub const CHUNK: usize = 16 * 1024;
 
 /// Calls `f(offset, chunk)` for consecutive chunks of `out`, in parallel when there are several.
+///
+/// A long closure is compiled for the widest vectors only if it says `#[inline(always)]`.
 pub fn for_each_chunk<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
     for_each_chunk_of(CHUNK, out, f);
 }
@@ -23,12 +25,35 @@ pub fn for_each_chunk<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync
 pub fn for_each_chunk_of<T: Send>(size: usize, out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
     if out.len() <= size {
         if !out.is_empty() {
-            vectorized(|| f(0, out));
+            on_widest(0, out, &f);
         }
         return;
     }
     let chunks = out.par_chunks_mut(size).enumerate();
-    chunks.for_each(|(i, chunk)| vectorized(|| f(i * size, chunk)));
+    chunks.for_each(|(i, chunk)| on_widest(i * size, chunk, &f));
+}
+
+/// `f(at, out)` in code for the widest vectors of the machine.
+///
+/// Not a closure around `f`: the function through which a closure is called by value may stay outside, compiled for
+/// the least machine, with `f` in it.
+pub(crate) fn on_widest<T>(at: usize, out: &mut [T], f: &impl Fn(usize, &mut [T])) {
+    vectorized(Call { f, at, out });
+}
+
+struct Call<'a, F, T> {
+    f: &'a F,
+    at: usize,
+    out: &'a mut [T],
+}
+
+impl<T, F: Fn(usize, &mut [T])> Vectorize for Call<'_, F, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        (self.f)(self.at, self.out);
+    }
 }
 
 /// Calls `f(i, row)` for each row of `row` elements; many rows are split over the threads.

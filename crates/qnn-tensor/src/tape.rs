@@ -2,7 +2,9 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::broadcast::sum_to;
+use crate::gradient::Gradient;
+use crate::gradients::{Gradients, Input, Received};
+use crate::ops::Moments;
 use crate::{Scalar, Tensor};
 
 /// The record of one forward pass: a flat list of nodes in order of execution.
@@ -24,17 +26,12 @@ pub struct Var<'t, T: Scalar = f32> {
     id: usize,
 }
 
-/// The gradients of a tape's leaves, as [`Tape::backward`] returns them.
-#[derive(Debug)]
-pub struct Gradients<T: Scalar = f32> {
-    tape: u64,
-    by_node: Vec<Option<Tensor<T>>>,
-}
-
 struct Node<T: Scalar> {
     op: &'static str,
     value: Tensor<T>,
     kind: Kind<T>,
+    /// The statistics of the value, where its operation has made them along with it.
+    moments: Option<Moments<T>>,
 }
 
 /// How a node takes part in the backward pass.
@@ -48,7 +45,7 @@ enum Kind<T: Scalar> {
 }
 
 /// Turns the gradient of a value into contributions to those of its inputs.
-type Sweep<T> = Box<dyn FnOnce(&Tensor<T>, &mut Gradients<T>)>;
+type Sweep<T> = Box<dyn FnOnce(Gradient<T>, &mut Gradients<T>)>;
 
 impl<T: Scalar> Tape<T> {
     /// An empty tape.
@@ -105,13 +102,29 @@ impl<T: Scalar> Tape<T> {
         value: Tensor<T>,
         pullback: impl FnOnce(&Tensor<T>, [bool; N]) -> [Option<Tensor<T>>; N] + 'static,
     ) -> Var<'t, T> {
+        self.record_gradients(op, inputs, value, move |dy, received| {
+            pullback(&dy.into_tensor(), received.wanted).map(|part| part.map(Gradient::Value))
+        })
+    }
+
+    /// [`record`](Tape::record) for operations that take or give gradients that are not computed yet,
+    /// or add to those that an input has received.
+    #[track_caller]
+    pub(crate) fn record_gradients<'t, const N: usize>(
+        &'t self,
+        op: &'static str,
+        inputs: [Var<'t, T>; N],
+        value: Tensor<T>,
+        pullback: impl FnOnce(Gradient<T>, &mut Received<'_, T, N>) -> [Option<Gradient<T>>; N] + 'static,
+    ) -> Var<'t, T> {
         let wanted = inputs.map(|input| self.accepts(op, input));
         if !wanted.contains(&true) {
             return self.push(op, value, Kind::Constant);
         }
         let inputs = inputs.map(Input::new);
-        let sweep = move |dy: &Tensor<T>, gradients: &mut Gradients<T>| {
-            gradients.hand_on(op, &inputs, &wanted, pullback(dy, wanted));
+        let sweep = move |dy: Gradient<T>, gradients: &mut Gradients<T>| {
+            let parts = pullback(dy, &mut Received::new(wanted, &inputs, gradients));
+            gradients.hand_on(op, &inputs, &wanted, parts);
         };
         self.push(op, value, Kind::Inner(Box::new(sweep)))
     }
@@ -136,9 +149,10 @@ impl<T: Scalar> Tape<T> {
             return self.push(op, value, Kind::Constant);
         }
         let inputs: Vec<Input> = inputs.iter().map(|&input| Input::new(input)).collect();
-        let sweep = move |dy: &Tensor<T>, gradients: &mut Gradients<T>| {
-            let parts = pullback(dy, &wanted);
+        let sweep = move |dy: Gradient<T>, gradients: &mut Gradients<T>| {
+            let parts = pullback(&dy.into_tensor(), &wanted);
             assert_eq!(parts.len(), inputs.len(), "{op}: one gradient is needed for each input");
+            let parts = parts.into_iter().map(|part| part.map(Gradient::Value));
             gradients.hand_on(op, &inputs, &wanted, parts);
         };
         self.push(op, value, Kind::Inner(Box::new(sweep)))
@@ -168,17 +182,20 @@ impl<T: Scalar> Tape<T> {
         assert_eq!(y.shape(), cotangent.shape(), "backward: a cotangent has its value's shape");
         let mut nodes = self.nodes.take();
         self.drained.set(true);
-        let mut gradients = Gradients { tape: self.number, by_node: vec![None; nodes.len()] };
-        gradients.by_node[y.id] = Some(cotangent);
+        let mut gradients = Gradients::new(self.number, nodes.len());
+        gradients.by_node[y.id] = Some(Gradient::Value(cotangent));
         while let Some(node) = nodes.pop() {
             let id = nodes.len();
             drop(node.value);
             match node.kind {
-                Kind::Leaf => {}
+                Kind::Leaf => {
+                    let dy = gradients.by_node[id].take();
+                    gradients.by_node[id] = dy.map(|dy| Gradient::Value(dy.into_tensor()));
+                }
                 Kind::Constant => gradients.by_node[id] = None,
                 Kind::Inner(pullback) => {
                     if let Some(dy) = gradients.by_node[id].take() {
-                        pullback(&dy, &mut gradients);
+                        pullback(dy, &mut gradients);
                     }
                 }
             }
@@ -207,7 +224,7 @@ impl<T: Scalar> Tape<T> {
     fn push(&self, op: &'static str, value: Tensor<T>, kind: Kind<T>) -> Var<'_, T> {
         assert!(!self.drained.get(), "{op}: the tape was drained by backward(); use a new one");
         let mut nodes = self.nodes.borrow_mut();
-        nodes.push(Node { op, value, kind });
+        nodes.push(Node { op, value, kind, moments: None });
         Var { tape: self, id: nodes.len() - 1 }
     }
 }
@@ -250,6 +267,11 @@ impl<'t, T: Scalar> Var<'t, T> {
         self.with_node(|node| node.value.shape().to_vec())
     }
 
+    /// The number of the tape, unique in the process.
+    pub(crate) fn tape_number(self) -> u64 {
+        self.tape.number
+    }
+
     /// The tape that holds the value.
     pub fn tape(self) -> &'t Tape<T> {
         self.tape
@@ -258,6 +280,17 @@ impl<'t, T: Scalar> Var<'t, T> {
     /// The value's position on the tape, which identifies it among the tape's values.
     pub fn index(self) -> usize {
         self.id
+    }
+
+    /// The statistics of the value's channels, if its operation has noted them.
+    pub(crate) fn moments(self) -> Option<Moments<T>> {
+        self.with_node(|node| node.moments.clone())
+    }
+
+    /// Notes the statistics of the value's channels for an operation that will need them.
+    pub(crate) fn with_moments(self, moments: Moments<T>) -> Self {
+        self.tape.nodes.borrow_mut()[self.id].moments = Some(moments);
+        self
     }
 
     /// Whether the value depends on a leaf.
@@ -291,85 +324,6 @@ impl<T: Scalar> fmt::Debug for Var<'_, T> {
             None => write!(f, "Var({}: drained)", self.id),
         }
     }
-}
-
-impl<T: Scalar> Gradients<T> {
-    /// The gradient of a leaf, or `None` if the loss does not depend on it.
-    ///
-    /// # Panics
-    ///
-    /// If the leaf lives on another tape.
-    #[track_caller]
-    pub fn of(&self, leaf: Var<'_, T>) -> Option<&Tensor<T>> {
-        self.check(leaf);
-        self.by_node.get(leaf.id)?.as_ref()
-    }
-
-    /// Like [`of`](Gradients::of), and gives the tensor away.
-    ///
-    /// # Panics
-    ///
-    /// If the leaf lives on another tape.
-    #[track_caller]
-    pub fn take(&mut self, leaf: Var<'_, T>) -> Option<Tensor<T>> {
-        self.check(leaf);
-        self.by_node.get_mut(leaf.id)?.take()
-    }
-
-    #[track_caller]
-    fn check(&self, leaf: Var<'_, T>) {
-        assert_eq!(leaf.tape.number, self.tape, "these are the gradients of another tape");
-    }
-
-    fn hand_on(
-        &mut self,
-        op: &str,
-        inputs: &[Input],
-        wanted: &[bool],
-        parts: impl IntoIterator<Item = Option<Tensor<T>>>,
-    ) {
-        for ((input, part), wanted) in inputs.iter().zip(parts).zip(wanted) {
-            if let (Some(part), true) = (part, wanted) {
-                self.accumulate(op, input, part);
-            }
-        }
-    }
-
-    fn accumulate(&mut self, op: &str, input: &Input, part: Tensor<T>) {
-        let shape = &input.shape;
-        let part = sum_to(part, shape).unwrap_or_else(|found| {
-            panic!("{op}: a gradient of shape {found:?} for an input of shape {shape:?}")
-        });
-        let slot = &mut self.by_node[input.id];
-        *slot = Some(match slot.take() {
-            None => part,
-            Some(sum) => add(sum, &part),
-        });
-    }
-}
-
-/// What the backward pass must know of an input.
-struct Input {
-    id: usize,
-    shape: Vec<usize>,
-}
-
-impl Input {
-    fn new<T: Scalar>(input: Var<'_, T>) -> Self {
-        Self { id: input.id, shape: input.shape() }
-    }
-}
-
-/// `sum + part`, in the buffer of `sum` if nothing else reads it.
-fn add<T: Scalar>(mut sum: Tensor<T>, part: &Tensor<T>) -> Tensor<T> {
-    if sum.is_shared() {
-        return sum.zip_map(part, |a, b| a + b);
-    }
-    let part = part.as_slice();
-    crate::parallel::for_each_chunk(sum.as_mut_slice(), |at, sum| {
-        sum.iter_mut().zip(&part[at..]).for_each(|(a, &b)| *a += b);
-    });
-    sum
 }
 
 #[cfg(test)]

@@ -194,9 +194,13 @@ impl<T: Scalar> Tensor<T> {
     pub fn map(&self, f: impl Fn(T) -> T + Sync) -> Self {
         let x = self.as_slice();
         Self::build(self.shape(), |out| {
-            for_each_chunk(out, |at, out| {
-                out.iter_mut().zip(&x[at..]).for_each(|(y, &x)| *y = f(x));
-            });
+            for_each_chunk(
+                out,
+                #[inline(always)]
+                |at, out| {
+                    out.iter_mut().zip(&x[at..]).for_each(|(y, &x)| *y = f(x));
+                },
+            );
         })
     }
 
@@ -210,10 +214,14 @@ impl<T: Scalar> Tensor<T> {
         assert_eq!(self.shape(), other.shape(), "zip_map needs equal shapes");
         let (a, b) = (self.as_slice(), other.as_slice());
         Self::build(self.shape(), |out| {
-            for_each_chunk(out, |at, out| {
-                let pairs = a[at..].iter().zip(&b[at..]);
-                out.iter_mut().zip(pairs).for_each(|(y, (&a, &b))| *y = f(a, b));
-            });
+            for_each_chunk(
+                out,
+                #[inline(always)]
+                |at, out| {
+                    let pairs = a[at..].iter().zip(&b[at..]);
+                    out.iter_mut().zip(pairs).for_each(|(y, (&a, &b))| *y = f(a, b));
+                },
+            );
         })
     }
 
@@ -221,9 +229,13 @@ impl<T: Scalar> Tensor<T> {
     pub fn cast<U: Scalar>(&self) -> Tensor<U> {
         let x = self.as_slice();
         Tensor::build(self.shape(), |out| {
-            for_each_chunk(out, |at, out| {
-                out.iter_mut().zip(&x[at..]).for_each(|(y, x)| *y = U::of(x.as_f64()));
-            });
+            for_each_chunk(
+                out,
+                #[inline(always)]
+                |at, out| {
+                    out.iter_mut().zip(&x[at..]).for_each(|(y, x)| *y = U::of(x.as_f64()));
+                },
+            );
         })
     }
 }

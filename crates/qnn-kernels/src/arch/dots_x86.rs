@@ -9,6 +9,7 @@ use core::arch::x86_64::{
 };
 
 use super::dots::{DotTiles, dot_rows, dot_tiles};
+use crate::isa::has;
 use crate::line::{LANES, Line};
 use crate::packed::dot_tile::{self, DotLanes, DotRow, Packing};
 use crate::packed::plane_weights::Spread;
@@ -33,13 +34,13 @@ static MADD_256: DotTiles = dot_tiles!("vpmaddwd, 256 bits",
 
 /// The tables of AVX2 that this machine can run, the best first.
 pub(super) fn avx2() -> [Option<&'static DotTiles>; 3] {
-    [None, is_x86_feature_detected!("avxvnni").then_some(&VNNI_256), Some(&MADD_256)]
+    [None, has!("avxvnni").then_some(&VNNI_256), Some(&MADD_256)]
 }
 
 /// The tables of AVX-512 that this machine can run, the best first.
 pub(super) fn avx512() -> [Option<&'static DotTiles>; 3] {
     let [_, wide, plain] = avx2();
-    [is_x86_feature_detected!("avx512vnni").then_some(&VNNI_512), wide, plain]
+    [has!("avx512vnni").then_some(&VNNI_512), wide, plain]
 }
 
 /// Sixteen sums in one AVX-512 register. Used only in functions that enable AVX-512 with VNNI.

@@ -1,13 +1,14 @@
 //! How a product is cut into blocks, and where the sums of a block lie.
 
-use std::ops::Range;
-
-use rayon::prelude::*;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::panel::{Panel, vectors};
 use super::tile::Job;
 use crate::arch::Tiles;
 use crate::line::{LANES, Line};
+use crate::threads::current_num_threads;
+use crate::threads::prelude::*;
 use crate::{ChannelAffine, Real, Vectorize, vectorized};
 
 /// Terms that pass through a tile before the next one takes its turn: a panel of them stays in the first cache.
@@ -57,13 +58,13 @@ impl<'a, T: Real> Cuts<'a, T> {
 
     /// Panels that one thread works on: enough strips that no thread idles.
     pub(super) fn strip(&self) -> usize {
-        self.panels.len().div_ceil(4 * rayon::current_num_threads()).clamp(1, PANELS)
+        self.panels.len().div_ceil(4 * current_num_threads()).clamp(1, PANELS)
     }
 
     /// Rows that one thread works on, in whole tiles.
     pub(super) fn group(&self) -> usize {
         let tiles = self.rows.div_ceil(self.tile);
-        self.tile * tiles.div_ceil(4 * rayon::current_num_threads()).clamp(1, GROUP)
+        self.tile * tiles.div_ceil(4 * current_num_threads()).clamp(1, GROUP)
     }
 
     /// Lines of one row of the left factor.

@@ -16,14 +16,13 @@ mod pack;
 mod panel;
 mod tile;
 
-use rayon::prelude::*;
-
 use self::cuts::Cuts;
 use self::pack::Matrix;
 use self::panel::{columns, vectors};
 pub(crate) use self::tile::{Job, matrix_tile};
 use crate::line::{LANES, Line};
 use crate::scratch::with_lines;
+use crate::threads::prelude::*;
 use crate::{ChannelAffine, Kernels, MatmulShape, Real};
 
 /// Elements of the right factor from which on blocks are worth their packing.

@@ -1,6 +1,6 @@
 //! Factors of a matrix product, laid out for the tiles.
 
-use std::ops::Range;
+use core::ops::Range;
 
 use super::panel::Panel;
 use crate::arch::prefetch;

@@ -3,15 +3,15 @@
 //! Sums of ±1 are exact in f32 in any order, so that counting bits gives the bits of the f32 product. Operands are packed anew in each call,
 //! which costs one pass over them; a look at their first elements dismisses all others.
 
-use std::cell::RefCell;
-
-use rayon::prelude::*;
+use alloc::vec::Vec;
 
 use super::plan::Plan;
 use super::scratch::grown;
 use super::weights::Weights;
 use super::{ConvGeometry, Output};
 use crate::line::{LANES, Line};
+use crate::threads::prelude::*;
+use crate::threads::{current_num_threads, idle};
 use crate::{ChannelAffine, Conv2dShape, Kernels, Vectorize, vectorized};
 
 /// Bits of a word.
@@ -43,7 +43,7 @@ pub(crate) fn sign_product(
     }
     with_buffers(|buffers| {
         let Some(x) = packed_input(kernels, shape.channels, x, &mut buffers.x) else { return false };
-        let lines = std::mem::take(&mut buffers.weights);
+        let lines = core::mem::take(&mut buffers.weights);
         let (weights, are_signs) = packed_weights(w, shape.out_channels, lines);
         if !are_signs {
             buffers.weights = weights.into_lines();
@@ -77,12 +77,10 @@ struct Buffers {
 }
 
 fn with_buffers<R>(visit: impl FnOnce(&mut Buffers) -> R) -> R {
-    thread_local! {
-        static IDLE: RefCell<Vec<Buffers>> = const { RefCell::new(Vec::new()) };
-    }
-    let mut buffers = IDLE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    idle!(idle: Vec<Buffers>);
+    let mut buffers = idle(Vec::pop).unwrap_or_default();
     let result = visit(&mut buffers);
-    IDLE.with_borrow_mut(|idle| idle.push(buffers));
+    idle(|idle| idle.push(buffers));
     result
 }
 
@@ -109,12 +107,12 @@ fn packed_input<'b>(
 fn packed_weights(w: &[f32], columns: usize, mut lines: Vec<Line<u64>>) -> (Weights, bool) {
     let (words, panels) = (w.len() / columns / WORD, columns / LANES);
     lines.resize(words * panels, Line([0; LANES]));
-    let together = panels.div_ceil(2 * rayon::current_num_threads()).clamp(1, TOGETHER);
+    let together = panels.div_ceil(2 * current_num_threads()).clamp(1, TOGETHER);
     let parts = lines.par_chunks_mut(together * words).enumerate();
     let pack = |(part, lines): (usize, &mut [Line<u64>])| {
         vectorized(PackWeights { w, columns, first: part * together * LANES, words, lines })
     };
-    let are_signs = parts.map(pack).reduce(|| true, |a, b| a & b);
+    let are_signs = parts.map(pack).all(|are_signs| are_signs);
     (Weights::of_words(lines, words), are_signs)
 }
 

@@ -44,4 +44,8 @@ impl Slope for ClippedIdentity {
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         if x.abs() <= self.c { 1.0 } else { 0.0 }
     }
+
+    fn clip(&self) -> Option<f32> {
+        Some(self.c)
+    }
 }

@@ -1,18 +1,9 @@
-use super::activation::{relu, relu_slope};
-use super::channels::{chunk_sums, map_chunks, rounded, sums};
+use super::channels::{rounded, sums};
+use super::gate::{Gate, GateFn, Open, Rectifier, Signum};
+use super::moments::Moments;
+use crate::gradient::{Deferred, Gradient};
 use crate::parallel::{for_each_chunk_of, whole_rows};
 use crate::{Scalar, Tensor, Var};
-
-/// The statistics of a batch, channel by channel.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Moments<T: Scalar = f32> {
-    /// The mean.
-    pub mean: Tensor<T>,
-    /// The biased variance: the mean squared distance from the mean.
-    pub variance: Tensor<T>,
-    /// How many values of a channel were averaged.
-    pub count: usize,
-}
 
 /// Batch normalisation by the statistics of the batch, over all axes but the last.
 ///
@@ -46,46 +37,50 @@ pub fn batch_norm_train<'t, T: Scalar>(
     beta: Var<'t, T>,
     epsilon: f64,
 ) -> (Var<'t, T>, Moments<T>) {
-    train::<T, false>(x, gamma, beta, epsilon)
+    train(x, gamma, beta, epsilon, Open)
 }
 
-/// `relu(batch_norm_train(x))` in the passes over memory that batch normalisation makes anyway: the
-/// same bits, forward and backward.
+/// [`batch_norm_train`] and a function of each element, in the passes over memory that batch
+/// normalisation makes anyway: the same bits as of two operations, forward and backward.
 ///
 /// # Panics
 ///
 /// As [`batch_norm_train`].
 #[track_caller]
-pub fn batch_norm_relu_train<'t, T: Scalar>(
+pub fn batch_norm_gated_train<'t, T: Scalar>(
     x: Var<'t, T>,
     gamma: Var<'t, T>,
     beta: Var<'t, T>,
     epsilon: f64,
+    gate: Gate<T>,
 ) -> (Var<'t, T>, Moments<T>) {
-    train::<T, true>(x, gamma, beta, epsilon)
+    match gate {
+        Gate::Identity => train(x, gamma, beta, epsilon, Open),
+        Gate::Relu => train(x, gamma, beta, epsilon, Rectifier),
+        Gate::Sign { clip } => train(x, gamma, beta, epsilon, Signum { clip }),
+    }
 }
 
 #[track_caller]
-fn train<'t, T: Scalar, const RELU: bool>(
+fn train<'t, T: Scalar, G: GateFn<T>>(
     x: Var<'t, T>,
     gamma: Var<'t, T>,
     beta: Var<'t, T>,
     epsilon: f64,
+    gate: G,
 ) -> (Var<'t, T>, Moments<T>) {
-    let (input, weights) = (x.value(), gamma.value());
-    let channels = channels_of(&input);
-    check_parameters(channels, [&weights, &beta.value()]);
-    assert!(!input.is_empty(), "batch_norm: a batch of shape {:?} has no mean", input.shape());
-    let moments = Moments::of(&input, channels);
-    let inverse = inverse_deviation(&moments.variance, epsilon);
-    let map = Map { mean: moments.mean.clone(), s: scale(&weights, &inverse), beta: beta.value() };
-    let y = map.apply::<RELU>(&input);
-    let op = if RELU { "batch_norm_relu" } else { "batch_norm" };
-    let y = x.tape().record(op, [x, gamma, beta], y, move |dy, [dx, dgamma, dbeta]| {
-        let sums = map.gradient_sums::<RELU>(&input, dy);
-        let dx = dx.then(|| map.input_gradient::<RELU>(&input, dy, &inverse, &sums));
-        let [dy_sum, centered] = sums;
-        [dx, dgamma.then(|| gamma_gradient(&centered, &inverse)), dbeta.then(|| rounded(&dy_sum))]
+    let input = x.value();
+    let (map, inverse, moments) = Map::of_batch(x, gamma, beta, epsilon);
+    let y = map.apply(&input, gate);
+    let y = x.tape().record_gradients("batch_norm", [x, gamma, beta], y, move |dy, received| {
+        let [dx, dgamma, dbeta] = received.wanted;
+        let dy = dy.into_tensor();
+        let sums = map.gradient_sums(&input, &dy, gate);
+        let parameters =
+            [dgamma.then(|| gamma_gradient(&sums[1], &inverse)), dbeta.then(|| rounded(&sums[0]))];
+        let dx = dx.then(|| map.input_gradient(input, dy, gate, &inverse, &sums));
+        let [dgamma, dbeta] = parameters.map(|part| part.map(Gradient::Value));
+        [dx.map(Gradient::Deferred), dgamma, dbeta]
     });
     (y, moments)
 }
@@ -109,14 +104,14 @@ pub fn batch_norm_eval<'t, T: Scalar>(
     check_parameters(channels_of(&input), [&weights, &beta.value(), mean, variance]);
     let inverse = inverse_deviation(variance, epsilon);
     let map = Map { mean: mean.clone(), s: scale(&weights, &inverse), beta: beta.value() };
-    let y = map.apply::<false>(&input);
+    let y = map.apply(&input, Open);
     x.tape().record("batch_norm", [x, gamma, beta], y, move |dy, [dx, dgamma, dbeta]| {
         let zeros = Tensor::zeros(map.s.shape());
         let dx = dx.then(|| affine(dy, &zeros, &map.s, &zeros));
         if !(dgamma || dbeta) {
             return [dx, None, None];
         }
-        let [dy_sum, centered] = map.gradient_sums::<false>(&input, dy);
+        let [dy_sum, centered] = map.gradient_sums(&input, dy, Open);
         [dx, dgamma.then(|| gamma_gradient(&centered, &inverse)), dbeta.then(|| rounded(&dy_sum))]
     })
 }
@@ -137,7 +132,7 @@ pub fn batch_norm_eval<'t, T: Scalar>(
 pub fn affine<T: Scalar>(x: &Tensor<T>, mean: &Tensor<T>, s: &Tensor<T>, beta: &Tensor<T>) -> Tensor<T> {
     check_parameters(channels_of(x), [mean, s, beta]);
     let [mean, s, beta] = [mean, s, beta].map(Tensor::clone);
-    Map { mean, s, beta }.apply::<false>(x)
+    Map { mean, s, beta }.apply(x, Open)
 }
 
 /// The factor of each channel, `gamma / √(variance + epsilon)`, computed in f64 and rounded once.
@@ -151,55 +146,6 @@ pub fn batch_norm_scale<T: Scalar>(gamma: &Tensor<T>, variance: &Tensor<T>, epsi
     scale(gamma, &inverse_deviation(variance, epsilon))
 }
 
-impl<T: Scalar> Moments<T> {
-    /// Two passes over each chunk of rows while it is in the cache (its mean, then the squares of
-    /// the distances from that mean), and Chan's formula to join the chunks: no digits are lost
-    /// however far the mean lies from zero.
-    pub(super) fn of(x: &Tensor<T>, channels: usize) -> Self {
-        let parts = map_chunks(channels, [x.as_slice()], |[x]| Part::of(x, channels));
-        let whole = parts.into_iter().reduce(Part::join).expect("map_chunks makes a chunk at least");
-        let variance: Vec<f64> = whole.squares.iter().map(|sum| sum / whole.count).collect();
-        let count = x.len() / channels;
-        Self { mean: rounded(&whole.mean), variance: rounded(&variance), count }
-    }
-}
-
-/// The statistics of some rows: per channel the mean and the sum of squared distances from it.
-struct Part {
-    count: f64,
-    mean: Vec<f64>,
-    squares: Vec<f64>,
-}
-
-impl Part {
-    fn of<T: Scalar>(x: &[T], channels: usize) -> Self {
-        let count = (x.len() / channels) as f64;
-        let [sum] = chunk_sums(channels, [x], [], |[x], []| [x]);
-        let shift: Vec<T> = sum.iter().map(|sum| T::of(sum / count)).collect();
-        let [rest, squares] = chunk_sums(channels, [x], [&shift], |[x], [shift]| {
-            let d = x - shift;
-            [d, d * d]
-        });
-        // `shift` is the mean up to rounding: what is left of it is taken from both results.
-        let mean = shift.iter().zip(&rest).map(|(shift, rest)| shift.as_f64() + rest / count);
-        let corrected = squares.iter().zip(&rest).map(|(sum, rest)| sum - rest * rest / count);
-        // f64::max would turn the NaN of a diverged channel into a variance of zero.
-        let squares = corrected.map(|sum| if sum < 0.0 { 0.0 } else { sum }).collect();
-        Self { count, mean: mean.collect(), squares }
-    }
-
-    fn join(mut self, other: Self) -> Self {
-        let count = self.count + other.count;
-        for channel in 0..self.mean.len() {
-            let delta = other.mean[channel] - self.mean[channel];
-            self.mean[channel] += delta * other.count / count;
-            self.squares[channel] +=
-                other.squares[channel] + delta * delta * self.count * other.count / count;
-        }
-        Self { count, ..self }
-    }
-}
-
 /// The map of each element with its parameters, one per channel.
 pub(super) struct Map<T: Scalar> {
     pub(super) mean: Tensor<T>,
@@ -208,29 +154,48 @@ pub(super) struct Map<T: Scalar> {
 }
 
 impl<T: Scalar> Map<T> {
-    /// The values, rectified if `RELU`.
-    pub(super) fn apply<const RELU: bool>(&self, x: &Tensor<T>) -> Tensor<T> {
-        let [mean, s, beta] = [&self.mean, &self.s, &self.beta].map(|values| tiled(values.as_slice()));
+    /// The map by the statistics of a batch, with `1 / √(variance + epsilon)`.
+    #[track_caller]
+    pub(super) fn of_batch(
+        x: Var<'_, T>,
+        gamma: Var<'_, T>,
+        beta: Var<'_, T>,
+        epsilon: f64,
+    ) -> (Self, Vec<f64>, Moments<T>) {
+        let (input, weights) = (x.value(), gamma.value());
+        check_parameters(channels_of(&input), [&weights, &beta.value()]);
+        let moments = x.moments().unwrap_or_else(|| Moments::of(&input));
+        let inverse = inverse_deviation(&moments.variance, epsilon);
+        let map = Self { mean: moments.mean.clone(), s: scale(&weights, &inverse), beta: beta.value() };
+        (map, inverse, moments)
+    }
+
+    /// The values behind a gate.
+    pub(super) fn apply(&self, x: &Tensor<T>, gate: impl GateFn<T>) -> Tensor<T> {
+        let [mean, s, beta] = self.parameters().map(tiled);
         let (x_all, width) = (x.as_slice(), mean.len());
         Tensor::build(x.shape(), |y| {
-            for_each_chunk_of(whole_rows(width), y, |at, y| {
-                for (y, x) in y.chunks_mut(width).zip(x_all[at..].chunks(width)) {
-                    let parameters = mean.iter().zip(&s).zip(&beta);
-                    for ((y, &x), ((&mean, &s), &beta)) in y.iter_mut().zip(x).zip(parameters) {
-                        let value = normalized(x, mean, s, beta);
-                        *y = if RELU { relu(value) } else { value };
+            for_each_chunk_of(
+                whole_rows(width),
+                y,
+                #[inline(always)]
+                |at, y| {
+                    for (y, x) in y.chunks_mut(width).zip(x_all[at..].chunks(width)) {
+                        let parameters = mean.iter().zip(&s).zip(&beta);
+                        for ((y, &x), ((&mean, &s), &beta)) in y.iter_mut().zip(x).zip(parameters) {
+                            *y = gate.value(normalized(x, mean, s, beta));
+                        }
                     }
-                }
-            });
+                },
+            );
         })
     }
 
-    /// Per channel the sums of `dy` and of `dy · (x − mean)`, where the ReLU lets `dy` through.
-    pub(super) fn gradient_sums<const RELU: bool>(&self, x: &Tensor<T>, dy: &Tensor<T>) -> [Vec<f64>; 2] {
+    /// Per channel the sums of `dy` and of `dy · (x − mean)`, as the gate hands `dy` on.
+    pub(super) fn gradient_sums(&self, x: &Tensor<T>, dy: &Tensor<T>, gate: impl GateFn<T>) -> [Vec<f64>; 2] {
         let inputs = [x.as_slice(), dy.as_slice()];
-        let parameters = [&self.mean, &self.s, &self.beta].map(Tensor::as_slice);
-        sums(self.mean.len(), inputs, parameters, |[x, dy], [mean, s, beta]| {
-            let dy = if RELU { dy * relu_slope(normalized(x, mean, s, beta)) } else { dy };
+        sums(self.mean.len(), inputs, self.parameters(), |[x, dy], [mean, s, beta]| {
+            let dy = dy * gate.slope(normalized(x, mean, s, beta));
             [dy, dy * (x - mean)]
         })
     }
@@ -241,35 +206,43 @@ impl<T: Scalar> Map<T> {
     /// dx = s · (dy − mean(dy) − x̂ · mean(dy · x̂))
     ///    = s · dy − (offset + (x − mean) · slope)
     /// ```
-    fn input_gradient<const RELU: bool>(
+    pub(super) fn input_gradient(
         &self,
-        x: &Tensor<T>,
-        dy: &Tensor<T>,
+        x: Tensor<T>,
+        dy: Tensor<T>,
+        gate: impl GateFn<T>,
         inverse: &[f64],
         [dy_sum, centered]: &[Vec<f64>; 2],
-    ) -> Tensor<T> {
+    ) -> Deferred<T> {
         let channels = self.mean.len();
         let count = (x.len() / channels) as f64;
         let per_row = |channel: usize| self.s.as_slice()[channel].as_f64() / count;
         let offset: Vec<T> = (0..channels).map(|c| T::of(per_row(c) * dy_sum[c])).collect();
         let slope: Vec<T> =
             (0..channels).map(|c| T::of(per_row(c) * centered[c] * inverse[c] * inverse[c])).collect();
-        let own = [&self.mean, &self.s, &self.beta].map(Tensor::as_slice);
+        let own = self.parameters();
         let [mean, s, beta, offset, slope] = [own[0], own[1], own[2], &offset, &slope].map(tiled);
-        let (x_all, dy_all, width) = (x.as_slice(), dy.as_slice(), mean.len());
-        Tensor::build(x.shape(), |dx| {
-            for_each_chunk_of(whole_rows(width), dx, |at, dx| {
-                let inputs = x_all[at..].chunks(width).zip(dy_all[at..].chunks(width));
-                for (dx, (x, dy)) in dx.chunks_mut(width).zip(inputs) {
+        let width = mean.len();
+        let shape = x.shape().to_vec();
+        Deferred::new(
+            &shape,
+            #[inline(always)]
+            move |at, dx| {
+                let (x, dy) = (&x.as_slice()[at..][..dx.len()], &dy.as_slice()[at..][..dx.len()]);
+                for (dx, (x, dy)) in dx.chunks_mut(width).zip(x.chunks(width).zip(dy.chunks(width))) {
                     let parameters = mean.iter().zip(&s).zip(&beta).zip(offset.iter().zip(&slope));
                     let elements = dx.iter_mut().zip(x.iter().zip(dy)).zip(parameters);
                     for ((dx, (&x, &dy)), (((&mean, &s), &beta), (&offset, &slope))) in elements {
-                        let dy = if RELU { dy * relu_slope(normalized(x, mean, s, beta)) } else { dy };
+                        let dy = dy * gate.slope(normalized(x, mean, s, beta));
                         *dx = s * dy - (offset + (x - mean) * slope);
                     }
                 }
-            });
-        })
+            },
+        )
+    }
+
+    pub(super) fn parameters(&self) -> [&[T]; 3] {
+        [&self.mean, &self.s, &self.beta].map(Tensor::as_slice)
     }
 }
 
@@ -318,6 +291,7 @@ pub(super) fn check_parameters<T: Scalar, const N: usize>(channels: usize, param
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::gate::tests::gated;
     use crate::ops::tests::with_threads;
     use crate::{Tape, gradcheck};
 
@@ -335,24 +309,26 @@ mod tests {
     }
 
     #[test]
-    fn a_rectified_batch_norm_is_batch_norm_and_relu_bit_for_bit() {
+    fn a_gated_batch_norm_is_batch_norm_and_its_gate_bit_for_bit() {
         for shape in [&[7, 1][..], &[2, 3, 2, 9], &[3000, 16]] {
             let channels = &shape[shape.len() - 1..];
-            let run = |fused: bool| {
+            let run = |gate, fused: bool| {
                 let tape = Tape::<f32>::new();
                 let leaf = |shape: &[usize], f| tape.leaf(numbers(shape, f).cast::<f32>());
                 let (x, gamma, beta) = (leaf(shape, 0.7), leaf(channels, 0.9), leaf(channels, 1.3));
                 let y = if fused {
-                    batch_norm_relu_train(x, gamma, beta, 1e-3).0
+                    batch_norm_gated_train(x, gamma, beta, 1e-3, gate).0
                 } else {
-                    batch_norm_train(x, gamma, beta, 1e-3).0.relu()
+                    gated(batch_norm_train(x, gamma, beta, 1e-3).0, gate)
                 };
                 let value = y.value();
                 let gradients = tape.backward_from(y, numbers(shape, 1.1).cast());
                 let of = |leaf| gradients.of(leaf).unwrap().clone();
                 [value, of(x), of(gamma), of(beta)]
             };
-            assert_eq!(run(true), run(false), "{shape:?}");
+            for gate in [Gate::Identity, Gate::Relu, Gate::Sign { clip: 0.75 }] {
+                assert_eq!(run(gate, true), run(gate, false), "{shape:?} {gate:?}");
+            }
         }
     }
 
@@ -378,7 +354,7 @@ mod tests {
         for (rows, channels) in [(1, 4), (33, 3), (9000, 16), (3000, 20)] {
             for offset in [0.0, 1000.0] {
                 let x = numbers(&[rows, channels], 0.37).map(|x| x + offset).cast::<f32>();
-                let moments = Moments::of(&x, channels);
+                let moments = Moments::of(&x);
                 assert_eq!(moments.count, rows);
                 for channel in 0..channels {
                     let (mean, variance) = plain_moments(&x, channels, channel);
@@ -393,7 +369,7 @@ mod tests {
     #[test]
     fn a_step_between_chunks_does_not_disturb_the_variance() {
         let x = Tensor::<f32>::from_fn(&[40_000, 1], |i| if i < 20_000 { 1e4 } else { 1e4 + 1.0 });
-        let moments = Moments::of(&x, 1);
+        let moments = Moments::of(&x);
         assert_eq!((moments.mean.item(), moments.variance.item()), (1e4 + 0.5, 0.25));
     }
 

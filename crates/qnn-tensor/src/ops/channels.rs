@@ -30,8 +30,15 @@ pub(super) fn sums<T: Scalar, const N: usize, const P: usize, const K: usize>(
     parameters: [&[T]; P],
     f: impl Fn([T; N], [T; P]) -> [T; K] + Sync,
 ) -> [Vec<f64>; K] {
+    total(channels, map_chunks(channels, inputs, |inputs| chunk_sums(channels, inputs, parameters, &f)))
+}
+
+/// Adds the sums of chunks in order.
+pub(super) fn total<const K: usize>(
+    channels: usize,
+    parts: impl IntoIterator<Item = [Vec<f64>; K]>,
+) -> [Vec<f64>; K] {
     let mut total = array::from_fn(|_| vec![0.0; channels]);
-    let parts = map_chunks(channels, inputs, |inputs| chunk_sums(channels, inputs, parameters, &f));
     for part in parts {
         for (total, part) in total.iter_mut().zip(part) {
             total.iter_mut().zip(part).for_each(|(total, part)| *total += part);

@@ -1,6 +1,9 @@
 use qnn_kernels::{ChannelAffine, Conv2dShape, Padding};
 
-use super::factors::{Factors, bias_values, record_product};
+use super::conv_gradients::Backward;
+use super::factors::{Factors, bias_values};
+use super::moments::PiecewiseMoments;
+use crate::gradients::Received;
 use crate::{Scalar, Tensor, Var};
 
 /// How a convolution moves over its input.
@@ -86,6 +89,34 @@ pub fn conv2d_factored<'t, T: Scalar>(
     factors: &Factors<T>,
     options: &Conv2dOptions,
 ) -> Var<'t, T> {
+    convolution([x, w], bias, factors, options, false)
+}
+
+/// [`conv2d_factored`] for a batch normalisation to follow: the statistics of its value are made while
+/// it is in the cache, and the normalisation finds them on the tape. The same bits.
+///
+/// # Panics
+///
+/// As [`conv2d_factored`].
+#[track_caller]
+pub fn conv2d_measured<'t, T: Scalar>(
+    x: Var<'t, T>,
+    w: Var<'t, T>,
+    bias: Option<Var<'t, T>>,
+    factors: &Factors<T>,
+    options: &Conv2dOptions,
+) -> Var<'t, T> {
+    convolution([x, w], bias, factors, options, true)
+}
+
+#[track_caller]
+fn convolution<'t, T: Scalar>(
+    [x, w]: [Var<'t, T>; 2],
+    bias: Option<Var<'t, T>>,
+    factors: &Factors<T>,
+    options: &Conv2dOptions,
+    measure: bool,
+) -> Var<'t, T> {
     let (codes, kernel) = (x.value(), w.value());
     let shape = conv2d_shape(codes.shape(), kernel.shape(), options);
     let pad = T::of(options.pad_value);
@@ -93,23 +124,32 @@ pub fn conv2d_factored<'t, T: Scalar>(
     let offset = bias_values("conv2d", bias, shape.out_channels);
     let out = ChannelAffine { scale: scale.as_deref(), bias: offset.as_ref().map(Tensor::as_slice) };
     let y_shape = [shape.batch, shape.out_height(), shape.out_width(), shape.out_channels];
+    let image_len = y_shape[1..].iter().product();
+    let moments =
+        if measure { PiecewiseMoments::new(shape.batch, image_len, shape.out_channels) } else { None };
     let y = Tensor::build(&y_shape, |y| {
-        qnn_kernels::conv2d(&shape, codes.as_slice(), kernel.as_slice(), pad, out, y);
+        let (x, w) = (codes.as_slice(), kernel.as_slice());
+        match &moments {
+            None => qnn_kernels::conv2d(&shape, x, w, pad, out, y),
+            Some(moments) => {
+                let see = |first: usize, images: &[T]| moments.see(first, images);
+                qnn_kernels::conv2d_visited(&shape, x, w, pad, out, y, (moments.together, &see));
+            }
+        }
     });
-    let (of_x, of_w) = (factors.clone(), factors.clone());
-    let (x_shape, w_shape) = (codes.shape().to_vec(), kernel.shape().to_vec());
-    let input_gradient = move |dy: &Tensor<T>| {
-        let values = of_x.kernel_values(&kernel);
-        Tensor::build(&x_shape, |dx| {
-            qnn_kernels::conv2d_input_gradient(&shape, dy.as_slice(), values.as_slice(), dx);
-        })
+    let backward = Backward { shape, x: codes, w: kernel, pad, factors: factors.clone() };
+    let y = match bias {
+        None => {
+            let pullback = move |dy, received: &mut Received<'_, T, 2>| backward.of_product(dy, received);
+            x.tape().record_gradients("conv2d", [x, w], y, pullback)
+        }
+        Some(bias) => {
+            let pullback =
+                move |dy, received: &mut Received<'_, T, 3>| backward.of_product_and_bias(dy, received);
+            x.tape().record_gradients("conv2d", [x, w, bias], y, pullback)
+        }
     };
-    let kernel_gradient = move |dy: &Tensor<T>| {
-        of_w.scale_by_input(Tensor::build(&w_shape, |dw| {
-            qnn_kernels::conv2d_kernel_gradient(&shape, codes.as_slice(), pad, dy.as_slice(), dw);
-        }))
-    };
-    record_product("conv2d", [x, w], bias, y, input_gradient, kernel_gradient)
+    moments.map_or(y, |moments| y.with_moments(moments.finish()))
 }
 
 #[track_caller]

@@ -6,13 +6,17 @@
 mod activation;
 mod arithmetic;
 mod batch_norm;
+mod batch_norm_add;
 mod channels;
 mod conv;
+mod conv_gradients;
 mod dropout;
 mod embedding;
 mod factors;
+mod gate;
 mod loss;
 mod matmul;
+mod moments;
 mod pointwise;
 mod pool;
 mod reduction;
@@ -29,12 +33,15 @@ pub mod functions {
 }
 
 pub use batch_norm::{
-    Moments, affine, batch_norm_eval, batch_norm_relu_train, batch_norm_scale, batch_norm_train, normalized,
+    affine, batch_norm_eval, batch_norm_gated_train, batch_norm_scale, batch_norm_train, normalized,
 };
-pub use conv::{Conv2dOptions, conv2d_factored};
+pub use batch_norm_add::batch_norm_add_gated_train;
+pub use conv::{Conv2dOptions, conv2d_factored, conv2d_measured};
 pub use embedding::embedding;
 pub use factors::Factors;
+pub use gate::Gate;
 pub use matmul::matmul_factored;
+pub use moments::Moments;
 pub use pointwise::Pointwise;
 pub use pool::PoolOptions;
 pub use shape::concat;

@@ -42,12 +42,16 @@ impl<'t, T: Scalar> Var<'t, T> {
         self.tape().record(P::NAME, [self], y, move |dy, _| {
             let (x, y, d) = (x.as_slice(), saved.as_slice(), dy.as_slice());
             [Some(Tensor::build(dy.shape(), |dx| {
-                for_each_chunk(dx, |at, dx| {
-                    let points = x[at..].iter().zip(&y[at..]).zip(&d[at..]);
-                    dx.iter_mut().zip(points).for_each(|(dx, ((&x, &y), &dy))| {
-                        *dx = function.df(x, y) * dy;
-                    });
-                });
+                for_each_chunk(
+                    dx,
+                    #[inline(always)]
+                    |at, dx| {
+                        let points = x[at..].iter().zip(&y[at..]).zip(&d[at..]);
+                        dx.iter_mut().zip(points).for_each(|(dx, ((&x, &y), &dy))| {
+                            *dx = function.df(x, y) * dy;
+                        });
+                    },
+                );
             }))]
         })
     }

@@ -1,5 +1,7 @@
-use super::batch_norm::{Map, Moments, affine, channels_of, check_parameters, gamma_gradient, tiled};
+use super::batch_norm::{Map, affine, channels_of, check_parameters, gamma_gradient, tiled};
 use super::channels::{rounded, sums};
+use super::gate::Open;
+use super::moments::Moments;
 use crate::math::ap2;
 use crate::parallel::{for_each_chunk_of, whole_rows};
 use crate::{Scalar, Tensor, Var};
@@ -44,8 +46,7 @@ pub fn shift_batch_norm_train<'t, T: Scalar>(
     let (input, weights) = (x.value(), gamma.value());
     let channels = channels_of(&input);
     check_parameters(channels, [&weights, &beta.value()]);
-    assert!(!input.is_empty(), "batch_norm: a batch of shape {:?} has no mean", input.shape());
-    let moments = Moments::of(&input, channels);
+    let moments = x.moments().unwrap_or_else(|| Moments::of(&input));
     let [squares] = sums(channels, [input.as_slice()], [moments.mean.as_slice()], |[x], [mean]| {
         let c = x - mean;
         [c * power_of_two(c)]
@@ -54,7 +55,7 @@ pub fn shift_batch_norm_train<'t, T: Scalar>(
     let moments = Moments { variance: rounded(&variance), ..moments };
     let s = scale.of(&weights, &moments.variance);
     let map = Map { mean: moments.mean.clone(), s, beta: beta.value() };
-    let y = map.apply::<false>(&input);
+    let y = map.apply(&input, Open);
     let inverse = scale.inverse(&moments.variance);
     let variance = moments.variance.clone();
     let y = x.tape().record("shift_batch_norm", [x, gamma, beta], y, move |dy, [dx, dgamma, dbeta]| {
@@ -82,12 +83,12 @@ pub fn shift_batch_norm_eval<'t, T: Scalar>(
     let (input, weights) = (x.value(), gamma.value());
     check_parameters(channels_of(&input), [&weights, &beta.value(), mean, variance]);
     let map = Map { mean: mean.clone(), s: scale.of(&weights, variance), beta: beta.value() };
-    let y = map.apply::<false>(&input);
+    let y = map.apply(&input, Open);
     let inverse = scale.inverse(variance);
     x.tape().record("shift_batch_norm", [x, gamma, beta], y, move |dy, [dx, dgamma, dbeta]| {
         let zeros = Tensor::zeros(map.s.shape());
         let dx = dx.then(|| affine(dy, &zeros, &map.s, &zeros));
-        let [dy_sum, centered] = map.gradient_sums::<false>(&input, dy);
+        let [dy_sum, centered] = map.gradient_sums(&input, dy, Open);
         [dx, dgamma.then(|| gamma_gradient(&centered, &inverse)), dbeta.then(|| rounded(&dy_sum))]
     })
 }
@@ -158,17 +159,22 @@ fn input_gradient<T: Scalar>(
     let [mean, s, k, offset] = [map.mean.as_slice(), map.s.as_slice(), &k, &offset].map(tiled);
     let (x_all, dy_all, width) = (x.as_slice(), dy.as_slice(), mean.len());
     Tensor::build(x.shape(), |dx| {
-        for_each_chunk_of(whole_rows(width), dx, |at, dx| {
-            let inputs = x_all[at..].chunks(width).zip(dy_all[at..].chunks(width));
-            for (dx, (x, dy)) in dx.chunks_mut(width).zip(inputs) {
-                let parameters = mean.iter().zip(&s).zip(k.iter().zip(&offset));
-                let elements = dx.iter_mut().zip(x.iter().zip(dy)).zip(parameters);
-                for ((dx, (&x, &dy)), ((&mean, &s), (&k, &offset))) in elements {
-                    let c = x - mean;
-                    *dx = s * dy + k * (power_of_two(c) + c) - offset;
+        for_each_chunk_of(
+            whole_rows(width),
+            dx,
+            #[inline(always)]
+            |at, dx| {
+                let inputs = x_all[at..].chunks(width).zip(dy_all[at..].chunks(width));
+                for (dx, (x, dy)) in dx.chunks_mut(width).zip(inputs) {
+                    let parameters = mean.iter().zip(&s).zip(k.iter().zip(&offset));
+                    let elements = dx.iter_mut().zip(x.iter().zip(dy)).zip(parameters);
+                    for ((dx, (&x, &dy)), ((&mean, &s), (&k, &offset))) in elements {
+                        let c = x - mean;
+                        *dx = s * dy + k * (power_of_two(c) + c) - offset;
+                    }
                 }
-            }
-        });
+            },
+        );
     })
 }
 
