@@ -29,7 +29,8 @@ impl PiecewiseMoments {
     /// For a batch of images; nothing if no small number of them makes whole chunks.
     pub(super) fn new(batch: usize, image_len: usize, channels: usize) -> Option<Self> {
         let size = whole_rows(channels);
-        let fits = batch > 0 && image_len > 0 && (size % image_len == 0 || image_len % size == 0);
+        let whole = size.is_multiple_of(image_len) || image_len.is_multiple_of(size);
+        let fits = batch > 0 && image_len > 0 && whole;
         fits.then(|| Self {
             channels,
             chunks: (0..(batch * image_len).div_ceil(size)).map(|_| OnceLock::new()).collect(),
