@@ -92,8 +92,8 @@ fn best(mut run: impl FnMut()) -> f64 {
 fn limit(kernels: &Kernels) -> f64 {
     const ROUNDS: usize = 20_000;
     let rate = |sums: usize, seconds: f64| 2e-9 * (sums * 16 * ROUNDS) as f64 / seconds;
-    let few = best(|| drop(black_box(kernels.vectorized(MultiplyAdds::<6> { rounds: ROUNDS }))));
-    let many = best(|| drop(black_box(kernels.vectorized(MultiplyAdds::<12> { rounds: ROUNDS }))));
+    let few = best(|| _ = black_box(kernels.vectorized(MultiplyAdds::<6> { rounds: ROUNDS })));
+    let many = best(|| _ = black_box(kernels.vectorized(MultiplyAdds::<12> { rounds: ROUNDS })));
     rate(6, few).max(rate(12, many))
 }
 

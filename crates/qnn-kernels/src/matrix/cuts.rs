@@ -31,6 +31,10 @@ pub(super) struct Cuts<'a, T> {
     pub(super) panels: Vec<Panel>,
     /// Vectors of a panel; the last panel may have fewer.
     pub(super) width: usize,
+    /// Panels that one thread works on together: enough strips that no thread idles.
+    pub(super) strip: usize,
+    /// Rows that one thread works on together, in whole tiles.
+    pub(super) group: usize,
 }
 
 /// One of `count` shares of some work.
@@ -53,18 +57,11 @@ impl<'a, T: Real> Cuts<'a, T> {
         let width = tiles.vectors();
         let tile = rows.div_ceil(rows.div_ceil(tiles.matrix_rows()).max(1));
         let depths = (0..terms).step_by(DEPTH).map(|start| start..(start + DEPTH).min(terms)).collect();
-        Self { tiles, rows, tile, depths, panels: Panel::all(columns, width), width }
-    }
-
-    /// Panels that one thread works on: enough strips that no thread idles.
-    pub(super) fn strip(&self) -> usize {
-        self.panels.len().div_ceil(4 * current_num_threads()).clamp(1, PANELS)
-    }
-
-    /// Rows that one thread works on, in whole tiles.
-    pub(super) fn group(&self) -> usize {
-        let tiles = self.rows.div_ceil(self.tile);
-        self.tile * tiles.div_ceil(4 * current_num_threads()).clamp(1, GROUP)
+        let panels = Panel::all(columns, width);
+        let shares = 4 * current_num_threads();
+        let strip = panels.len().div_ceil(shares).clamp(1, PANELS);
+        let group = tile * rows.div_ceil(tile).div_ceil(shares).clamp(1, GROUP);
+        Self { tiles, rows, tile, depths, panels, width, strip, group }
     }
 
     /// Lines of one row of the left factor.
@@ -209,7 +206,7 @@ impl<T: Real> Vectorize for Gather<'_, T> {
     #[inline(always)]
     fn run(self) {
         let Self { cuts, row, sums, out, y } = self;
-        let strip = cuts.strip();
+        let strip = cuts.strip;
         let start = row / cuts.tile * cuts.tile;
         let tile = cuts.tile.min(cuts.rows - start);
         let strips = sums.chunks(cuts.rows * strip * cuts.width).zip(cuts.panels.chunks(strip));
@@ -256,7 +253,7 @@ impl<T: Real> Vectorize for Transpose<'_, T> {
     #[inline(always)]
     fn run(self) {
         let Self { cuts, panel, vector, sums, y } = self;
-        let (total, group) = (vectors(&cuts.panels), cuts.group());
+        let (total, group) = (vectors(&cuts.panels), cuts.group);
         let before = panel.columns.start / LANES;
         let mut block = [[T::zero(); LANES]; LANES];
         let mut row = 0;

@@ -44,7 +44,7 @@ pub(crate) fn product<T: Real>(
 ) {
     let cuts = Cuts::new(T::tiles(kernels), dims.rows, dims.inner, dims.columns);
     let (a, b) = (Matrix::new(a, dims.inner), Matrix::new(b, dims.columns));
-    let strip = cuts.strip();
+    let strip = cuts.strip;
     with_lines(cuts.rows * cuts.term_lines(), |lefts: &mut [Line<T>]| {
         cuts.par_depths(cuts.rows, lefts).for_each(|(terms, lefts)| {
             cuts.tiles_of(cuts.rows, terms, lefts).for_each(|(rows, lines)| a.pack_left(rows, terms, lines));
@@ -72,7 +72,7 @@ pub(crate) fn product<T: Real>(
 pub(crate) fn left_gradient<T: Real>(kernels: &Kernels, dims: MatmulShape, dy: &[T], b: &[T], da: &mut [T]) {
     let cuts = Cuts::new(T::tiles(kernels), dims.inner, dims.columns, dims.rows);
     let (b, dy) = (Matrix::new(b, dims.columns), Matrix::new(dy, dims.columns));
-    let (group, width) = (cuts.group(), vectors(&cuts.panels));
+    let (group, width) = (cuts.group, vectors(&cuts.panels));
     with_lines(width * dims.columns, |rights: &mut [Line<T>]| {
         let parts = rights.par_chunks_mut(width * cuts.depths[0].len()).zip(&cuts.depths);
         parts.for_each(|(lines, terms)| {
@@ -105,7 +105,7 @@ pub(crate) fn left_gradient<T: Real>(kernels: &Kernels, dims: MatmulShape, dy: &
 pub(crate) fn right_gradient<T: Real>(kernels: &Kernels, dims: MatmulShape, a: &[T], dy: &[T], db: &mut [T]) {
     let cuts = Cuts::new(T::tiles(kernels), dims.inner, dims.rows, dims.columns);
     let (a, dy) = (Matrix::new(a, dims.inner), Matrix::new(dy, dims.columns));
-    let (group, strip) = (cuts.group(), cuts.strip());
+    let (group, strip) = (cuts.group, cuts.strip);
     let strip_lines = strip * cuts.width * dims.rows;
     with_lines(vectors(&cuts.panels) * dims.rows, |rights: &mut [Line<T>]| {
         let strips = rights.par_chunks_mut(strip_lines).zip(cuts.panels.par_chunks(strip));
