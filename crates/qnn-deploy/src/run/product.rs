@@ -24,7 +24,7 @@ pub(crate) struct ProductRun {
 #[derive(Debug)]
 enum Kernel {
     /// One f32 accumulator per output.
-    Float { conv: Box<Float>, rest: Functions },
+    Float { conv: Float, rest: Functions },
     /// Integers, and what becomes of them.
     Integer { conv: Box<IntegerConv>, end: End },
 }
@@ -32,10 +32,10 @@ enum Kernel {
 /// A convolution of numbers, with scale and bias.
 #[derive(Debug)]
 enum Float {
-    Numbers(FloatConv),
+    Numbers(Box<FloatConv>),
     /// Weights in planes of bits, also in memory.
     Packed {
-        conv: WeightOnlyConv,
+        conv: Box<WeightOnlyConv>,
         pad: f32,
         affine: [Option<Vec<f32>>; 2],
     },
@@ -81,7 +81,7 @@ impl ProductRun {
                 let mut rest = Functions::new(chain, geometry.out_channels, tensors)?;
                 let affine = rest.take_affine();
                 let conv = Float::new(product, &geometry, &weights, affine, tensors)?;
-                Kernel::Float { conv: Box::new(conv), rest }
+                Kernel::Float { conv, rest }
             }
         };
         Ok(Self { geometry, kernel })
@@ -90,7 +90,7 @@ impl ProductRun {
     pub(crate) fn run(&self, x: Source<'_>, operand: Option<Source<'_>>, y: Target<'_>) {
         match (&self.kernel, x, y) {
             (Kernel::Float { conv, rest }, Source::Floats(x), Target::Floats(y)) => {
-                match &**conv {
+                match conv {
                     Float::Numbers(conv) => conv.run(x, y),
                     Float::Packed { conv, pad, affine } => {
                         conv.run(Kernels::current(), x, *pad, channel_affine(affine), y);
@@ -103,7 +103,7 @@ impl ProductRun {
                     rest.apply_at(tile.pixels, self.geometry.out_channels, operand, tile.numbers);
                     pack(layout, tile.numbers, tile.bytes);
                 };
-                match &**conv {
+                match conv {
                     Float::Numbers(conv) => conv.run_tiles(x, y, &visit),
                     Float::Packed { conv, pad, affine } => {
                         conv.run_tiles(Kernels::current(), x, *pad, channel_affine(affine), y, &visit);
@@ -234,10 +234,11 @@ impl Float {
                 pad,
                 channel_affine(&affine),
             );
-            return Ok(Self::Numbers(conv.map_err(|error| tensors.error(error.to_string()))?));
+            let conv = conv.map_err(|error| tensors.error(error.to_string()))?;
+            return Ok(Self::Numbers(Box::new(conv)));
         };
         let conv = WeightOnlyConv::new(geometry, encoding, numbers).map_err(unpackable(tensors.stage))?;
-        Ok(Self::Packed { conv, pad, affine })
+        Ok(Self::Packed { conv: Box::new(conv), pad, affine })
     }
 }
 

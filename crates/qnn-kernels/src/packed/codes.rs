@@ -123,7 +123,7 @@ impl Selector<'_> {
         for (plane, masks) in masks.chunks_exact_mut(pixels).enumerate() {
             let bytes = plane * layout.plane_bytes()..(plane + 1) * layout.plane_bytes();
             let pixels = masks.iter_mut().zip(self.codes.chunks_exact(layout.pixel_bytes()));
-            if panel.first % 8 == 0 && first + 2 <= bytes.len() {
+            if panel.first.is_multiple_of(8) && first + 2 <= bytes.len() {
                 pixels.for_each(|(mask, pixel)| {
                     let pair = pixel[bytes.start + first..].first_chunk().expect("two bytes of the plane");
                     *mask = u16::from_le_bytes(*pair);
