@@ -129,10 +129,10 @@ impl Module for Classifier {
 
 impl Layer for Classifier {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
-        match self.integer_only {
-            true => IntegerUnit::new(&self.dense, UnitOutput::Values).forward(cx, x),
-            false => self.dense.forward(cx, x),
+        if self.integer_only {
+            return IntegerUnit::new(&self.dense, UnitOutput::Values).forward(cx, x);
         }
+        self.dense.forward(cx, x)
     }
 }
 
