@@ -121,6 +121,6 @@ fn a_trained_network_is_packed_verified_and_predicts() {
 fn variants(example: &str) -> Vec<String> {
     let list = said(command(example).arg("--list"));
     assert_eq!((list.code, list.err.as_str()), (Some(0), ""), "{example}");
-    let lines = list.out.lines().filter(|line| line.starts_with("  "));
+    let lines = list.out.lines().take_while(|line| *line != "Presets:").filter(|line| line.starts_with("  "));
     lines.map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
 }
