@@ -3,7 +3,7 @@
 use super::{Encoding, Layout};
 use crate::threads;
 use crate::threads::prelude::*;
-use crate::{Conv2dShape, Kernels, Padding, ShapeError};
+use crate::{Conv2dShape, Kernels, Padding, ShapeError, vectorized};
 
 /// Bytes of input beyond which threads share them: some microseconds.
 const WORTH_SHARING: usize = 1 << 14;
@@ -153,15 +153,29 @@ impl Keys<'_> {
 
     fn pool_bytes(&self, row: usize, image: &[u8], y: &mut [u8]) {
         let channels = self.layout.channels();
-        for (column, pooled) in y.chunks_exact_mut(channels).enumerate() {
-            for (channel, pooled) in pooled.iter_mut().enumerate() {
-                let flip = if self.smallest(channel) { -1 } else { 0 };
-                let codes = self
-                    .geometry
-                    .window(row, column)
-                    .map(|pixel| image[pixel * channels + channel] as i8 ^ flip);
-                *pooled = (codes.max().expect("a pixel in every window") ^ flip) as u8;
-            }
+        vectorized(
+            #[inline(always)]
+            || {
+                for (column, pooled) in y.chunks_exact_mut(channels).enumerate() {
+                    let mut window = self.geometry.window(row, column);
+                    let first = window.next().expect("a pixel in every window");
+                    pooled.copy_from_slice(&image[first * channels..][..channels]);
+                    window.for_each(|pixel| self.keep_bytes(pooled, &image[pixel * channels..][..channels]));
+                }
+            },
+        );
+    }
+
+    /// Keeps the wanted one of two codes in each channel.
+    #[inline(always)]
+    fn keep_bytes(&self, kept: &mut [u8], codes: &[u8]) {
+        let pairs = kept.iter_mut().zip(codes);
+        match self.extreme {
+            Extreme::Largest => pairs.for_each(|(kept, &code)| *kept = (*kept as i8).max(code as i8) as u8),
+            Extreme::SmallestWhere(flags) => pairs.zip(flags).for_each(|((kept, &code), &smallest)| {
+                let (a, b) = (*kept as i8, code as i8);
+                *kept = if smallest { a.min(b) } else { a.max(b) } as u8;
+            }),
         }
     }
 
