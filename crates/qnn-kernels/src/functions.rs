@@ -6,8 +6,8 @@ use crate::{
 
 /// Work that [`vectorized`] compiles once for each instruction set.
 ///
-/// Every closure is such work. A long one may stay a function of its own, compiled for the least machine; a type whose
-/// [`run`](Vectorize::run) is `#[inline(always)]` never does.
+/// Every closure is such work. A long one may stay a function of its own, compiled for the least machine, unless it says
+/// `#[inline(always)]`, as the [`run`](Vectorize::run) of a type should.
 pub trait Vectorize {
     /// What the work gives.
     type Output;
@@ -16,11 +16,12 @@ pub trait Vectorize {
     fn run(self) -> Self::Output;
 }
 
-impl<R, F: FnOnce() -> R> Vectorize for F {
+// Not `FnOnce`: closures that could be called twice get an adapter to it, a function of its own that no attribute reaches.
+impl<R, F: FnMut() -> R> Vectorize for F {
     type Output = R;
 
     #[inline(always)]
-    fn run(self) -> R {
+    fn run(mut self) -> R {
         self()
     }
 }

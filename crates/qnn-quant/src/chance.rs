@@ -1,11 +1,12 @@
 //! Random numbers that belong to positions: the same for any number of threads.
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
+use qnn_kernels::vectorized;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::chacha::{BATCH, ChaCha8};
-use crate::elementwise::{fill_pieces, row_major, same_shape, vectorised};
+use crate::elementwise::{fill_pieces, row_major, same_shape};
 use crate::groups::Partition;
 use crate::{Groups, Result};
 
@@ -36,7 +37,7 @@ pub(crate) fn map_into<P: Sync>(
             let group = start / inner;
             let parameter = &parameters[group % count];
             let is_one_group = (start + batch.len() - 1) / inner == group;
-            vectorised(
+            vectorized(
                 #[inline(always)]
                 || {
                     let mut words = [0; BATCH];

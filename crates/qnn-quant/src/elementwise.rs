@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 
 use ndarray::{ArrayViewD, ArrayViewMutD, Axis, Zip};
-use qnn_kernels::Vectorize;
+use qnn_kernels::vectorized;
 use rayon::prelude::*;
 
 use crate::grid::{Spacing, scaled};
@@ -22,9 +22,6 @@ use crate::{Error, Grid, Groups, Result};
 /// Elements in one piece of work: large enough to pay for its scheduling, small enough to stay in a core's cache. A multiple of all
 /// that is done in batches.
 const PIECE: usize = 1 << 14;
-
-/// Elements that are computed once more together: few, since one in doubt is enough.
-const BLOCK: usize = 64;
 
 /// `out = f(x, parameters[group of x])`.
 ///
@@ -42,40 +39,27 @@ pub fn map_into<P: Sync>(
     out: ArrayViewMutD<'_, f32>,
     f: impl Fn(f32, &P) -> f32 + Sync,
 ) -> Result<()> {
-    same_shape("the output", x.shape(), out.shape())?;
-    let partition = partition(&x, groups, parameters.len())?;
-    let x = row_major(&x);
-    write_row_major(out, &mut |out| {
-        run(out, partition, &|start, out, span| {
-            let x = &x[start..start + out.len()];
-            vectorised(
-                #[inline(always)]
-                || match span {
-                    Span::Group(group) => {
-                        let parameter = &parameters[group];
-                        map_slice(out, x, parameter, &f);
-                    }
-                    Span::Rows => {
-                        let rows = out.chunks_exact_mut(partition.count).zip(x.chunks_exact(partition.count));
-                        for (out, x) in rows {
-                            map_row(out, x, parameters, &f);
-                        }
-                    }
-                },
-            );
-        });
-    });
-    Ok(())
+    each_piece(
+        x,
+        groups,
+        parameters,
+        out,
+        #[inline(always)]
+        |out: &mut [f32], x: &[f32], parameter: &P| map_slice(out, x, parameter, &f),
+        #[inline(always)]
+        |out: &mut [f32], x: &[f32], parameters: &[P]| map_row(out, x, parameters, &f),
+    )
 }
 
-/// [`map_into`] with `exact`, by way of `quick`, whose second result is a doubt: blocks in which it is below 1 everywhere are finished.
-pub(crate) fn map_checked_into<P: Sync>(
+/// Hands every piece of `out` with its part of `x` to `slice` where one parameter serves all of it, and by whole rows of groups to `row`,
+/// both in code for the widest vectors.
+pub(crate) fn each_piece<P: Sync>(
     x: ArrayViewD<'_, f32>,
     groups: Groups,
     parameters: &[P],
     out: ArrayViewMutD<'_, f32>,
-    quick: impl Fn(f32, &P) -> (f32, f32) + Sync,
-    exact: impl Fn(f32, &P) -> f32 + Sync,
+    slice: impl Fn(&mut [f32], &[f32], &P) + Sync,
+    row: impl Fn(&mut [f32], &[f32], &[P]) + Sync,
 ) -> Result<()> {
     same_shape("the output", x.shape(), out.shape())?;
     let partition = partition(&x, groups, parameters.len())?;
@@ -83,22 +67,14 @@ pub(crate) fn map_checked_into<P: Sync>(
     write_row_major(out, &mut |out| {
         run(out, partition, &|start, out, span| {
             let x = &x[start..start + out.len()];
-            vectorised(
+            vectorized(
                 #[inline(always)]
                 || match span {
-                    Span::Group(group) => {
-                        let parameter = &parameters[group];
-                        for (out, x) in out.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
-                            let is_certain = quick_slice(out, x, parameter, &quick) < 1.0;
-                            if !is_certain {
-                                map_slice(out, x, parameter, &exact);
-                            }
-                        }
-                    }
+                    Span::Group(group) => slice(out, x, &parameters[group]),
                     Span::Rows => {
                         let rows = out.chunks_exact_mut(partition.count).zip(x.chunks_exact(partition.count));
                         for (out, x) in rows {
-                            map_row(out, x, parameters, &exact);
+                            row(out, x, parameters);
                         }
                     }
                 },
@@ -132,7 +108,7 @@ pub fn zip_into<P: Sync>(
     write_row_major(out, &mut |out| {
         run(out, partition, &|start, out, span| {
             let (x, y) = (&x[start..start + out.len()], &y[start..start + out.len()]);
-            vectorised(
+            vectorized(
                 #[inline(always)]
                 || match span {
                     Span::Group(group) => {
@@ -234,41 +210,8 @@ pub(crate) fn quantize_into<P: Copy + Sync>(
     }
 }
 
-/// [`quantize_into`] by a quick code in f32, whose second result is a doubt: where it is 1 and more, the exact code is asked.
-pub(crate) fn quantize_checked_into<P: Copy + Sync>(
-    x: ArrayViewD<'_, f32>,
-    grid: &Grid,
-    parameters: &[P],
-    form: Form,
-    out: ArrayViewMutD<'_, f32>,
-    quick: impl Fn(f32, &P) -> (f32, f32) + Sync,
-    exact: impl Fn(f32, &P) -> f32 + Sync,
-) -> Result<()> {
-    let factors = match form {
-        Form::Codes => Some(vec![[1.0, 0.0]; grid.groups().count()]),
-        Form::Values => grid.factors(),
-    };
-    let Some(factors) = factors else { return quantize_into(x, grid, parameters, form, out, exact) };
-    map_checked_into(
-        x,
-        grid.groups(),
-        &pair_up(parameters, &factors),
-        out,
-        #[inline(always)]
-        move |x, (p, [high, low])| {
-            let (code, doubt) = quick(x, p);
-            (code * high + code * low, doubt)
-        },
-        #[inline(always)]
-        move |x, (p, [high, low])| {
-            let code = exact(x, p) + 0.0;
-            code * high + code * low
-        },
-    )
-}
-
 /// Side by side in memory: of many groups, a vector's worth is read at once.
-fn pair_up<P: Copy, S: Copy>(parameters: &[P], scales: &[S]) -> Vec<(P, S)> {
+pub(crate) fn pair_up<P: Copy, S: Copy>(parameters: &[P], scales: &[S]) -> Vec<(P, S)> {
     parameters.iter().copied().zip(scales.iter().copied()).collect()
 }
 
@@ -290,7 +233,7 @@ pub fn update<P: Sync>(
     let partition = partition(&x.view(), groups, parameters.len())?;
     if let Some(slice) = x.as_slice_mut() {
         run(slice, partition, &|_, piece, span| {
-            vectorised(
+            vectorized(
                 #[inline(always)]
                 || match span {
                     Span::Group(group) => {
@@ -338,47 +281,17 @@ pub(crate) fn same_shape(what: &'static str, expected: &[usize], found: &[usize]
     Err(Error::Shape { what, expected: expected.to_vec(), found: found.to_vec() })
 }
 
-/// Runs a loop compiled for the widest vectors that the processor has. The closure has to be `#[inline(always)]`.
-pub(crate) fn vectorised<R>(work: impl FnMut() -> R) -> R {
-    qnn_kernels::vectorized(Inlined(work))
-}
-
-/// A closure that is never called through the adapter from `FnMut` to `FnOnce`, which would be a function of its own.
-struct Inlined<F>(F);
-
-impl<R, F: FnMut() -> R> Vectorize for Inlined<F> {
-    type Output = R;
-
-    #[inline(always)]
-    fn run(mut self) -> R {
-        (self.0)()
-    }
-}
-
 // The innermost loops. They are functions so that the compiler knows that the output overlaps nothing else.
 
 #[inline(always)]
-fn map_slice<P>(out: &mut [f32], x: &[f32], parameter: &P, f: &impl Fn(f32, &P) -> f32) {
+pub(crate) fn map_slice<P>(out: &mut [f32], x: &[f32], parameter: &P, f: &impl Fn(f32, &P) -> f32) {
     for (out, &x) in out.iter_mut().zip(x) {
         *out = f(x, parameter);
     }
 }
 
-/// The greatest doubt.
 #[inline(always)]
-fn quick_slice<P>(out: &mut [f32], x: &[f32], parameter: &P, f: &impl Fn(f32, &P) -> (f32, f32)) -> f32 {
-    let mut greatest = 0;
-    for (out, &x) in out.iter_mut().zip(x) {
-        let (value, doubt) = f(x, parameter);
-        *out = value;
-        // As integers, the bits of non-negative floats are ordered like the floats, with NaN at the top; this maximum vectorises.
-        greatest = greatest.max(doubt.abs().to_bits() as i32);
-    }
-    f32::from_bits(greatest as u32)
-}
-
-#[inline(always)]
-fn map_row<P>(out: &mut [f32], x: &[f32], parameters: &[P], f: &impl Fn(f32, &P) -> f32) {
+pub(crate) fn map_row<P>(out: &mut [f32], x: &[f32], parameters: &[P], f: &impl Fn(f32, &P) -> f32) {
     for ((out, &x), parameter) in out.iter_mut().zip(x).zip(parameters) {
         *out = f(x, parameter);
     }

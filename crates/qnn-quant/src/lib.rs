@@ -80,6 +80,7 @@ mod activation_scaling;
 mod alphabet;
 mod chacha;
 mod chance;
+mod checked;
 mod code_sum;
 mod error;
 mod estimator;

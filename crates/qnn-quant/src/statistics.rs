@@ -10,9 +10,10 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
+use qnn_kernels::vectorized;
 use rayon::prelude::*;
 
-use crate::elementwise::{fill_pieces, row_major, same_shape, vectorised, zip_into};
+use crate::elementwise::{fill_pieces, row_major, same_shape, zip_into};
 use crate::groups::Partition;
 use crate::{Error, Groups, Result};
 
@@ -190,7 +191,7 @@ pub(crate) fn mean_abs_above_while(
             .chunks(CHUNK)
             .zip(piece.chunks_mut(CHUNK))
             .map(|(chunk, out)| {
-                vectorised(
+                vectorized(
                     #[inline(always)]
                     || {
                         out.iter_mut().zip(chunk).for_each(|(out, &x)| *out = f(x));
@@ -256,7 +257,7 @@ pub(crate) fn sum_of_pairs<const N: usize>(
     let add = |a: [f64; N], b: [f64; N]| std::array::from_fn(|i| a[i] + b[i]);
     let part = |index: usize| {
         let range = index * CHUNK..x.len().min((index + 1) * CHUNK);
-        vectorised(
+        vectorized(
             #[inline(always)]
             || {
                 x[range.clone()]
@@ -307,7 +308,7 @@ fn fold<A: Copy + Default + Send>(
         return Ok(vec![A::default(); count]);
     }
     let chunk = |group: usize, elements: &[f32]| {
-        vectorised(
+        vectorized(
             #[inline(always)]
             || chunk(group, elements),
         )

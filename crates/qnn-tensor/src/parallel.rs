@@ -34,26 +34,11 @@ pub fn for_each_chunk_of<T: Send>(size: usize, out: &mut [T], f: impl Fn(usize, 
 }
 
 /// `f(at, out)` in code for the widest vectors of the machine.
-///
-/// Not a closure around `f`: the function through which a closure is called by value may stay outside, compiled for
-/// the least machine, with `f` in it.
 pub(crate) fn on_widest<T>(at: usize, out: &mut [T], f: &impl Fn(usize, &mut [T])) {
-    vectorized(Call { f, at, out });
-}
-
-struct Call<'a, F, T> {
-    f: &'a F,
-    at: usize,
-    out: &'a mut [T],
-}
-
-impl<T, F: Fn(usize, &mut [T])> Vectorize for Call<'_, F, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        (self.f)(self.at, self.out);
-    }
+    vectorized(
+        #[inline(always)]
+        || f(at, out),
+    );
 }
 
 /// Calls `f(i, row)` for each row of `row` elements; many rows are split over the threads.
@@ -90,8 +75,13 @@ pub fn for_each_row_and_value<T: Send, V: Send>(
     assert!(fits, "{} elements are not {} rows of {row}", out.len(), values.len());
     let per_chunk = whole_rows(row) / row;
     let serve = |first: usize, out: &mut [T], values: &mut [V]| {
-        let rows = out.chunks_exact_mut(row).zip(values);
-        vectorized(|| rows.enumerate().for_each(|(i, (out, value))| f(first + i, out, value)));
+        vectorized(
+            #[inline(always)]
+            || {
+                let rows = out.chunks_exact_mut(row).zip(values.iter_mut());
+                rows.enumerate().for_each(|(i, (out, value))| f(first + i, out, value));
+            },
+        );
     };
     if values.len() <= per_chunk {
         return serve(0, out, values);

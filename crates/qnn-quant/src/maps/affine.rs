@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
-use crate::elementwise::{Form, quantize_checked_into};
+use crate::checked::quantize_checked_into;
+use crate::elementwise::Form;
 use crate::rounding::{Steps, clip, round_half_even};
 use crate::{
     Alphabet, Error, Estimator, Granularity, Grid, Groups, Quantizer, Range, Result, WithinLevels, statistics,

@@ -4,7 +4,8 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_math::{tanh, tanh_roughly};
 
 use super::sign::signs_into;
-use crate::elementwise::{Form, quantize_checked_into};
+use crate::checked::quantize_checked_into;
+use crate::elementwise::Form;
 use crate::rounding::{clip, clip_f32, likely_nearest, round_half_even};
 use crate::{
     Alphabet, DorefaTanh, Estimator, Granularity, Grid, Quantizer, Result, ScaledSign, StraightThrough,

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use super::sign::signs_into;
-use crate::elementwise::{Form, quantize_checked_into};
+use crate::checked::quantize_checked_into;
+use crate::elementwise::Form;
 use crate::rounding::{Divisor, clip, clip_f32, likely_nearest};
 use crate::trained::positive;
 use crate::{Alphabet, ClippedIdentity, Error, Estimator, Grid, Groups, Quantizer, Result};

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
-use crate::elementwise::{Form, quantize_checked_into};
+use crate::checked::quantize_checked_into;
+use crate::elementwise::Form;
 use crate::rounding::{Steps, clip, round_half_even};
 use crate::trained::{LEAST, in_range, positive};
 use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, Trained, statistics};

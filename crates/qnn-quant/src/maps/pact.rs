@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
-use crate::elementwise::{Form, quantize_checked_into};
+use crate::checked::quantize_checked_into;
+use crate::elementwise::Form;
 use crate::rounding::{Divisor, clip, clip_f32, likely_nearest};
 use crate::trained::{in_range, positive};
 use crate::{Alphabet, Estimator, Grid, Groups, PactGradient, Quantizer, Result, Trained, statistics};
