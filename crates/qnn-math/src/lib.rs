@@ -17,6 +17,37 @@ pub fn exp(x: f64) -> f64 {
     if x < -707.0 { 0.0 } else { y }
 }
 
+/// `2ˣ` to 8e-13 relative, for |x| ≤ 1000: a third of the work of [`exp`], where the exact one can be asked in doubt.
+///
+/// ```text
+/// 2ˣ = 2ⁿ p(x − n),   n = round(x)
+/// ```
+///
+/// The coefficients of `p`, of degree 8, are those of least relative error. Multiplications and additions are fused, which is slow where
+/// the processor has no instruction for it.
+#[inline(always)]
+pub fn exp2_roughly(x: f64) -> f64 {
+    const P: [f64; 9] = [
+        0.999_999_999_999_762_3,
+        0.693_147_180_546_514_1,
+        0.240_226_506_988_803_68,
+        0.055_504_109_393_417_09,
+        0.009_618_128_542_862_732,
+        0.001_333_345_206_224_541_7,
+        1.540_385_174_845_050_7e-4,
+        1.530_973_742_356_987e-5,
+        1.317_585_817_618_649_8e-6,
+    ];
+    // As in `reduced`, with 2ⁿ in reach.
+    const ROUND: f64 = 6_755_399_441_055_744.0 + 1023.0;
+    let shifted = x + ROUND;
+    let f = x - (shifted - ROUND);
+    // Horner's scheme: its chain of fused operations is long, but waits for nothing that other elements need.
+    let p = P[8].mul_add(f, P[7]).mul_add(f, P[6]).mul_add(f, P[5]).mul_add(f, P[4]);
+    let p = p.mul_add(f, P[3]).mul_add(f, P[2]).mul_add(f, P[1]).mul_add(f, P[0]);
+    p * f64::from_bits(shifted.to_bits() << 52)
+}
+
 /// The natural logarithm of a positive normal number, to about 1e-15 relative; −∞ at zero (and at
 /// subnormal numbers), NaN below.
 ///
@@ -235,6 +266,17 @@ mod tests {
             }
         }
         assert!((tanh_roughly(f32::INFINITY) - 1.0).abs() < 4e-7 && tanh_roughly(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn the_rough_power_keeps_its_promise() {
+        for i in -1_000_000..=1_000_000 {
+            for x in [f64::from(i) * 1e-3, f64::from(i) * 1e-6, f64::from(i) * 1e-20] {
+                let (found, expected) = (exp2_roughly(x), x.exp2());
+                assert!((found - expected).abs() <= 8e-13 * expected, "2^{x:e} is not {found:e}");
+            }
+        }
+        assert!(exp2_roughly(f64::NAN).is_nan());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{Error, Result};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279, "Binary Convolution".
+/// Source: Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279, "Binary Convolution", formula (11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ActivationScaling {
     /// kh and kw.

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 ///
 /// Both terms are brought to one scale before they are added, so that there is one rounding. For codes of up to nine bits, ±511, the
 /// sum fits 32 bits. Zero points are no part of it: a code is what is left when they are subtracted. Source: after Jacob et al. 2018, arXiv:1712.05877,
-/// appendix A.2, who rescale one of the inputs; the factors here have 21 bits where theirs have 31.
+/// who rescale one of the inputs; the factors here have 21 bits where theirs have 31.
 ///
 /// ```
 /// # use qnn_quant::CodeSum;

@@ -101,6 +101,30 @@ pub fn zip_into<P: Sync>(
     out: ArrayViewMutD<'_, f32>,
     f: impl Fn(f32, f32, &P) -> f32 + Sync,
 ) -> Result<()> {
+    each_pair(
+        x,
+        y,
+        groups,
+        parameters,
+        out,
+        #[inline(always)]
+        |out: &mut [f32], x: &[f32], y: &[f32], parameter: &P| zip_slice(out, x, y, parameter, &f),
+        #[inline(always)]
+        |out: &mut [f32], x: &[f32], y: &[f32], parameters: &[P]| zip_row(out, x, y, parameters, &f),
+    )
+}
+
+/// [`each_piece`] of two inputs.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn each_pair<P: Sync>(
+    x: ArrayViewD<'_, f32>,
+    y: ArrayViewD<'_, f32>,
+    groups: Groups,
+    parameters: &[P],
+    out: ArrayViewMutD<'_, f32>,
+    slice: impl Fn(&mut [f32], &[f32], &[f32], &P) + Sync,
+    row: impl Fn(&mut [f32], &[f32], &[f32], &[P]) + Sync,
+) -> Result<()> {
     same_shape("the second input", x.shape(), y.shape())?;
     same_shape("the output", x.shape(), out.shape())?;
     let partition = partition(&x, groups, parameters.len())?;
@@ -111,15 +135,12 @@ pub fn zip_into<P: Sync>(
             vectorized(
                 #[inline(always)]
                 || match span {
-                    Span::Group(group) => {
-                        let parameter = &parameters[group];
-                        zip_slice(out, x, y, parameter, &f);
-                    }
+                    Span::Group(group) => slice(out, x, y, &parameters[group]),
                     Span::Rows => {
                         let count = partition.count;
                         let inputs = x.chunks_exact(count).zip(y.chunks_exact(count));
                         for (out, (x, y)) in out.chunks_exact_mut(count).zip(inputs) {
-                            zip_row(out, x, y, parameters, &f);
+                            row(out, x, y, parameters);
                         }
                     }
                 },
@@ -298,14 +319,26 @@ pub(crate) fn map_row<P>(out: &mut [f32], x: &[f32], parameters: &[P], f: &impl 
 }
 
 #[inline(always)]
-fn zip_slice<P>(out: &mut [f32], x: &[f32], y: &[f32], parameter: &P, f: &impl Fn(f32, f32, &P) -> f32) {
+pub(crate) fn zip_slice<P>(
+    out: &mut [f32],
+    x: &[f32],
+    y: &[f32],
+    parameter: &P,
+    f: &impl Fn(f32, f32, &P) -> f32,
+) {
     for ((out, &x), &y) in out.iter_mut().zip(x).zip(y) {
         *out = f(x, y, parameter);
     }
 }
 
 #[inline(always)]
-fn zip_row<P>(out: &mut [f32], x: &[f32], y: &[f32], parameters: &[P], f: &impl Fn(f32, f32, &P) -> f32) {
+pub(crate) fn zip_row<P>(
+    out: &mut [f32],
+    x: &[f32],
+    y: &[f32],
+    parameters: &[P],
+    f: &impl Fn(f32, f32, &P) -> f32,
+) {
     for (((out, &x), &y), parameter) in out.iter_mut().zip(x).zip(y).zip(parameters) {
         *out = f(x, y, parameter);
     }

@@ -45,7 +45,7 @@ pub enum InqOrder {
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2017, *Incremental Network Quantization*, arXiv:1702.03044, "Incremental quantization strategy", algorithm 1.
+/// Source: Zhou et al. 2017, *Incremental Network Quantization*, arXiv:1702.03044, section 2.2, formula (5), and algorithm 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InqPartition {
     map: Inq,

@@ -78,6 +78,8 @@
 
 mod activation_scaling;
 mod alphabet;
+mod bell;
+mod bounded;
 mod chacha;
 mod chance;
 mod checked;

@@ -60,7 +60,7 @@ pub enum RangeMethod {
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Sources: Jacob et al. 2018, arXiv:1712.05877, "Learning quantization ranges" (moving average); Migacz 2017, *8-bit inference with TensorRT* (divergence); Krishnamoorthi
+/// Sources: Jacob et al. 2018, arXiv:1712.05877, section 3.1 (moving average); Migacz 2017, *8-bit inference with TensorRT* (divergence); Krishnamoorthi
 /// 2018, arXiv:1806.08342.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RangeObserver {

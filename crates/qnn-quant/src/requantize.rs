@@ -22,7 +22,7 @@ use crate::{Error, Result};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Jacob et al. 2018, arXiv:1712.05877, "Integer-arithmetic-only matrix multiplication" and the appendix on ARM NEON.
+/// Source: Jacob et al. 2018, arXiv:1712.05877, section 2.2, formulas (4) to (6), and appendix B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Multiplier {
     multiplier: i32,

@@ -54,7 +54,7 @@ impl Steps {
         Steps {
             step: Divisor::new(step.into()),
             ends: bounds.map(|bound| f64::from(bound) * f64::from(step)),
-            inverse: step.recip(),
+            inverse: quick_factor(f64::from(step).recip()),
             bounds,
             // Two roundings, and as much again.
             error: 2.5e-7 * low.abs().max(high.abs()) as f32,
@@ -71,6 +71,11 @@ impl Steps {
     pub(crate) fn likely(&self, x: f32) -> (f32, f32) {
         likely_nearest(clip_f32(x * self.inverse, self.bounds[0], self.bounds[1]), self.error)
     }
+}
+
+/// A factor of a quick way in f32: NaN, with which everything is in doubt, where products with it might leave the range of f32.
+pub(crate) fn quick_factor(factor: f64) -> f32 {
+    if (1e-30..1e30).contains(&factor) { factor as f32 } else { f32::NAN }
 }
 
 /// The nearest integer of a position that is known to within an error, and a doubt of 1 and more where it may be a neighbour.

@@ -6,13 +6,14 @@
 //!
 //! NaN makes the group's statistic NaN; an infinite element is an error. A group without elements has the statistic 0.
 
-use std::ops::Range;
+mod reduction;
+
 use std::sync::{Mutex, PoisonError};
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_kernels::vectorized;
-use rayon::prelude::*;
 
+use self::reduction::{CHUNK, fold, in_parallel, sum_of};
 use crate::elementwise::{fill_pieces, row_major, same_shape, zip_into};
 use crate::groups::Partition;
 use crate::{Error, Groups, Result};
@@ -224,6 +225,41 @@ fn above(chunk: &[f32], threshold: f32) -> (f64, u64) {
 ///
 /// [`Error::Shape`] if `y` has another shape, [`Error::GroupsDoNotFit`].
 pub fn dot(x: ArrayViewD<'_, f32>, y: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
+    sum_of_products(
+        x,
+        y,
+        groups,
+        #[inline(always)]
+        |x, y| x * y,
+    )
+}
+
+/// The sum per group of what `product` makes of each pair, in f32: infinities and all.
+pub(crate) fn sum_of_products(
+    x: ArrayViewD<'_, f32>,
+    y: ArrayViewD<'_, f32>,
+    groups: Groups,
+    product: impl Fn(f32, f32) -> f32 + Sync,
+) -> Result<Vec<f64>> {
+    if groups == Groups::Tensor {
+        same_shape("the second input", x.shape(), y.shape())?;
+        let (x, y) = (row_major(&x), row_major(&y));
+        let part = |index: usize| {
+            let range = index * CHUNK..x.len().min((index + 1) * CHUNK);
+            let mut products = [0.0; CHUNK];
+            let products = &mut products[..range.len()];
+            vectorized(
+                #[inline(always)]
+                || {
+                    let pairs = x[range.clone()].iter().zip(&y[range.clone()]);
+                    products.iter_mut().zip(pairs).for_each(|(out, (&x, &y))| *out = product(x, y));
+                    sum_of(products, f64::from)
+                },
+            )
+        };
+        let parts = in_parallel(x.len().div_ceil(CHUNK), x.len(), part);
+        return Ok(vec![parts.into_iter().reduce(|a, b| a + b).unwrap_or_default()]);
+    }
     let mut products = ndarray::ArrayD::zeros(x.raw_dim());
     zip_into(
         x,
@@ -232,14 +268,9 @@ pub fn dot(x: ArrayViewD<'_, f32>, y: ArrayViewD<'_, f32>, groups: Groups) -> Re
         &[()],
         products.view_mut(),
         #[inline(always)]
-        |x, y, ()| x * y,
+        |x, y, ()| product(x, y),
     )?;
-    sum(products.view(), groups)
-}
-
-/// The sum per group, infinities and all.
-pub(crate) fn sum(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
-    fold(&x, groups, |_, chunk| sum_of(chunk, f64::from), |a, b| a + b)
+    fold(&products.view(), groups, |_, chunk| sum_of(chunk, f64::from), |a, b| a + b)
 }
 
 /// Sums of `N` terms of each pair of elements, in f64.
@@ -269,172 +300,6 @@ pub(crate) fn sum_of_pairs<const N: usize>(
     };
     let parts = in_parallel(x.len().div_ceil(CHUNK), x.len(), part);
     Ok(parts.into_iter().fold([0.0; N], add))
-}
-
-/// Elements that are reduced together. A constant of the format of results: with another one the last bits change. Pieces of
-/// work are whole multiples of it.
-const CHUNK: usize = 1024;
-/// Independent accumulators within a chunk, so that additions need not wait for each other.
-const LANES: usize = 8;
-/// Interleaved groups that are gathered together: one cache line of f32.
-const BUNDLE: usize = 16;
-/// Below this many elements the work is not worth a second thread.
-const PARALLEL: usize = 1 << 15;
-
-#[inline(always)]
-fn sum_of(chunk: &[f32], term: impl Fn(f32) -> f64) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let mut blocks = chunk.chunks_exact(LANES);
-    for block in &mut blocks {
-        for (lane, &x) in lanes.iter_mut().zip(block) {
-            *lane += term(x);
-        }
-    }
-    for (lane, &x) in lanes.iter_mut().zip(blocks.remainder()) {
-        *lane += term(x);
-    }
-    lanes.iter().sum()
-}
-
-/// Reduces each group to one number: `chunk(group, elements)` for each chunk, then `merge` in order.
-fn fold<A: Copy + Default + Send>(
-    x: &ArrayViewD<'_, f32>,
-    groups: Groups,
-    chunk: impl Fn(usize, &[f32]) -> A + Sync,
-    merge: impl Fn(A, A) -> A + Sync,
-) -> Result<Vec<A>> {
-    let Partition { count, inner } = groups.partition(x.shape())?;
-    if x.is_empty() {
-        return Ok(vec![A::default(); count]);
-    }
-    let chunk = |group: usize, elements: &[f32]| {
-        vectorized(
-            #[inline(always)]
-            || chunk(group, elements),
-        )
-    };
-    let x = row_major(x);
-    Ok(match (count, inner) {
-        (1, _) => vec![fold_one(&x, |elements| chunk(0, elements), merge)],
-        (_, 1) => fold_interleaved(&x, count, chunk, merge),
-        _ => in_parallel(count, x.len(), |group| {
-            let mut reduction = Reduction::new(|elements: &[f32]| chunk(group, elements), &merge);
-            x.chunks_exact(inner).skip(group).step_by(count).for_each(|block| reduction.extend(block));
-            reduction.finish()
-        }),
-    })
-}
-
-fn fold_one<A: Copy + Default + Send>(
-    x: &[f32],
-    chunk: impl Fn(&[f32]) -> A + Sync,
-    merge: impl Fn(A, A) -> A,
-) -> A {
-    if x.len() <= PARALLEL {
-        return x.chunks(CHUNK).map(chunk).reduce(merge).unwrap_or_default();
-    }
-    let parts: Vec<A> = x.par_chunks(CHUNK).with_min_len(PARALLEL / CHUNK).map(&chunk).collect();
-    parts.into_iter().reduce(merge).unwrap_or_default()
-}
-
-/// Groups along the last axis: whole cache lines are read, and each group's elements are brought together.
-fn fold_interleaved<A: Copy + Default + Send>(
-    x: &[f32],
-    count: usize,
-    chunk: impl Fn(usize, &[f32]) -> A + Sync,
-    merge: impl Fn(A, A) -> A + Sync,
-) -> Vec<A> {
-    let bundles = count.div_ceil(BUNDLE);
-    // One task for a chunk of rows and a bundle of groups: neighbouring tasks share the pages that they read.
-    let tasks = (x.len() / count).div_ceil(CHUNK) * bundles;
-    let part = |columns: &mut Vec<f32>, task: usize| {
-        let rows = &x[task / bundles * CHUNK * count..];
-        let rows = &rows[..rows.len().min(CHUNK * count)];
-        let first = task % bundles * BUNDLE;
-        bundle_parts(rows, count, first..count.min(first + BUNDLE), columns, &chunk)
-    };
-    let parts: Vec<[A; BUNDLE]> = if x.len() <= PARALLEL {
-        let mut columns = Vec::new();
-        (0..tasks).map(|task| part(&mut columns, task)).collect()
-    } else {
-        (0..tasks).into_par_iter().map_init(Vec::new, part).collect()
-    };
-    let mut results: Vec<Option<A>> = vec![None; count];
-    for (task, parts) in parts.into_iter().enumerate() {
-        for (result, part) in results[task % bundles * BUNDLE..].iter_mut().zip(parts) {
-            *result = Some(result.map_or(part, |sum| merge(sum, part)));
-        }
-    }
-    results.into_iter().map(Option::unwrap_or_default).collect()
-}
-
-/// What `chunk` makes of each of a few neighbouring groups, in a chunk of rows. The last bundle may have fewer groups than parts.
-fn bundle_parts<A: Copy + Default>(
-    rows: &[f32],
-    count: usize,
-    members: Range<usize>,
-    columns: &mut Vec<f32>,
-    chunk: impl Fn(usize, &[f32]) -> A,
-) -> [A; BUNDLE] {
-    let height = rows.len() / count;
-    // Columns a power of two apart would compete for the same lines of the cache.
-    let pitch = height + BUNDLE;
-    columns.resize(members.len() * pitch, 0.0);
-    for (r, row) in rows.chunks_exact(count).enumerate() {
-        for (column, &x) in columns.chunks_exact_mut(pitch).zip(&row[members.clone()]) {
-            column[r] = x;
-        }
-    }
-    let mut parts = [A::default(); BUNDLE];
-    for ((part, column), group) in parts.iter_mut().zip(columns.chunks_exact(pitch)).zip(members) {
-        *part = chunk(group, &column[..height]);
-    }
-    parts
-}
-
-/// Cuts a sequence that arrives in blocks of any length into chunks of constant length.
-struct Reduction<A, C, M> {
-    buffer: Vec<f32>,
-    result: Option<A>,
-    chunk: C,
-    merge: M,
-}
-
-impl<A: Copy + Default, C: Fn(&[f32]) -> A, M: Fn(A, A) -> A> Reduction<A, C, M> {
-    fn new(chunk: C, merge: M) -> Self {
-        Reduction { buffer: Vec::with_capacity(CHUNK), result: None, chunk, merge }
-    }
-
-    fn extend(&mut self, mut block: &[f32]) {
-        while !block.is_empty() {
-            let (head, tail) = block.split_at(block.len().min(CHUNK - self.buffer.len()));
-            self.buffer.extend_from_slice(head);
-            block = tail;
-            if self.buffer.len() == CHUNK {
-                self.flush();
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        let part = (self.chunk)(&self.buffer);
-        self.result = Some(self.result.map_or(part, |sum| (self.merge)(sum, part)));
-        self.buffer.clear();
-    }
-
-    fn finish(mut self) -> A {
-        if !self.buffer.is_empty() {
-            self.flush();
-        }
-        self.result.unwrap_or_default()
-    }
-}
-
-fn in_parallel<T: Send>(count: usize, work: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    if work <= PARALLEL {
-        return (0..count).map(task).collect();
-    }
-    (0..count).into_par_iter().map(&task).collect()
 }
 
 /// Sums of f32 do not overflow in f64, so a result that is not finite comes from an element that is not.

@@ -21,7 +21,7 @@ use crate::{Levels, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Courbariaux et al. 2016, arXiv:1602.02830, "Propagating Gradients Through Discretization". Formula (10) of the
+/// Source: Courbariaux et al. 2016, arXiv:1602.02830, section 1.3, formula (4). Formula (10) of the
 /// UCSD report on quantized networks prints −1 outside of the interval; its text and its code say 0, as here.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClippedIdentity {

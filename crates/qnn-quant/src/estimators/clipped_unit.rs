@@ -19,7 +19,8 @@ use crate::{Levels, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, "Low Bitwidth Quantization of Activations".
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, section 2.4: formula (6) passes gradients on, the
+/// bounded activation before it is the clip.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClippedUnit;
 

@@ -1,8 +1,10 @@
 use ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_math::sech2;
 
+use crate::bell::OneBell;
+use crate::bounded::pullback_bounded_into;
 use crate::maps::greatest_tanh;
-use crate::{Estimator, Grid, Result, elementwise};
+use crate::{Estimator, Grid, Result};
 
 /// The derivative of DoReFa-Net's squashing of weights, `tanh(w) / max |tanh w|`, with the maximum held constant.
 ///
@@ -26,7 +28,7 @@ use crate::{Estimator, Grid, Result, elementwise};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, "Low Bitwidth Quantization of Weights".
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, section 2.3, the derivative of formula (5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DorefaTanh;
 
@@ -43,14 +45,19 @@ impl Estimator for DorefaTanh {
         dx: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let maxima = greatest_tanh(x.view(), grid.groups())?;
-        elementwise::zip_into(
+        // A safe bell stays far below the greatest f32.
+        let bells: Vec<(OneBell, f64)> =
+            maxima.iter().map(|&max| (OneBell::new(max.recip(), 1.0, 0.0), max)).collect();
+        pullback_bounded_into(
             x,
             dy,
             grid.groups(),
-            &maxima,
+            &bells,
             dx,
             #[inline(always)]
-            move |x, dy, &max| dy * slope(x, max),
+            |x, (bell, _)| bell.bounds(x),
+            #[inline(always)]
+            |x, &(_, max)| slope(x, max),
         )
     }
 }

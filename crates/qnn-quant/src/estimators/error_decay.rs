@@ -1,6 +1,9 @@
+use ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_math::{exp, sech2};
 
-use crate::{Error, Levels, Result, Slope};
+use crate::bell::OneBell;
+use crate::bounded::pullback_bounded_into;
+use crate::{Error, Estimator, Grid, Groups, Result};
 
 /// IR-Net's error decay estimator: at the start of training nearly the identity, at its end nearly the sign's own derivative.
 ///
@@ -26,8 +29,7 @@ use crate::{Error, Levels, Result, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Qin et al. 2020, *Forward and Backward Information Retention for Accurate Binary Neural Networks* (IR-Net), arXiv:1909.10788,
-/// its section on the error decay estimator.
+/// Source: Qin et al. 2020, *Forward and Backward Information Retention for Accurate Binary Neural Networks* (IR-Net), arXiv:1909.10788.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ErrorDecay {
     /// Steepness.
@@ -58,14 +60,39 @@ impl ErrorDecay {
     }
 }
 
-impl Slope for ErrorDecay {
-    fn label(&self) -> &'static str {
+impl ErrorDecay {
+    #[inline(always)]
+    fn slope(&self, x: f32) -> f32 {
+        let (t, k) = (f64::from(self.t), f64::from(self.k));
+        (k * t * sech2(t * f64::from(x))) as f32
+    }
+}
+
+impl Estimator for ErrorDecay {
+    fn name(&self) -> &'static str {
         "error-decay"
     }
 
-    #[inline(always)]
-    fn slope(&self, x: f32, _: &Levels) -> f32 {
-        let (t, k) = (f64::from(self.t), f64::from(self.k));
-        (k * t * sech2(t * f64::from(x))) as f32
+    fn pullback_into(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        dy: ArrayViewD<'_, f32>,
+        dx: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        let (estimator, t) = (*self, f64::from(self.t));
+        let bell = OneBell::new(f64::from(self.k) * t, t, 0.0);
+        grid.groups().partition(x.shape())?;
+        pullback_bounded_into(
+            x,
+            dy,
+            Groups::Tensor,
+            &[()],
+            dx,
+            #[inline(always)]
+            move |x, ()| bell.bounds(x),
+            #[inline(always)]
+            move |x, ()| estimator.slope(x),
+        )
     }
 }

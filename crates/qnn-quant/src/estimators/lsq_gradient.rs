@@ -18,7 +18,7 @@ use crate::{Levels, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Esser et al. 2020, *Learned Step Size Quantization*, arXiv:1902.08153, "Step Size Gradient".
+/// Source: Esser et al. 2020, *Learned Step Size Quantization*, arXiv:1902.08153, section 2.1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LsqGradient;
 

@@ -1,6 +1,8 @@
 use ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_math::sech2;
 
+use crate::bell::{Bells, OneBell};
+use crate::bounded::pullback_bounded_into;
 use crate::elementwise::zip_into;
 use crate::rounding::{clip, round_half_even};
 use crate::{Estimator, Grid, Result};
@@ -115,6 +117,7 @@ impl Step {
 }
 
 /// Evenly spaced levels with thresholds midway.
+#[derive(Clone, Copy)]
 struct Even {
     lowest: f64,
     width: f64,
@@ -131,6 +134,23 @@ impl Even {
         let index = round_half_even((x - self.lowest) * self.per_width - 0.5);
         let index = clip(index, self.indices[0], self.indices[1]);
         Step { threshold: self.lowest + (index + 0.5) * self.width, steepness: self.steepness }
+    }
+
+    #[inline(always)]
+    fn slope(&self, k: f64, x: f64) -> f32 {
+        self.nearest(x).slope(k, x, self.window)
+    }
+
+    /// The bell at the only threshold.
+    fn only(&self, k: f64) -> OneBell {
+        let step = self.nearest(0.0);
+        OneBell::new(k, step.steepness, step.threshold)
+    }
+
+    /// The bells at all thresholds; without an end of the levels there are no bounds.
+    fn all(&self, k: f64) -> Bells {
+        let window = self.window.map(|level| if level.abs() < f64::MAX { level as f32 } else { f32::NAN });
+        Bells::new(k, self.steepness, self.width, window)
     }
 }
 
@@ -164,6 +184,46 @@ fn nearer(x: f64, below: Step, above: Step) -> Step {
     Step { threshold: of(|step| step.threshold), steepness: of(|step| step.steepness) }
 }
 
+impl ModifiedTanh {
+    /// Of evenly spaced levels: by bounds where they can be had.
+    fn pullback_even_into(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        dy: ArrayViewD<'_, f32>,
+        dx: ArrayViewMutD<'_, f32>,
+    ) -> Result<()> {
+        let (k, groups) = (f64::from(self.k), grid.groups());
+        let levels = (0..groups.count()).map(|group| self.even(grid, group));
+        if grid.count() <= 2 && !self.periodic {
+            let levels: Vec<(Even, OneBell)> = levels.map(|levels| (levels, levels.only(k))).collect();
+            return pullback_bounded_into(
+                x,
+                dy,
+                groups,
+                &levels,
+                dx,
+                #[inline(always)]
+                |x, (_, bell)| bell.bounds(x),
+                #[inline(always)]
+                move |x, (levels, _)| levels.slope(k, x.into()),
+            );
+        }
+        let levels: Vec<(Even, Bells)> = levels.map(|levels| (levels, levels.all(k))).collect();
+        pullback_bounded_into(
+            x,
+            dy,
+            groups,
+            &levels,
+            dx,
+            #[inline(always)]
+            |x, (_, bells)| bells.bounds(x),
+            #[inline(always)]
+            move |x, (levels, _)| levels.slope(k, x.into()),
+        )
+    }
+}
+
 impl Estimator for ModifiedTanh {
     fn name(&self) -> &'static str {
         "modified-tanh"
@@ -178,16 +238,7 @@ impl Estimator for ModifiedTanh {
     ) -> Result<()> {
         let (k, groups) = (f64::from(self.k), grid.groups());
         if grid.is_even() {
-            let levels: Vec<Even> = (0..groups.count()).map(|group| self.even(grid, group)).collect();
-            return zip_into(
-                x,
-                dy,
-                groups,
-                &levels,
-                dx,
-                #[inline(always)]
-                move |x, dy, levels| dy * levels.nearest(x.into()).slope(k, x.into(), levels.window),
-            );
+            return self.pullback_even_into(x, grid, dy, dx);
         }
         let levels: Vec<Uneven> = (0..groups.count()).map(|group| self.uneven(grid, group)).collect();
         if let Some(pairs) = levels.iter().map(Uneven::pair).collect::<Option<Vec<_>>>() {

@@ -20,7 +20,7 @@ use crate::{Levels, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Choi et al. 2018, *PACT*, arXiv:1805.06085, its section on the parameterized clipping activation.
+/// Source: Choi et al. 2018, *PACT*, arXiv:1805.06085, section 4, the derivative of formula (1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PactGradient;
 

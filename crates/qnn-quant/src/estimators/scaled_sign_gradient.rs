@@ -1,7 +1,7 @@
-use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
+use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::maps::sign;
-use crate::{Estimator, Grid, Groups, Levels, Result, elementwise, estimator, statistics};
+use crate::{Estimator, Grid, Levels, Result, elementwise, estimator, statistics};
 
 /// The exact chain rule of `α sign(w)` with `α = mean |w|`, where only the sign's own derivative is a pseudo-gradient.
 ///
@@ -50,17 +50,13 @@ impl Estimator for ScaledSignGradient {
         dy: ArrayViewD<'_, f32>,
         dx: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
-        let mut signed = ArrayD::zeros(x.raw_dim());
-        elementwise::zip_into(
+        let sums = statistics::sum_of_products(
             x.view(),
             dy.view(),
-            Groups::Tensor,
-            &[()],
-            signed.view_mut(),
+            grid.groups(),
             #[inline(always)]
-            move |x, dy, ()| sign(x) * dy,
+            |x, dy| sign(x) * dy,
         )?;
-        let sums = statistics::sum(signed.view(), grid.groups())?;
         let levels = estimator::levels(grid, x.len());
         let groups: Vec<Group> =
             levels.iter().zip(sums).map(|(levels, sum)| Group::new(levels, sum)).collect();

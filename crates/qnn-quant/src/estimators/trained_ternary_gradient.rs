@@ -23,7 +23,7 @@ use crate::{Estimator, Grid, Result, elementwise, estimator};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhu, Han, Mao, Dally 2017, *Trained Ternary Quantization*, arXiv:1612.01064, its section on the method.
+/// Source: Zhu, Han, Mao, Dally 2017, *Trained Ternary Quantization*, arXiv:1612.01064.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrainedTernaryGradient;
 

@@ -21,7 +21,7 @@ use crate::{Levels, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Jacob et al. 2018, arXiv:1712.05877, "Training with simulated quantization"; the ends belong to the range, as in
+/// Source: Jacob et al. 2018, arXiv:1712.05877, section 3, formula (12); the ends belong to the range, as in
 /// TensorFlow's fake quantization.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WithinLevels;

@@ -24,7 +24,8 @@ use crate::{Levels, Slope};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279, "Training Binary-Weights-Networks".
+/// Source: Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279, "Training Binary-Weights-Networks", without a
+/// number between (6) and algorithm 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct XnorNetGradient;
 

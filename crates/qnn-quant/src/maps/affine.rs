@@ -44,7 +44,7 @@ use crate::{
 /// ```
 ///
 /// Source: Jacob et al. 2018, *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference*,
-/// arXiv:1712.05877, "Quantization scheme" and "Training with simulated quantization".
+/// arXiv:1712.05877, formulas (1), (12) and (13).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Affine {
     bits: u32,

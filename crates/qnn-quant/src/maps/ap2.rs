@@ -29,7 +29,7 @@ use crate::{Alphabet, Estimator, Grid, Quantizer, Result, StraightThrough};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Courbariaux et al. 2016, *Binarized Neural Networks*, arXiv:1602.02830, algorithm 3, after Lin et al. 2015,
+/// Source: Courbariaux et al. 2016, *Binarized Neural Networks*, arXiv:1602.02830, section 1.4, after Lin et al. 2015,
 /// arXiv:1510.03009.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ap2;

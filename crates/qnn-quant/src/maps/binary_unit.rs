@@ -27,7 +27,7 @@ use crate::{Alphabet, ClippedUnit, Estimator, Grid, Quantizer, Result};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, "Low Bitwidth Quantization of Activations" with k = 1.
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, section 2.4, formula (6) with k = 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BinaryUnit;
 

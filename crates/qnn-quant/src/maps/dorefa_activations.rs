@@ -28,7 +28,7 @@ use crate::{Alphabet, ClippedUnit, Estimator, Grid, Quantizer, Result};
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, "Low Bitwidth Quantization of Activations".
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, section 2.4, formula (6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DorefaActivations {
     bits: u32,

@@ -3,8 +3,9 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::chance::{self, Words};
+use crate::elementwise::Form;
 use crate::grid::scaled;
-use crate::rounding::{clip, round_half_even};
+use crate::rounding::{clip, clip_f32, likely_nearest, quick_factor, round_half_even};
 use crate::{
     Alphabet, Dependence, Estimator, Granularity, Grid, Moment, Quantizer, Result, StraightThrough,
     statistics,
@@ -38,7 +39,7 @@ use crate::{
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, "Low Bitwidth Quantization of Gradients".
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, section 2.5, formula (7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DorefaGradients {
     bits: u32,
@@ -60,34 +61,90 @@ impl DorefaGradients {
         self.bits
     }
 
-    /// What `finish` makes of each code and the largest magnitude of its example.
+    fn denominator(&self) -> u32 {
+        (1 << self.bits) - 1
+    }
+
     fn write(
         &self,
         x: ArrayViewD<'_, f32>,
         grid: &Grid,
         moment: &Moment<'_>,
+        form: Form,
         out: ArrayViewMutD<'_, f32>,
-        finish: impl Fn(f32, f32) -> f32 + Sync,
     ) -> Result<()> {
-        let n = f64::from((1_u32 << self.bits) - 1);
+        let n = f64::from(self.denominator());
         let words = Words { seed: self.seed, draw: moment.draw };
-        let half = |max: f32| if max == 0.0 { 0.0 } else { 0.5 / f64::from(max) };
-        let parameters: Vec<(f64, f32)> = grid.numerators().iter().map(|&max| (half(max), max)).collect();
-        let unit_of_word = 2_f64.powi(-32) / n;
-        chance::map_into(
+        let factors = match form {
+            Form::Codes => Some(vec![[1.0, 0.0]; grid.groups().count()]),
+            Form::Values => grid.factors(),
+        };
+        let Some(factors) = factors else {
+            let examples: Vec<Example> = grid.numerators().iter().map(|&max| Example::new(max, n)).collect();
+            return chance::map_into(
+                x,
+                grid.groups(),
+                &examples,
+                words,
+                out,
+                #[inline(always)]
+                move |x, word, example| scaled(example.code(x, word, n), example.max, n.recip()),
+            );
+        };
+        let examples = grid.numerators().iter().map(|&max| Example::new(max, n));
+        let examples: Vec<(Example, [f32; 2])> = examples.zip(factors).collect();
+        let n_f32 = n as f32;
+        chance::map_checked_into(
             x,
             grid.groups(),
-            &parameters,
+            &examples,
             words,
             out,
             #[inline(always)]
-            move |x, word, &(half, max)| {
-                // N: ((word + 1/2) / 2³² − 1/2) / n, without converting an unsigned integer.
-                let noise = (f64::from(word as i32 ^ i32::MIN) + 0.5) * unit_of_word;
-                let unit = clip(f64::from(x) * half + 0.5 + noise, 0.0, 1.0);
-                finish((2.0 * round_half_even(n * unit) - n) as f32, max)
+            move |x, word, &(example, [high, low])| {
+                let (code, doubt) = example.likely_code(x, word, n_f32);
+                (code * high + code * low, doubt)
+            },
+            #[inline(always)]
+            move |x, word, (example, [high, low])| {
+                let code = example.code(x, word, n);
+                code * high + code * low
             },
         )
+    }
+}
+
+/// What the elements of one example share.
+#[derive(Clone, Copy)]
+struct Example {
+    max: f32,
+    /// 1 / 2M, and 0 in an example of zeros.
+    half: f64,
+    /// `half · n` for the quick way.
+    steps: f32,
+}
+
+impl Example {
+    fn new(max: f32, n: f64) -> Self {
+        let half = if max == 0.0 { 0.0 } else { 0.5 / f64::from(max) };
+        Example { max, half, steps: if max == 0.0 { 0.0 } else { quick_factor(half * n) } }
+    }
+
+    #[inline(always)]
+    fn code(&self, x: f32, word: u32, n: f64) -> f32 {
+        // N: ((word + 1/2) / 2³² − 1/2) / n, without converting an unsigned integer.
+        let noise = (f64::from(word as i32 ^ i32::MIN) + 0.5) * (2_f64.powi(-32) / n);
+        let unit = clip(f64::from(x) * self.half + 0.5 + noise, 0.0, 1.0);
+        (2.0 * round_half_even(n * unit) - n) as f32
+    }
+
+    /// The code by f32 alone, and a doubt of 1 and more where its errors, which are less than 3e-7 n, could matter.
+    #[inline(always)]
+    fn likely_code(&self, x: f32, word: u32, n: f32) -> (f32, f32) {
+        let noise = (word as i32 ^ i32::MIN) as f32 * 2_f32.powi(-32);
+        let position = clip_f32(x * self.steps + (0.5 * n + noise), 0.0, n);
+        let (nearest, doubt) = likely_nearest(position, 6e-7 * n);
+        (2.0 * nearest - n, doubt)
     }
 }
 
@@ -99,7 +156,7 @@ impl Quantizer for DorefaGradients {
     fn fit(&self, x: ArrayViewD<'_, f32>) -> Result<Grid> {
         let groups = Granularity::Axis(0).groups(x.shape())?;
         let maxima = statistics::max_abs(x, groups)?.into_iter().map(|max| max as f32).collect();
-        Grid::new(Alphabet::odd(self.bits), groups, maxima)?.divided_by((1 << self.bits) - 1)
+        Grid::new(Alphabet::odd(self.bits), groups, maxima)?.divided_by(self.denominator())
     }
 
     fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
@@ -107,15 +164,7 @@ impl Quantizer for DorefaGradients {
     }
 
     fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
-        let inverse = f64::from(grid.scale_denominator()).recip();
-        self.write(
-            x,
-            grid,
-            &Moment::default(),
-            values,
-            #[inline(always)]
-            move |code, max| scaled(code, max, inverse),
-        )
+        self.write(x, grid, &Moment::default(), Form::Values, values)
     }
 
     fn published(&self) -> Arc<dyn Estimator> {
@@ -133,13 +182,32 @@ impl Quantizer for DorefaGradients {
         moment: &Moment<'_>,
         codes: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
-        self.write(
-            x,
-            grid,
-            moment,
-            codes,
-            #[inline(always)]
-            |code, _| code,
-        )
+        self.write(x, grid, moment, Form::Codes, codes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn likely_codes_without_a_doubt_are_right() {
+        let mut doubts = 0;
+        for bits in [1_u32, 2, 4, 8] {
+            let n = f64::from((1_u32 << bits) - 1);
+            for max in [1.0, 0.7, 3e-6, 1e20, 1e-26, 1e-40, 0.0, f32::NAN] {
+                let example = Example::new(max, n);
+                for i in 0..100_000_u32 {
+                    let word = i.wrapping_mul(0x9E37_79B1);
+                    let x = max * (f64::from(i) * 0.37).sin() as f32;
+                    let (likely, doubt) = example.likely_code(x, word, n as f32);
+                    let is_certain = doubt < 1.0;
+                    let code = example.code(x, word, n);
+                    assert!(!is_certain || likely == code, "{x:e} of {max:e}, {bits} bits, word {word}");
+                    doubts += u32::from(!is_certain && max > 1e-30);
+                }
+            }
+        }
+        assert!(doubts < 1000, "{doubts} doubts");
     }
 }

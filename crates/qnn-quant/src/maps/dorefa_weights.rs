@@ -6,7 +6,7 @@ use qnn_math::{tanh, tanh_roughly};
 use super::sign::signs_into;
 use crate::checked::quantize_checked_into;
 use crate::elementwise::Form;
-use crate::rounding::{clip, clip_f32, likely_nearest, round_half_even};
+use crate::rounding::{clip, clip_f32, likely_nearest, quick_factor, round_half_even};
 use crate::{
     Alphabet, DorefaTanh, Estimator, Granularity, Grid, Quantizer, Result, ScaledSign, StraightThrough,
     statistics,
@@ -39,7 +39,7 @@ use crate::{
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, "Low Bitwidth Quantization of Weights".
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, section 2.3, formulas (4) for one bit and (5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DorefaWeights {
     bits: u32,
@@ -84,7 +84,7 @@ impl DorefaWeights {
         let maxima = super::own_statistics(self.name(), grid)?;
         let n = self.denominator() as f32;
         // In f32 for the quick codes: a single f64 in their loop would halve the elements in a vector.
-        let halves: Vec<(f64, f32)> = maxima.iter().map(|max| (0.5 / max, (0.5 / max) as f32)).collect();
+        let halves: Vec<(f64, f32)> = maxima.iter().map(|max| (0.5 / max, quick_factor(0.5 / max))).collect();
         quantize_checked_into(
             x,
             grid,

@@ -5,7 +5,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 use super::sign::signs_into;
 use crate::checked::quantize_checked_into;
 use crate::elementwise::Form;
-use crate::rounding::{Divisor, clip, clip_f32, likely_nearest};
+use crate::rounding::{Divisor, clip, clip_f32, likely_nearest, quick_factor};
 use crate::trained::positive;
 use crate::{Alphabet, ClippedIdentity, Error, Estimator, Grid, Groups, Quantizer, Result};
 
@@ -86,7 +86,7 @@ impl EvenLevels {
         }
         let (end, steps) = (f64::from(self.end), f64::from(self.count - 1));
         let width = Divisor::new(2.0 * end);
-        let (limit, last, per_width) = (self.end, steps as f32, (steps / (2.0 * end)) as f32);
+        let (limit, last, per_width) = (self.end, steps as f32, quick_factor(steps / (2.0 * end)));
         quantize_checked_into(
             x,
             grid,

@@ -33,7 +33,7 @@ use crate::{Alphabet, Error, Estimator, Grid, Groups, Quantizer, Result, Straigh
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2017, *Incremental Network Quantization*, arXiv:1702.03044, "Weight quantization with variable-length encoding".
+/// Source: Zhou et al. 2017, *Incremental Network Quantization*, arXiv:1702.03044, section 2.1, formulas (1) to (4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inq {
     bits: u32,

@@ -41,7 +41,7 @@ use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, T
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Esser et al. 2020, *Learned Step Size Quantization*, arXiv:1902.08153, "Step Size Gradient" and "Step Size Gradient Scale".
+/// Source: Esser et al. 2020, *Learned Step Size Quantization*, arXiv:1902.08153, sections 2.1 and 2.2.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lsq {
     bits: u32,

@@ -4,7 +4,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::checked::quantize_checked_into;
 use crate::elementwise::Form;
-use crate::rounding::{Divisor, clip, clip_f32, likely_nearest};
+use crate::rounding::{Divisor, clip, clip_f32, likely_nearest, quick_factor};
 use crate::trained::{in_range, positive};
 use crate::{Alphabet, Estimator, Grid, Groups, PactGradient, Quantizer, Result, Trained, statistics};
 
@@ -38,7 +38,7 @@ use crate::{Alphabet, Estimator, Grid, Groups, PactGradient, Quantizer, Result, 
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Choi et al. 2018, *PACT*, arXiv:1805.06085, its section on the parameterized clipping activation.
+/// Source: Choi et al. 2018, *PACT*, arXiv:1805.06085, section 4, formulas (1) to (3).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pact {
     bits: u32,
@@ -75,7 +75,7 @@ impl Pact {
     ) -> Result<()> {
         let (n, height) = (f64::from((1_u32 << self.bits) - 1), f64::from(self.height));
         let by_height = Divisor::new(height);
-        let (per_height, greatest) = ((n / height) as f32, n as f32);
+        let (per_height, greatest) = (quick_factor(n / height), n as f32);
         quantize_checked_into(
             x,
             grid,

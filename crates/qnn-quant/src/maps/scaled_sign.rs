@@ -33,8 +33,8 @@ use crate::{
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Sources: Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279, "Binary-Weight-Networks"; Zhou et al. 2016, *DoReFa-Net*,
-/// arXiv:1606.06160, "Low Bitwidth Quantization of Weights". The Warsaw thesis on XNOR-Net prints "average of elements"; the mean of
+/// Sources: Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279, formula (6); Zhou et al. 2016, *DoReFa-Net*,
+/// arXiv:1606.06160, formula (4). The Warsaw thesis on XNOR-Net prints "average of elements"; the mean of
 /// *absolute* values is meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScaledSign {

@@ -26,7 +26,7 @@ use crate::{Alphabet, ClippedIdentity, Estimator, Grid, Groups, Quantizer, Resul
 /// ```
 ///
 /// Sources: Courbariaux, Bengio, David 2015, *BinaryConnect*, arXiv:1511.00363; Courbariaux et al. 2016,
-/// *Binarized Neural Networks*, arXiv:1602.02830, both under "Deterministic vs Stochastic Binarization".
+/// *Binarized Neural Networks*, arXiv:1602.02830, section 1.1, formula (1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sign;
 

@@ -37,7 +37,8 @@ use crate::{
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Li, Zhang, Liu 2016, *Ternary Weight Networks*, arXiv:1605.04711, its approximated solution with a threshold.
+/// Source: Li, Zhang, Liu 2016, *Ternary Weight Networks*, arXiv:1605.04711, formulas (3) for the codes, (5) for α and (6) for the best
+/// threshold (numbers of version 3, which also makes the factor 0.75 of the 0.7 before).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ternary {
     granularity: Granularity,

@@ -45,7 +45,7 @@ use crate::{
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhu, Han, Mao, Dally 2017, *Trained Ternary Quantization*, arXiv:1612.01064, its section on the method.
+/// Source: Zhu, Han, Mao, Dally 2017, *Trained Ternary Quantization*, arXiv:1612.01064.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainedTernary {
     threshold: f64,

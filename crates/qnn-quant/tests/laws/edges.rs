@@ -160,3 +160,39 @@ fn messages_say_what_and_where() {
     let error = ScaledSign::per_tensor().fit(aview1(&[1.0, f32::INFINITY]).into_dyn()).unwrap_err();
     assert_eq!(error.to_string(), "element 1 is inf: the mean of |x| of the tensor is not finite");
 }
+
+/// Numbers so small that the ways in f32 alone would leave its range: the exact ones have to answer.
+#[test]
+fn tiny_ranges_are_rounded_as_any_other() {
+    let eighths = |unit: f32| (-300..=300).map(move |i| i as f32 * (0.125 * unit));
+    for exponent in [-30, -95, -105, -120, -130, -140] {
+        let (large, tiny) = (1.0, 2_f64.powi(exponent) as f32);
+        let maps = |unit: f32| -> Vec<std::sync::Arc<dyn Quantizer>> {
+            vec![
+                std::sync::Arc::new(Lsq::for_weights(4, unit).unwrap()),
+                std::sync::Arc::new(Lsq::for_activations(8, unit).unwrap()),
+                std::sync::Arc::new(Pact::new(3, 7.0 * unit).unwrap()),
+                std::sync::Arc::new(EvenLevels::new(9, 4.0 * unit).unwrap()),
+            ]
+        };
+        let arrays = [large, tiny].map(|unit| ndarray::Array1::from_iter(eighths(unit)).into_dyn());
+        for (of_large, of_tiny) in maps(large).iter().zip(maps(tiny)) {
+            let codes = |map: &dyn Quantizer, x: &ArrayD<f32>| {
+                let grid = map.fit(x.view()).unwrap();
+                let codes = map.codes(x.view(), &grid).unwrap();
+                assert_eq!(grid.dequantize(codes.view()).unwrap(), quantize(map, x).unwrap(), "{map:?}");
+                codes
+            };
+            assert_eq!(codes(&**of_large, &arrays[0]), codes(&*of_tiny, &arrays[1]), "{of_tiny:?}");
+        }
+        // Here tanh is the identity.
+        let map = DorefaWeights::new(4).unwrap();
+        let grid = map.fit(arrays[1].view()).unwrap();
+        for (&x, &code) in arrays[1].iter().zip(&map.codes(arrays[1].view(), &grid).unwrap()) {
+            let unit = f64::from(x) / (2.0 * 37.5 * f64::from(tiny)) + 0.5;
+            let expected = 2.0 * (15.0 * unit).round_ties_even() - 15.0;
+            let is_tie = ((15.0 * unit).fract() - 0.5).abs() < 1e-9;
+            assert!(is_tie || f64::from(code) == expected, "{x:e}: {code}, not {expected}");
+        }
+    }
+}

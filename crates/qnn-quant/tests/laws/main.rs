@@ -7,6 +7,7 @@ mod determinism;
 mod edges;
 mod estimators;
 mod inputs;
+mod long_arrays;
 mod maps;
 mod ranges;
 mod reference;

@@ -60,3 +60,24 @@ fn ten_million_elements_are_measured_as_in_f64() {
         }
     }
 }
+
+#[test]
+fn a_channel_is_measured_as_if_it_were_alone() {
+    let normal = Normal::new(0.1, 30.0).unwrap();
+    for shape in [[2500, 17], [1030, 64], [1024, 16], [7, 33], [3, 2], [1, 20]] {
+        let random = |seed| ArrayD::random_using(IxDyn(&shape), normal, &mut ChaCha8Rng::seed_from_u64(seed));
+        let (x, y): (ArrayD<f32>, ArrayD<f32>) = (random(4), random(5));
+        let groups = Granularity::LastAxis.groups(&shape).unwrap();
+        let means = statistics::mean_abs(x.view(), groups).unwrap();
+        let dots = statistics::dot(x.view(), y.view(), groups).unwrap();
+        for channel in 0..shape[1] {
+            let alone = |x: &ArrayD<f32>| x.index_axis(Axis(1), channel).to_owned();
+            let (x, y) = (alone(&x), alone(&y));
+            let tensor = Granularity::Tensor.groups(x.shape()).unwrap();
+            let mean = statistics::mean_abs(x.view(), tensor).unwrap()[0];
+            let dot = statistics::dot(x.view(), y.view(), tensor).unwrap()[0];
+            assert_eq!(means[channel].to_bits(), mean.to_bits(), "channel {channel} of {shape:?}");
+            assert_eq!(dots[channel].to_bits(), dot.to_bits(), "channel {channel} of {shape:?}");
+        }
+    }
+}
