@@ -41,6 +41,7 @@ mod kernels;
 mod lanes;
 mod line;
 mod matrix;
+mod operand;
 pub mod packed;
 mod plan;
 mod product;
