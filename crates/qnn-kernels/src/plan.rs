@@ -119,6 +119,7 @@ pub(crate) fn forward_tables<T: Real>(tiles: &Tiles<T>, window: &Window<'_>, pad
         group_lines: group_lines(&frame, depthwise, shape.groups),
         lattices: vec![Lattice { rows, columns, reach: shape.kernel[0] - 1, taps }],
         elementwise: depthwise,
+        inside: false,
         frame,
     }
 }
@@ -161,6 +162,7 @@ pub(crate) fn with_input_gradient<T: Real, R>(
         group_lines: group_lines(&frame, depthwise, shape.groups),
         lattices: gradient_lattices(shape, &frame),
         elementwise: depthwise,
+        inside: true,
         frame,
     };
     visit(&Product { tiles, tables, weights: Weights::Pack(&pack, ChannelAffine::IDENTITY) })
