@@ -78,7 +78,6 @@
 
 mod activation_scaling;
 mod alphabet;
-mod chacha;
 mod chance;
 mod checked;
 mod code_sum;
