@@ -1,5 +1,9 @@
 //! The kernels as free functions, on the best instruction set of the machine.
 
+use crate::arch::numbers_mut;
+use crate::line::LANES;
+use crate::matrix;
+use crate::scratch::with_lines;
 use crate::{
     ChannelAffine, Conv2dGradients, Conv2dShape, Kernels, MatmulShape, OutputGradient, Real, VisitImages,
 };
@@ -173,4 +177,36 @@ pub fn matmul_left_gradient<T: Real>(dims: MatmulShape, dy: &[T], b: &[T], da: &
 #[track_caller]
 pub fn matmul_right_gradient<T: Real>(dims: MatmulShape, a: &[T], dy: &[T], db: &mut [T]) {
     Kernels::current().matmul_right_gradient(dims, a, dy, db);
+}
+
+/// Writes the rows of a gradient from one on, as many as fit the slice, on the calling thread.
+pub type GradientRows<'a, T> = dyn Fn(usize, &mut [T]) + Sync + 'a;
+
+/// Whether [`with_matmul_right_gradient`] can make the gradient of a right factor some rows at a time: of large ones.
+#[must_use]
+pub fn takes_rows(dims: MatmulShape) -> bool {
+    matrix::is_large(dims)
+}
+
+/// Lends what makes the gradient of a product's right factor some rows at a time, with the bits of [`matmul_right_gradient`]: for those who
+/// use up each row while it is in the cache.
+///
+/// `visit` takes a number of rows that are made together at full speed and stay in a core's cache, and the function that makes them.
+///
+/// # Panics
+///
+/// If a slice has not the length that `dims` asks for, or [`takes_rows`] says no.
+#[track_caller]
+pub fn with_matmul_right_gradient<T: Real, R>(
+    dims: MatmulShape,
+    a: &[T],
+    dy: &[T],
+    visit: impl FnOnce(usize, &GradientRows<'_, T>) -> R,
+) -> R {
+    Kernels::current().with_matmul_right_gradient(dims, a, dy, visit)
+}
+
+/// Lends `len` numbers with unspecified contents, which the thread keeps from call to call.
+pub fn with_scratch<T: Real, R>(len: usize, visit: impl FnOnce(&mut [T]) -> R) -> R {
+    with_lines(len.div_ceil(LANES), |lines| visit(&mut numbers_mut(lines)[..len]))
 }

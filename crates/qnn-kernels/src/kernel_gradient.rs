@@ -5,23 +5,20 @@ use core::ops::Range;
 use crate::arch::{Tiles, as_lines};
 use crate::frame::Frame;
 use crate::line::{LANES, Line};
-use crate::plan::{channel_blocks, input_frame, is_depthwise};
+use crate::operand::Operand;
+use crate::plan::{channel_blocks, gathered, gathers_rows, input_frame, is_depthwise};
 use crate::reference::chunk_images;
 use crate::scratch::with_lines;
 use crate::threads::current_num_threads;
 use crate::threads::prelude::*;
 use crate::tile::{Sweep, cuts};
-use crate::{Conv2dShape, Kernels, Real};
+use crate::{Conv2dShape, Kernels, Padding, Real, vectorized};
 
 /// Lines of output gradient that stay in a core's cache while blocks of input channels pass.
 const RESIDENT_LINES: usize = 1 << 13;
 
 /// Lines of sums that stay there too while images pass.
 const RESIDENT_SUMS: usize = 1 << 14;
-
-/// Blocks of channels beyond which an image is not taken from where it lies: one block of neighbouring pixels would fall into few sets of the
-/// first cache.
-const DIRECT_BLOCKS: usize = 4;
 
 pub(crate) fn kernel_gradient<T: Real>(
     kernels: &Kernels,
@@ -48,12 +45,30 @@ const FIRST_CACHE_LINES: usize = 1 << 9;
 /// The sums of one kernel position and one block of input channels are `[LANES, blocks of outputs]` lines.
 pub(crate) struct KernelGradient<'a, T> {
     tiles: &'a Tiles<T>,
-    shape: &'a Conv2dShape,
+    /// Where channels are few, a kernel row of them stands for the channels of a kernel one column wide.
+    shape: Conv2dShape,
     depthwise: bool,
     input: Operand<T>,
     output: Operand<T>,
     /// Blocks of input channels in a group.
     blocks: usize,
+}
+
+/// The shape and input frame of a kernel one column wide with the same weights and sums, if a line holds a kernel row.
+fn as_columns<T: Real>(shape: &Conv2dShape, frame: Frame<T>) -> (Conv2dShape, Frame<T>) {
+    if !gathers_rows(shape) {
+        return (*shape, frame);
+    }
+    let channels = shape.kernel[1] * shape.channels;
+    let columns = Conv2dShape {
+        width: shape.out_width(),
+        channels,
+        kernel: [shape.kernel[0], 1],
+        stride: [shape.stride[0], 1],
+        padding: Padding { left: 0, right: 0, ..shape.padding },
+        ..*shape
+    };
+    (columns, gathered(frame, shape, channels))
 }
 
 /// A position of the kernel and a block of input channels.
@@ -90,18 +105,18 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         };
         let framed_rows = (shape.out_height() - 1) * shape.stride[0] + shape.kernel[0];
         // Zeros around the image add nothing, so that they need not be there.
-        let unpadded = pad_value == T::zero();
-        let input =
-            Operand::new(input_frame(shape, pad_value), framed_rows, unpadded && as_lines(x).is_some());
+        let bare = pad_value == T::zero() && as_lines(x).is_some() && !gathers_rows(shape);
+        let (shape, frame) = as_columns(shape, input_frame(shape, pad_value));
+        let input = Operand::new(frame, framed_rows, bare);
         let output = Operand::new(output, shape.out_height(), aligned);
-        let depthwise = is_depthwise(shape);
+        let depthwise = is_depthwise(&shape);
         let blocks = if depthwise { 1 } else { input.frame.blocks.len() / shape.groups };
         Self { tiles, shape, depthwise, input, output, blocks }
     }
 
     /// Chunks of images side by side, each with sums of its own; then the chunks are added in order.
     fn run_by_chunks(&self, x: &[T], dy: &[T], dw: &mut [T]) {
-        let images = chunk_images(self.shape);
+        let images = chunk_images(&self.shape);
         with_lines(self.shape.batch.div_ceil(images) * self.sum_lines(), |sums: &mut [Line<T>]| {
             let x = x.par_chunks(images * self.input.image_len());
             let chunks = sums
@@ -125,9 +140,14 @@ impl<'a, T: Real> KernelGradient<'a, T> {
     pub(crate) fn add_chunks(&self, sums: &[Line<T>], dw: &mut [T]) {
         let rows = dw.par_chunks_exact_mut(self.shape.out_channels).with_min_len(64).enumerate();
         rows.for_each(|(row, dw)| {
-            for (chunk, sums) in sums.chunks_exact(self.sum_lines()).enumerate() {
-                self.add_row(chunk > 0, self.row_of(row, sums), dw);
-            }
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (chunk, sums) in sums.chunks_exact(self.sum_lines()).enumerate() {
+                        self.add_row(chunk > 0, self.row_of(row, sums), &mut *dw);
+                    }
+                },
+            );
         });
     }
 
@@ -301,9 +321,10 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         &sums[site * self.site_lines() + channel % LANES * self.output.blocks()..]
     }
 
+    #[inline(always)]
     fn add_row(&self, add: bool, sums: &[Line<T>], dw: &mut [T]) {
         for (block, line) in self.output.frame.blocks.iter().zip(sums) {
-            for (dw, sum) in dw[block.first..][..block.count].iter_mut().zip(line.0) {
+            for (dw, &sum) in dw[block.first..][..block.count].iter_mut().zip(&line.0) {
                 // A sum of zero terms alone may be −0: added to +0 it is the same whether padding was among them or not.
                 *dw = sum + if add { *dw } else { T::zero() };
             }
@@ -315,89 +336,11 @@ impl<'a, T: Real> KernelGradient<'a, T> {
     }
 }
 
-/// One side of the products: images in frames, or where they are.
-struct Operand<T> {
-    frame: Frame<T>,
-    /// Rows of a frame.
-    framed_rows: usize,
-    /// Whether the pixels are whole lines in their own place.
-    direct: bool,
-}
-
-impl<T: Real> Operand<T> {
-    /// `bare`: whether images will do without what surrounds them, and begin and end with a line.
-    fn new(frame: Frame<T>, framed_rows: usize, bare: bool) -> Self {
-        let whole = frame.blocks.iter().all(|block| block.count == LANES);
-        let near = frame.blocks.len() <= DIRECT_BLOCKS;
-        let direct = bare && whole && near;
-        Self { frame, framed_rows, direct }
-    }
-
-    fn blocks(&self) -> usize {
-        self.frame.blocks.len()
-    }
-
-    /// Elements of an image.
-    fn image_len(&self) -> usize {
-        self.frame.image_len()
-    }
-
-    fn image_lines(&self) -> usize {
-        if self.direct { self.image_len() / LANES } else { self.scratch_lines() }
-    }
-
-    /// Lines that an image's frame takes.
-    fn scratch_lines(&self) -> usize {
-        if self.direct { 0 } else { self.framed_rows * self.frame.row_lines() }
-    }
-
-    /// The lines of one image.
-    fn lines<'l>(&self, image: &'l [T], scratch: &'l mut [Line<T>]) -> &'l [Line<T>] {
-        if self.direct {
-            return as_lines(image).expect("an image of whole lines");
-        }
-        self.frame.fill(0..self.framed_rows, image, scratch);
-        scratch
-    }
-
-    /// The lines of several images.
-    fn batch_lines<'l>(&self, images: &'l [T], scratch: &'l mut [Line<T>]) -> &'l [Line<T>] {
-        if self.direct {
-            return as_lines(images).expect("images of whole lines");
-        }
-        let pairs = scratch.par_chunks_exact_mut(self.scratch_lines());
-        let pairs = pairs.zip(images.par_chunks_exact(self.image_len()));
-        pairs.for_each(|(lines, image)| self.frame.fill(0..self.framed_rows, image, lines));
-        scratch
-    }
-
-    /// Where a pixel's block lies; rows and columns count what surrounds the image.
-    fn line(&self, [row, column]: [usize; 2], block: usize) -> usize {
-        if !self.direct {
-            return row * self.frame.row_lines() + self.frame.line(block, column);
-        }
-        ((row - self.frame.top) * self.frame.width + column - self.frame.left) * self.blocks() + block
-    }
-
-    fn row_lines(&self) -> usize {
-        if self.direct { self.frame.width * self.blocks() } else { self.frame.row_lines() }
-    }
-
-    /// Lines between pixels that are `stride` columns apart.
-    fn pixel_lines(&self, stride: usize) -> usize {
-        if self.direct { stride * self.blocks() } else { 1 }
-    }
-
-    fn block_lines(&self) -> usize {
-        if self.direct { 1 } else { self.frame.plane() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::arch::numbers_mut;
-    use crate::{Isa, Padding};
+    use crate::{Isa, reference};
 
     /// Numbers at the beginning of a line, or one element behind it.
     fn placed(lines: &mut Vec<Line<f32>>, shift: usize, values: &[f32]) {
@@ -442,6 +385,49 @@ mod tests {
                         dw.into_iter().map(f32::to_bits).collect::<Vec<_>>()
                     };
                     assert_eq!(run(0), run(1), "{shape:?} on {}", kernels.isa());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn kernel_rows_of_few_channels_give_the_bits_of_the_reference() {
+        let cases = [
+            (1, 5, 1, 32),
+            (1, 3, 2, 16),
+            (3, 3, 1, 16),
+            (3, 3, 2, 48),
+            (4, 4, 1, 64),
+            (2, 7, 3, 5),
+            (1, 16, 1, 33),
+        ];
+        for (channels, kernel, stride, out_channels) in cases {
+            let (extents, kernel, stride) = ([17, 18], [kernel.min(5), kernel], [stride, stride]);
+            for padding in [Padding::NONE, Padding::same(extents, kernel, stride)] {
+                let [height, width] = extents;
+                let batch = 9;
+                let shape = Conv2dShape {
+                    batch,
+                    height,
+                    width,
+                    channels,
+                    out_channels,
+                    kernel,
+                    stride,
+                    padding,
+                    groups: 1,
+                };
+                assert!(gathers_rows(&shape));
+                let x: Vec<f32> = (0..shape.input_len()).map(|i| (i as f32 * 0.37).sin()).collect();
+                let dy: Vec<f32> = (0..shape.output_len()).map(|i| (i as f32 * 0.73).sin()).collect();
+                for pad_value in [0.0, -1.0] {
+                    let mut expected = vec![f32::NAN; shape.weight_len()];
+                    reference::conv2d_kernel_gradient(&shape, &x, pad_value, &dy, &mut expected);
+                    for kernels in Isa::available().filter_map(Kernels::of) {
+                        let mut dw = vec![f32::NAN; shape.weight_len()];
+                        kernels.conv2d_kernel_gradient(&shape, &x, pad_value, &dy, &mut dw);
+                        assert_eq!(dw, expected, "{shape:?} on {}", kernels.isa());
+                    }
                 }
             }
         }

@@ -4,7 +4,8 @@ use crate::arch::{self, Kernels};
 use crate::packed::sign_product::sign_product;
 use crate::product::VisitImages;
 use crate::{
-    ChannelAffine, Conv2dGradients, Conv2dShape, Isa, MatmulShape, OutputGradient, Padding, Real, Vectorize,
+    ChannelAffine, Conv2dGradients, Conv2dShape, GradientRows, Isa, MatmulShape, OutputGradient, Padding,
+    Real, Vectorize, takes_rows,
 };
 use crate::{gradients, kernel_gradient, matrix, plan, product, reference};
 
@@ -230,6 +231,26 @@ impl Kernels {
         } else if dims.right_len() > 0 {
             kernel_gradient::kernel_gradient(self, &pointwise(dims), a, T::zero(), dy, db);
         }
+    }
+
+    /// [`with_matmul_right_gradient`](crate::with_matmul_right_gradient) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn with_matmul_right_gradient<T: Real, R>(
+        &self,
+        dims: MatmulShape,
+        a: &[T],
+        dy: &[T],
+        visit: impl FnOnce(usize, &GradientRows<'_, T>) -> R,
+    ) -> R {
+        assert_matmul(dims, a.len(), dims.right_len(), dy.len());
+        assert!(takes_rows(dims), "the gradient of {dims:?} is not made in rows");
+        matrix::with_right_gradient(self, dims, a, dy, |gradient| {
+            visit(gradient.few_rows(), &|first, db| gradient.rows(first, db))
+        })
     }
 }
 

@@ -41,6 +41,7 @@ mod kernels;
 mod lanes;
 mod line;
 mod matrix;
+mod operand;
 pub mod packed;
 mod plan;
 mod product;
@@ -55,8 +56,9 @@ pub use affine::ChannelAffine;
 pub use arch::Kernels;
 pub use float_conv::{FloatConv, FloatTile};
 pub use functions::{
-    Vectorize, conv2d, conv2d_gradients, conv2d_input_gradient, conv2d_kernel_gradient, conv2d_visited,
-    matmul, matmul_left_gradient, matmul_right_gradient, vectorized,
+    GradientRows, Vectorize, conv2d, conv2d_gradients, conv2d_input_gradient, conv2d_kernel_gradient,
+    conv2d_visited, matmul, matmul_left_gradient, matmul_right_gradient, takes_rows, vectorized,
+    with_matmul_right_gradient, with_scratch,
 };
 pub use gradients::{Conv2dGradients, OutputGradient, takes_pieces};
 pub use isa::{Isa, UnknownIsa};

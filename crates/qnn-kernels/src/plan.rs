@@ -96,13 +96,10 @@ pub(crate) fn forward_tables<T: Real>(tiles: &Tiles<T>, window: &Window<'_>, pad
     let mut frame = input_frame(shape, pad_value);
     let mut taken = Conv2dShape { kernel: window.kernel, ..*shape };
     let mut each = shape.group_channels();
-    let row = window.kernel[1] * shape.channels;
-    if !flat && shape.groups == 1 && right == 1 && window.kernel[1] > 1 && row <= LANES {
-        // Few channels: a tap is a whole kernel row, in the same order.
-        let block = Block { group: 0, first: 0, count: row };
-        let (columns, gathered) = (shape.out_width(), Some(shape.stride[1]));
-        frame = Frame { columns, gathered, phases: 1, phases_read: 1, blocks: vec![block], ..frame };
-        (taken.kernel[1], each) = (1, row);
+    if right == 1 && gathers_rows(&taken) {
+        // A tap is a whole kernel row, in the same order.
+        each *= taken.kernel[1];
+        (frame, taken.kernel[1]) = (gathered(frame, shape, each), 1);
     }
     let taps =
         taps(&taken, each, |[kh, kw], block| kh * down * frame.row_lines() + frame.line(block, kw * right));
@@ -122,6 +119,7 @@ pub(crate) fn forward_tables<T: Real>(tiles: &Tiles<T>, window: &Window<'_>, pad
         group_lines: group_lines(&frame, depthwise, shape.groups),
         lattices: vec![Lattice { rows, columns, reach: shape.kernel[0] - 1, taps }],
         elementwise: depthwise,
+        inside: false,
         frame,
     }
 }
@@ -164,6 +162,7 @@ pub(crate) fn with_input_gradient<T: Real, R>(
         group_lines: group_lines(&frame, depthwise, shape.groups),
         lattices: gradient_lattices(shape, &frame),
         elementwise: depthwise,
+        inside: true,
         frame,
     };
     visit(&Product { tiles, tables, weights: Weights::Pack(&pack, ChannelAffine::IDENTITY) })
@@ -186,6 +185,18 @@ pub(crate) fn input_frame<T: Real>(shape: &Conv2dShape, pad_value: T) -> Frame<T
         blocks: channel_blocks(shape, shape.channels),
         pad_value,
     }
+}
+
+/// Whether channels are so few that a whole row of the kernel fits one line.
+pub(crate) fn gathers_rows(shape: &Conv2dShape) -> bool {
+    shape.groups == 1 && shape.kernel[1] > 1 && shape.kernel[1] * shape.channels <= LANES
+}
+
+/// A frame whose lines are the kernel rows of output columns, `count` numbers each.
+pub(crate) fn gathered<T>(frame: Frame<T>, shape: &Conv2dShape, count: usize) -> Frame<T> {
+    let blocks = vec![Block { group: 0, first: 0, count }];
+    let (columns, gathered) = (shape.out_width(), Some(shape.stride[1]));
+    Frame { columns, gathered, phases: 1, phases_read: 1, blocks, ..frame }
 }
 
 /// The blocks of a channel axis: by group, except where groups are single channels and pass side by side.

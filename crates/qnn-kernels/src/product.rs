@@ -70,6 +70,8 @@ pub(crate) struct Tables<T> {
     /// Lines between the blocks of neighbouring groups.
     pub(crate) group_lines: usize,
     pub(crate) elementwise: bool,
+    /// Whether taps in rows outside the image, all zeros, are left out: of gradients, whose sums run over the outputs that there are.
+    pub(crate) inside: bool,
 }
 
 /// The weights of a job.
@@ -149,6 +151,17 @@ impl<T: Real> Tables<T> {
                 .then(|| start..start + (steps.len() - 1) * lattice.rows.stride + lattice.reach + 1)
         });
         ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0)
+    }
+
+    /// The taps of the outputs whose frame begins with `row`.
+    fn taps<'l>(&self, lattice: &'l Lattice, row: usize) -> &'l [Tap] {
+        if !self.inside {
+            return &lattice.taps;
+        }
+        let (lines, image) = (self.frame.row_lines(), self.frame.top..self.frame.top + self.frame.height);
+        // Later kernel rows reach earlier outputs.
+        let before = |end: usize| lattice.taps.partition_point(|tap| row + tap.line / lines >= end);
+        &lattice.taps[before(image.end)..before(image.start)]
     }
 
     /// Elements of an input image; of a flat one there is but one.
@@ -394,8 +407,8 @@ impl<T: Real> Product<'_, T> {
             weights[..(self.tables.depth + 2) * vectors].split_at(self.tables.depth * vectors);
         for lattice in &self.tables.lattices {
             for step in lattice.rows.steps_in(&framed.rows) {
-                let frame_row = lattice.rows.origin + step * lattice.rows.stride - framed.first;
-                let image = &framed.lines[frame_row * self.tables.frame.row_lines()
+                let frame_row = lattice.rows.origin + step * lattice.rows.stride;
+                let image = &framed.lines[(frame_row - framed.first) * self.tables.frame.row_lines()
                     + panel.group * self.tables.group_lines
                     + lattice.columns.origin..];
                 let row = lattice.rows.first + step * lattice.rows.step - framed.rows.start;
@@ -407,7 +420,7 @@ impl<T: Real> Product<'_, T> {
                 let pixels = lattice.columns.count.min((y.len() + pixel_step - panel.count) / pixel_step);
                 let row = Row {
                     image,
-                    taps: &lattice.taps,
+                    taps: self.tables.taps(lattice, frame_row),
                     panel: packed,
                     affine,
                     pixels,

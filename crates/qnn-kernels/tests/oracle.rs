@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use qnn_kernels::{
-    ChannelAffine, Conv2dShape, FloatConv, Isa, Kernels, MatmulShape, Padding, Real, reference,
+    ChannelAffine, Conv2dShape, FloatConv, Isa, Kernels, MatmulShape, Padding, Real, reference, takes_rows,
 };
 
 /// Numbers that look random, by a linear congruence; every eighth is a zero or one of either sign.
@@ -113,6 +113,16 @@ fn check_matmul<T: Real>(dims: MatmulShape, with_affine: bool) {
         assert_same("left gradient", kernels.isa(), &found_da, &da);
         kernels.matmul_right_gradient(dims, &a, &dy, &mut found_db);
         assert_same("right gradient", kernels.isa(), &found_db, &db);
+        if takes_rows(dims) {
+            kernels.with_matmul_right_gradient(dims, &a, &dy, |few, rows| {
+                for rows_together in [few, few.div_ceil(3), dims.inner] {
+                    found_db.fill(T::nan());
+                    let pieces = found_db.chunks_mut(rows_together * dims.columns).enumerate();
+                    pieces.for_each(|(index, db)| rows(index * rows_together, db));
+                    assert_same("right gradient in rows", kernels.isa(), &found_db, &db);
+                }
+            });
+        }
     }
 }
 

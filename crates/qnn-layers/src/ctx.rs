@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use qnn_tensor::{Gradients, Tape, Tensor, Var};
+use qnn_tensor::{Gradients, LeafGradient, Tape, Tensor, Var};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -67,8 +67,10 @@ pub struct Bindings<'t> {
 }
 
 /// The gradients of a model's parameters.
+///
+/// After [`Tape::backward_deferred`] those of large kernels are computed when they are asked for.
 #[derive(Debug, Default)]
-pub struct ParamGradients(BTreeMap<ParamId, Tensor>);
+pub struct ParamGradients(BTreeMap<ParamId, LeafGradient>);
 
 /// Values of buffers, and first values of parameters, that wait for [`apply_updates`].
 #[derive(Debug, Default)]
@@ -278,7 +280,7 @@ impl Bindings<'_> {
     /// Takes the gradients of the parameters out of a tape's gradients. Parameters that the loss
     /// does not depend on have none.
     pub fn gradients(&self, gradients: &mut Gradients) -> ParamGradients {
-        let of = |(&id, &var)| Some((id, gradients.take(var)?));
+        let of = |(&id, &var)| Some((id, gradients.take_leaf(var)?));
         ParamGradients(self.params.iter().filter_map(of).collect())
     }
 
@@ -291,22 +293,32 @@ impl Bindings<'_> {
 impl ParamGradients {
     /// The gradient of a parameter, or `None` if the loss does not depend on it.
     pub fn of(&self, id: ParamId) -> Option<&Tensor> {
-        self.0.get(&id)
+        self.0.get(&id).map(LeafGradient::value)
+    }
+
+    /// The shape of a parameter's gradient, which need not be computed for that.
+    pub fn shape_of(&self, id: ParamId) -> Option<&[usize]> {
+        self.0.get(&id).map(LeafGradient::shape)
     }
 
     /// Like [`of`](ParamGradients::of), and gives the tensor away.
     pub fn take(&mut self, id: ParamId) -> Option<Tensor> {
+        self.take_leaf(id).map(LeafGradient::into_value)
+    }
+
+    /// Like [`take`](ParamGradients::take), but what was not computed yet is left so.
+    pub fn take_leaf(&mut self, id: ParamId) -> Option<LeafGradient> {
         self.0.remove(&id)
     }
 
     /// All gradients, in the order of the parameters' creation.
     pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Tensor)> {
-        self.0.iter().map(|(&id, gradient)| (id, gradient))
+        self.0.iter().map(|(&id, gradient)| (id, gradient.value()))
     }
 
     /// All gradients for writing, for instance to scale or to quantize them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ParamId, &mut Tensor)> {
-        self.0.iter_mut().map(|(&id, gradient)| (id, gradient))
+        self.0.iter_mut().map(|(&id, gradient)| (id, gradient.value_mut()))
     }
 
     /// The number of gradients.

@@ -1,12 +1,16 @@
 use std::sync::Arc;
 
-use qnn_quant::{Dependence, ErrorDecay, Estimator, Grid, Moment, Pair, Quantizer, Sign, Trained};
+use ndarray::{aview_mut1, aview1};
+use qnn_quant::{Dependence, ErrorDecay, Estimator, Grid, Groups, Moment, Pair, Quantizer, Sign, Trained};
+use qnn_tensor::parallel::{CHUNK, vectorized, with_scratch};
 use qnn_tensor::{Tensor, Var};
 use rand::Rng;
 
 use crate::frozen::Frozen;
 use crate::quantize::{Quantized, is_identity, try_build};
 use crate::{Buffer, Ctx, FakeQuantize, Leaf, LeafMut, Module, Param, Path, Role};
+
+const CHECKED: &str = "the forward pass has checked shapes and grid";
 
 /// A quantizer in its place: the pair of the configuration, and what it has there and nowhere else.
 ///
@@ -142,7 +146,15 @@ impl Slot {
         gradient: Arc<dyn Estimator>,
         (map, grid): (Arc<dyn Quantizer>, Arc<Grid>),
     ) -> Var<'t> {
-        const CHECKED: &str = "the forward pass has checked shapes and grid";
+        if parameters.is_empty() {
+            if let Some(clip) = gradient.clip() {
+                return x.tape().record_elementwise("quantize", x, codes, move |x, d| clipped(clip, x, d));
+            }
+            if gradient.is_elementwise() && grid.groups() == Groups::Tensor {
+                let pullback = move |x: &[f32], d: &mut [f32]| pull_back(&*gradient, &grid, x, d);
+                return x.tape().record_elementwise("quantize", x, codes, pullback);
+            }
+        }
         let value = x.value();
         let inputs: Vec<Var<'t>> = [x].into_iter().chain(parameters.iter().copied()).collect();
         x.tape().record_many("quantize", &inputs, codes, move |dy, wanted| {
@@ -159,6 +171,25 @@ impl Slot {
             }
             gradients
         })
+    }
+}
+
+/// `dx = dy · 1[|x| ≤ clip]`, in place.
+fn clipped(clip: f32, x: &[f32], d: &mut [f32]) {
+    vectorized(
+        #[inline(always)]
+        || d.iter_mut().zip(x).for_each(|(d, x)| *d *= if x.abs() <= clip { 1.0 } else { 0.0 }),
+    );
+}
+
+/// Any elementwise gradient, in place and on the calling thread.
+fn pull_back(gradient: &dyn Estimator, grid: &Grid, x: &[f32], d: &mut [f32]) {
+    for (x, d) in x.chunks(CHUNK).zip(d.chunks_mut(CHUNK)) {
+        with_scratch(d.len(), |dy| {
+            dy.copy_from_slice(d);
+            let [x, dy] = [x, dy].map(|values| aview1(values).into_dyn());
+            gradient.pullback_into(x, grid, dy, aview_mut1(d).into_dyn()).expect(CHECKED);
+        });
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! The system's `exp` and `tanh` choose their code by what the processor offers and by the version
 //! of the C library. These use additions, multiplications and divisions alone, in f64; they also
-//! have no branches, so that loops over them vectorise.
+//! have no branches, so that loops over them vectorise. Random words by their position are in [`chacha`].
+
+pub mod chacha;
 
 /// `eˣ`, to about 1e-15 relative; zero below e⁻⁷⁰⁷, infinite above e⁷⁰⁹.
 ///

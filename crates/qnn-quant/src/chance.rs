@@ -2,10 +2,10 @@
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_kernels::vectorized;
+use qnn_math::chacha::{BATCH, ChaCha8};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::chacha::{BATCH, ChaCha8};
 use crate::elementwise::{fill_pieces, row_major, same_shape};
 use crate::groups::Partition;
 use crate::{Groups, Result};

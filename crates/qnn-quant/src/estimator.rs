@@ -21,6 +21,12 @@ pub trait Estimator: Debug + Send + Sync {
         None
     }
 
+    /// Whether the gradient of an element depends on that element and the grid alone, so that parts of an array whose groups are one may be
+    /// handed over one by one.
+    fn is_elementwise(&self) -> bool {
+        false
+    }
+
     /// Writes the gradient with respect to `x`, given `dy` with respect to the quantized value.
     ///
     /// # Errors
@@ -73,6 +79,11 @@ pub trait Slope: Debug + Send + Sync {
     fn clip(&self) -> Option<f32> {
         None
     }
+
+    /// What [`Estimator::is_elementwise`] returns: false where the slope depends on [`Levels::len`].
+    fn is_elementwise(&self) -> bool {
+        false
+    }
 }
 
 impl<S: Slope> Estimator for S {
@@ -82,6 +93,10 @@ impl<S: Slope> Estimator for S {
 
     fn clip(&self) -> Option<f32> {
         Slope::clip(self)
+    }
+
+    fn is_elementwise(&self) -> bool {
+        Slope::is_elementwise(self)
     }
 
     fn pullback_into(
@@ -111,6 +126,10 @@ impl Estimator for Arc<dyn Estimator> {
 
     fn clip(&self) -> Option<f32> {
         (**self).clip()
+    }
+
+    fn is_elementwise(&self) -> bool {
+        (**self).is_elementwise()
     }
 
     fn pullback_into(

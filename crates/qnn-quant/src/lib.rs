@@ -80,7 +80,6 @@ mod activation_scaling;
 mod alphabet;
 mod bell;
 mod bounded;
-mod chacha;
 mod chance;
 mod checked;
 mod code_sum;

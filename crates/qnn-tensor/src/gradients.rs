@@ -1,17 +1,22 @@
+use std::collections::BTreeMap;
+
 use crate::gradient::Gradient;
 use crate::parallel::for_each_chunk;
-use crate::{Scalar, Tensor, Var};
+use crate::{LeafGradient, Scalar, Tensor, Var};
 
 /// The gradients of a tape's leaves, as [`Tape::backward`](crate::Tape::backward) returns them.
 #[derive(Debug)]
 pub struct Gradients<T: Scalar = f32> {
     tape: u64,
+    /// Those on their way.
     pub(crate) by_node: Vec<Option<Gradient<T>>>,
+    /// Those of leaves.
+    pub(crate) leaves: BTreeMap<usize, LeafGradient<T>>,
 }
 
 impl<T: Scalar> Gradients<T> {
     pub(crate) fn new(tape: u64, nodes: usize) -> Self {
-        Self { tape, by_node: std::iter::repeat_with(|| None).take(nodes).collect() }
+        Self { tape, by_node: std::iter::repeat_with(|| None).take(nodes).collect(), leaves: BTreeMap::new() }
     }
 
     /// The gradient of a leaf, or `None` if the loss does not depend on it.
@@ -22,10 +27,7 @@ impl<T: Scalar> Gradients<T> {
     #[track_caller]
     pub fn of(&self, leaf: Var<'_, T>) -> Option<&Tensor<T>> {
         self.check(leaf);
-        match self.by_node.get(leaf.index())? {
-            Some(Gradient::Value(gradient)) => Some(gradient),
-            _ => None,
-        }
+        self.leaves.get(&leaf.index()).map(LeafGradient::value)
     }
 
     /// Like [`of`](Gradients::of), and gives the tensor away.
@@ -35,8 +37,18 @@ impl<T: Scalar> Gradients<T> {
     /// If the leaf lives on another tape.
     #[track_caller]
     pub fn take(&mut self, leaf: Var<'_, T>) -> Option<Tensor<T>> {
+        self.take_leaf(leaf).map(LeafGradient::into_value)
+    }
+
+    /// Like [`take`](Gradients::take), but what was not computed yet is left so.
+    ///
+    /// # Panics
+    ///
+    /// If the leaf lives on another tape.
+    #[track_caller]
+    pub fn take_leaf(&mut self, leaf: Var<'_, T>) -> Option<LeafGradient<T>> {
         self.check(leaf);
-        self.by_node.get_mut(leaf.index())?.take().map(Gradient::into_tensor)
+        self.leaves.remove(&leaf.index())
     }
 
     #[track_caller]

@@ -4,7 +4,7 @@
 //! number of threads. Short slices stay on the calling thread. Each chunk runs in code compiled for
 //! the widest vectors of the machine.
 
-pub use qnn_kernels::{Vectorize, vectorized};
+pub use qnn_kernels::{Vectorize, vectorized, with_scratch};
 use rayon::prelude::*;
 
 /// Elements per chunk: 64 KiB of `f32`, a few microseconds of work.

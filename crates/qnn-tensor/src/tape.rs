@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::gradient::Gradient;
 use crate::gradients::{Gradients, Input, Received};
 use crate::ops::Moments;
-use crate::{Scalar, Tensor};
+use crate::{LeafGradient, Scalar, Tensor};
 
 /// The record of one forward pass: a flat list of nodes in order of execution.
 ///
@@ -107,6 +107,37 @@ impl<T: Scalar> Tape<T> {
         })
     }
 
+    /// [`record`](Tape::record) for an operation of single elements: `pullback(x, d)` turns elements of the value's gradient, in `d`, into those
+    /// of the input's, where the input is `x`. It is called for parts of the tensors, in any order and by several threads, and may wait until
+    /// the gradient is used: so the input's gradient takes no memory of its own.
+    ///
+    /// ```
+    /// use qnn_tensor::{Tape, Tensor};
+    ///
+    /// let tape = Tape::new();
+    /// let x = tape.leaf(Tensor::scalar(-3.0_f32));
+    /// let y = tape.record_elementwise("square", x, Tensor::scalar(9.0), |x, d| {
+    ///     d.iter_mut().zip(x).for_each(|(d, x)| *d *= 2.0 * x);
+    /// });
+    /// assert_eq!(tape.backward(y).of(x).unwrap().item(), -6.0);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the input lives on another tape or has another shape than the value.
+    #[track_caller]
+    pub fn record_elementwise<'t>(
+        &'t self,
+        op: &'static str,
+        x: Var<'t, T>,
+        value: Tensor<T>,
+        pullback: impl Fn(&[T], &mut [T]) + Send + Sync + 'static,
+    ) -> Var<'t, T> {
+        let input = x.value();
+        assert_eq!(input.shape(), value.shape(), "{op}: an operation of single elements keeps the shape");
+        self.record_gradients(op, [x], value, move |dy, _| [Some(dy.followed_by(input, pullback))])
+    }
+
     /// [`record`](Tape::record) for operations that take or give gradients that are not computed yet,
     /// or add to those that an input has received.
     #[track_caller]
@@ -165,10 +196,8 @@ impl<T: Scalar> Tape<T> {
     /// If `loss` has more than one element, lives on another tape, or the tape was drained before.
     #[track_caller]
     pub fn backward(&self, loss: Var<'_, T>) -> Gradients<T> {
-        let shape = loss.shape();
-        let len: usize = shape.iter().product();
-        assert_eq!(len, 1, "backward() needs a loss of one element, its shape is {shape:?}");
-        self.backward_from(loss, Tensor::full(&shape, T::one()))
+        self.check_loss(loss);
+        self.backward_from(loss, Tensor::full(&loss.shape(), T::one()))
     }
 
     /// The gradients of `sum(y * cotangent)` with respect to every leaf. Drains the tape.
@@ -180,6 +209,28 @@ impl<T: Scalar> Tape<T> {
     pub fn backward_from(&self, y: Var<'_, T>, cotangent: Tensor<T>) -> Gradients<T> {
         assert!(std::ptr::eq(y.tape, self), "backward: the value lives on another tape");
         assert_eq!(y.shape(), cotangent.shape(), "backward: a cotangent has its value's shape");
+        self.sweep(y, cotangent, |dy| Gradient::Value(dy.into_tensor()))
+    }
+
+    /// [`backward`](Tape::backward) that leaves gradients of large matrices uncomputed until they are
+    /// [asked for](LeafGradient): what they are computed of lives as long.
+    ///
+    /// # Panics
+    ///
+    /// As [`backward`](Tape::backward).
+    #[track_caller]
+    pub fn backward_deferred(&self, loss: Var<'_, T>) -> Gradients<T> {
+        self.check_loss(loss);
+        self.sweep(loss, Tensor::full(&loss.shape(), T::one()), |dy| dy)
+    }
+
+    /// `leaf` is what becomes of a leaf's gradient.
+    fn sweep(
+        &self,
+        y: Var<'_, T>,
+        cotangent: Tensor<T>,
+        leaf: impl Fn(Gradient<T>) -> Gradient<T>,
+    ) -> Gradients<T> {
         let mut nodes = self.nodes.take();
         self.drained.set(true);
         let mut gradients = Gradients::new(self.number, nodes.len());
@@ -187,20 +238,23 @@ impl<T: Scalar> Tape<T> {
         while let Some(node) = nodes.pop() {
             let id = nodes.len();
             drop(node.value);
-            match node.kind {
-                Kind::Leaf => {
-                    let dy = gradients.by_node[id].take();
-                    gradients.by_node[id] = dy.map(|dy| Gradient::Value(dy.into_tensor()));
+            match (node.kind, gradients.by_node[id].take()) {
+                (Kind::Leaf, Some(dy)) => {
+                    gradients.leaves.insert(id, LeafGradient::new(leaf(dy)));
                 }
-                Kind::Constant => gradients.by_node[id] = None,
-                Kind::Inner(pullback) => {
-                    if let Some(dy) = gradients.by_node[id].take() {
-                        pullback(dy, &mut gradients);
-                    }
-                }
+                (Kind::Inner(pullback), Some(dy)) => pullback(dy, &mut gradients),
+                _ => {}
             }
         }
         gradients
+    }
+
+    #[track_caller]
+    fn check_loss(&self, loss: Var<'_, T>) {
+        assert!(std::ptr::eq(loss.tape, self), "backward: the value lives on another tape");
+        let shape = loss.shape();
+        let len: usize = shape.iter().product();
+        assert_eq!(len, 1, "backward() needs a loss of one element, its shape is {shape:?}");
     }
 
     /// The number of recorded values.

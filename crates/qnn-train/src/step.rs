@@ -93,6 +93,6 @@ fn differentiate(
         return Err(Error::Diverged { loss, at, rate: settings.rate });
     }
     let bindings = cx.finish();
-    let gradients = bindings.gradients(&mut tape.backward(mean));
+    let gradients = bindings.gradients(&mut tape.backward_deferred(mean));
     Ok(Pass { loss, correct, gradients, updates: bindings.into_updates() })
 }

@@ -25,7 +25,7 @@ pub(super) struct Cuts<'a, T> {
     tiles: &'a Tiles<T>,
     pub(super) rows: usize,
     /// Rows of a tile; the last tile may have fewer.
-    tile: usize,
+    pub(super) tile: usize,
     /// The terms, block by block; all blocks but the last are of one size.
     pub(super) depths: Vec<Range<usize>>,
     pub(super) panels: Vec<Panel>,

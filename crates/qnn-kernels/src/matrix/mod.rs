@@ -28,6 +28,9 @@ use crate::{ChannelAffine, Kernels, MatmulShape, Real};
 /// Elements of the right factor from which on blocks are worth their packing.
 const LARGE: usize = 1 << 16;
 
+/// Tiles of rows whose gradient stays in a core's second cache beside the weights and what an optimizer remembers of them.
+const FEW_TILES: usize = 2;
+
 /// Whether a product's weights are so many that they are better cut into blocks.
 pub(crate) fn is_large(dims: MatmulShape) -> bool {
     dims.right_len() >= LARGE && dims.rows > 0
@@ -103,12 +106,36 @@ pub(crate) fn left_gradient<T: Real>(kernels: &Kernels, dims: MatmulShape, dy: &
 
 /// `db = aᵀ · dy`.
 pub(crate) fn right_gradient<T: Real>(kernels: &Kernels, dims: MatmulShape, a: &[T], dy: &[T], db: &mut [T]) {
+    with_right_gradient(kernels, dims, a, dy, |gradient| {
+        let group = gradient.cuts.group;
+        let groups = db.par_chunks_mut(group * dims.columns).enumerate();
+        groups.for_each(|(index, db)| gradient.rows(index * group, db));
+    });
+}
+
+/// The gradient of a right factor, ready to be computed some rows at a time.
+pub(crate) struct RightGradient<'a, T> {
+    cuts: Cuts<'a, T>,
+    a: Matrix<'a, T>,
+    /// Strips of `dy`.
+    rights: &'a [Line<T>],
+    terms: usize,
+    columns: usize,
+}
+
+/// Lends the right factor's gradient.
+pub(crate) fn with_right_gradient<T: Real, R>(
+    kernels: &Kernels,
+    dims: MatmulShape,
+    a: &[T],
+    dy: &[T],
+    visit: impl FnOnce(&RightGradient<'_, T>) -> R,
+) -> R {
     let cuts = Cuts::new(T::tiles(kernels), dims.inner, dims.rows, dims.columns);
     let (a, dy) = (Matrix::new(a, dims.inner), Matrix::new(dy, dims.columns));
-    let (group, strip) = (cuts.group, cuts.strip);
-    let strip_lines = strip * cuts.width * dims.rows;
+    let strip_lines = cuts.strip * cuts.width * dims.rows;
     with_lines(vectors(&cuts.panels) * dims.rows, |rights: &mut [Line<T>]| {
-        let strips = rights.par_chunks_mut(strip_lines).zip(cuts.panels.par_chunks(strip));
+        let strips = rights.par_chunks_mut(strip_lines).zip(cuts.panels.par_chunks(cuts.strip));
         strips.for_each(|(mut rights, panels)| {
             for terms in &cuts.depths {
                 let (lines, rest) = rights.split_at_mut(terms.len() * vectors(panels));
@@ -116,29 +143,39 @@ pub(crate) fn right_gradient<T: Real>(kernels: &Kernels, dims: MatmulShape, a: &
                 rights = rest;
             }
         });
-        let rights = &*rights;
-        db.par_chunks_mut(group * dims.columns).enumerate().for_each(|(index, db)| {
-            let (first, rows) = (index * group, db.len() / dims.columns);
-            with_lines(rows * (cuts.term_lines() + strip * cuts.width), |lines| {
-                let (lefts, sums) = lines.split_at_mut(rows * cuts.term_lines());
-                let mut rest = &mut *lefts;
-                for terms in &cuts.depths {
-                    let (lines, after) = rest.split_at_mut(rows * terms.len().div_ceil(LANES));
-                    for (tile, lines) in cuts.tiles_of(rows, terms, lines) {
-                        a.pack_left_transposed(first + tile.start..first + tile.end, terms, lines);
-                    }
-                    rest = after;
+        visit(&RightGradient { cuts, a, rights, terms: dims.rows, columns: dims.columns })
+    })
+}
+
+impl<T: Real> RightGradient<'_, T> {
+    /// Few rows that fill whole tiles.
+    pub(crate) fn few_rows(&self) -> usize {
+        self.cuts.tile * FEW_TILES
+    }
+
+    /// Writes the rows from `first` on, on the calling thread.
+    pub(crate) fn rows(&self, first: usize, db: &mut [T]) {
+        let (cuts, rows) = (&self.cuts, db.len() / self.columns);
+        let strip_lines = cuts.strip * cuts.width * self.terms;
+        with_lines(rows * (cuts.term_lines() + cuts.strip * cuts.width), |lines| {
+            let (lefts, sums) = lines.split_at_mut(rows * cuts.term_lines());
+            let mut rest = &mut *lefts;
+            for terms in &cuts.depths {
+                let (lines, after) = rest.split_at_mut(rows * terms.len().div_ceil(LANES));
+                for (tile, lines) in cuts.tiles_of(rows, terms, lines) {
+                    self.a.pack_left_transposed(first + tile.start..first + tile.end, terms, lines);
                 }
-                for (mut rights, panels) in rights.chunks(strip_lines).zip(cuts.panels.chunks(strip)) {
-                    let sums = &mut sums[..rows * vectors(panels)];
-                    for (terms, lefts) in cuts.depths(rows, lefts) {
-                        let (lines, after) = rights.split_at(terms.len() * vectors(panels));
-                        cuts.multiply(terms, lefts, lines, panels, sums, |_| {});
-                        rights = after;
-                    }
-                    cuts.write_rows(panels, sums, db, dims.columns);
+                rest = after;
+            }
+            for (mut rights, panels) in self.rights.chunks(strip_lines).zip(cuts.panels.chunks(cuts.strip)) {
+                let sums = &mut sums[..rows * vectors(panels)];
+                for (terms, lefts) in cuts.depths(rows, lefts) {
+                    let (lines, after) = rights.split_at(terms.len() * vectors(panels));
+                    cuts.multiply(terms, lefts, lines, panels, sums, |_| {});
+                    rights = after;
                 }
-            });
+                cuts.write_rows(panels, sums, db, self.columns);
+            }
         });
-    });
+    }
 }

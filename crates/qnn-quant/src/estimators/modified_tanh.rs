@@ -229,6 +229,10 @@ impl Estimator for ModifiedTanh {
         "modified-tanh"
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn pullback_into(
         &self,
         x: ArrayViewD<'_, f32>,

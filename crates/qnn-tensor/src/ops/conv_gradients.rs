@@ -5,7 +5,7 @@ use qnn_kernels::{Conv2dGradients, Conv2dShape, takes_pieces};
 
 use super::channels::{bias_gradient, chunk_sums, rounded, total};
 use super::factors::Factors;
-use crate::gradient::{Deferred, Gradient};
+use crate::gradient::{Fill, Gradient};
 use crate::gradients::Received;
 use crate::parallel::whole_rows;
 use crate::{Scalar, Tensor};
@@ -50,7 +50,9 @@ impl<T: Scalar> Backward<T> {
         sum: impl FnOnce() -> Option<Tensor<T>>,
     ) -> Parts<T> {
         match dy {
-            Gradient::Deferred(dy) if self.takes_pieces() => self.in_pieces(&dy, wanted, sum),
+            Gradient::Deferred(dy) if self.takes_pieces() => {
+                dy.with_fill(|_, dy| self.in_pieces(dy, wanted, sum))
+            }
             dy => self.whole(&dy.into_tensor(), wanted),
         }
     }
@@ -82,7 +84,7 @@ impl<T: Scalar> Backward<T> {
     /// cache.
     fn in_pieces(
         &self,
-        dy: &Deferred<T>,
+        dy: &Fill<'_, T>,
         [wants_x, wants_w, wants_bias]: [bool; 3],
         sum: impl FnOnce() -> Option<Tensor<T>>,
     ) -> Parts<T> {
@@ -95,7 +97,7 @@ impl<T: Scalar> Backward<T> {
         let bias = wants_bias.then(|| PiecewiseBias::new(&self.shape));
         let piece = |images: Range<usize>, out: &mut [T]| {
             let at = images.start * self.image_len();
-            dy.fill(at, out);
+            dy(at, out);
             if let Some(bias) = &bias {
                 bias.add(dy, at, out);
             }
@@ -134,7 +136,7 @@ impl PiecewiseBias {
     }
 
     /// Sums the chunks that begin in a piece. What the last one lacks is computed once more.
-    fn add<T: Scalar>(&self, dy: &Deferred<T>, at: usize, piece: &[T]) {
+    fn add<T: Scalar>(&self, dy: &Fill<'_, T>, at: usize, piece: &[T]) {
         let size = whole_rows(self.channels);
         let end = at + piece.len();
         for (index, start) in (at.div_ceil(size)..).map(|index| (index, index * size)) {
@@ -150,7 +152,7 @@ impl PiecewiseBias {
                 let mut whole = vec![T::zero(); len];
                 let (copied, rest) = whole.split_at_mut(inside.len());
                 copied.copy_from_slice(inside);
-                dy.fill(end, rest);
+                dy(end, rest);
                 self.set(index, &whole);
             }
         }

@@ -1,4 +1,4 @@
-use rand::RngCore;
+use qnn_math::chacha::{BATCH, ChaCha8};
 use rand_chacha::ChaCha8Rng;
 
 use crate::parallel::for_each_chunk;
@@ -29,7 +29,7 @@ impl<'t, T: Scalar> Var<'t, T> {
     ///
     /// # Panics
     ///
-    /// If `rate` is not in `[0, 1)`.
+    /// If `rate` is not in `[0, 1)`, or the generator stands behind 2⁶⁴ words.
     #[track_caller]
     pub fn dropout(self, rate: f64, rng: &mut ChaCha8Rng) -> Self {
         assert!((0.0..1.0).contains(&rate), "dropout: expected a rate in [0, 1), got {rate}");
@@ -50,24 +50,31 @@ fn select<T: Scalar>(x: T, mask: T) -> T {
 
 /// `1 / (1 − rate)` where an element is kept, zero where it is dropped.
 fn mask<T: Scalar>(shape: &[usize], rate: f64, rng: &mut ChaCha8Rng) -> Tensor<T> {
-    const WORDS: usize = 256;
     let kept = T::of(1.0 / (1.0 - rate));
     let threshold = (rate * 2.0_f64.powi(32)).round() as u64;
+    // Words at most this large drop their element, unless none does.
+    let (none, last) = (threshold == 0, threshold.saturating_sub(1) as u32);
     let start = rng.get_word_pos();
+    let random = ChaCha8::new(rng.get_seed(), rng.get_stream());
+    let position = u64::try_from(start).expect("dropout: the generator stands behind 2⁶⁴ words");
     let mask = Tensor::build(shape, |mask| {
-        let origin = &*rng;
-        for_each_chunk(mask, |at, mask| {
-            let mut rng = origin.clone();
-            rng.set_word_pos(start.wrapping_add(at as u128));
-            let mut bytes = [0; 4 * WORDS];
-            for mask in mask.chunks_mut(WORDS) {
-                rng.fill_bytes(&mut bytes);
-                for (mask, bytes) in mask.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    let keep = u64::from(u32::from_le_bytes(*bytes)) >= threshold;
-                    *mask = if keep { kept } else { T::zero() };
+        for_each_chunk(
+            mask,
+            #[inline(always)]
+            |at, mask| {
+                let (mut words, mut position, mut rest) = ([0; BATCH], position + at as u64, mask);
+                while !rest.is_empty() {
+                    let skipped = position as usize % BATCH;
+                    random.fill(position - skipped as u64, &mut words);
+                    let (mask, after) = rest.split_at_mut(rest.len().min(BATCH - skipped));
+                    for (mask, &word) in mask.iter_mut().zip(&words[skipped..]) {
+                        *mask = if none | (word > last) { kept } else { T::zero() };
+                    }
+                    position += mask.len() as u64;
+                    rest = after;
                 }
-            }
-        });
+            },
+        );
     });
     rng.set_word_pos(start.wrapping_add(mask.len() as u128));
     mask
@@ -75,7 +82,7 @@ fn mask<T: Scalar>(shape: &[usize], rate: f64, rng: &mut ChaCha8Rng) -> Tensor<T
 
 #[cfg(test)]
 mod tests {
-    use rand::SeedableRng;
+    use rand::{RngCore, SeedableRng};
 
     use super::*;
     use crate::ops::tests::with_threads;
@@ -93,16 +100,18 @@ mod tests {
 
     #[test]
     fn element_i_takes_word_i_and_the_generator_moves_behind_the_last() {
-        let (mut words, mut used) = (rng(), rng());
-        assert_eq!(words.next_u32(), used.next_u32());
-        let x = Tape::<f32>::new();
-        let x = x.constant(Tensor::full(&[40_003], 1.0));
-        let y = x.dropout(0.25, &mut used).value();
-        for &y in y.as_slice() {
-            let kept = words.next_u32() >= 1 << 30;
-            assert_eq!(y, if kept { 1.0 / 0.75 } else { 0.0 });
+        for start in [0, 1, 255, 256, 1000] {
+            let (mut words, mut used) = (rng(), rng());
+            [&mut words, &mut used].into_iter().for_each(|rng| (0..start).for_each(|_| drop(rng.next_u32())));
+            let x = Tape::<f32>::new();
+            let x = x.constant(Tensor::full(&[40_003], 1.0));
+            let y = x.dropout(0.25, &mut used).value();
+            for &y in y.as_slice() {
+                let kept = words.next_u32() >= 1 << 30;
+                assert_eq!(y, if kept { 1.0 / 0.75 } else { 0.0 });
+            }
+            assert_eq!(words.next_u32(), used.next_u32());
         }
-        assert_eq!(words.next_u32(), used.next_u32());
     }
 
     #[test]
@@ -119,6 +128,13 @@ mod tests {
             let deviation = (rate * (1.0 - rate) / 200_000.0).sqrt();
             assert!((dropped / 200_000.0 - rate).abs() < 5.0 * deviation);
         }
+    }
+
+    #[test]
+    fn rates_beside_zero_and_one_drop_nothing_and_all() {
+        let kept =
+            |rate| mask::<f64>(&[10_000], rate, &mut rng()).as_slice().iter().filter(|m| **m > 0.0).count();
+        assert_eq!([kept(1e-11), kept(1.0 - 1e-11)], [10_000, 0]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
-use crate::{Scalar, Tensor, Var};
-
 use super::channels::bias_gradient;
+use crate::gradient::Gradient;
+use crate::parallel::{for_each_chunk, vectorized};
+use crate::{Scalar, Tensor, Var};
 
 /// The factors between the codes of a product's operands and their values.
 ///
@@ -64,9 +65,16 @@ impl<T: Scalar> Factors<T> {
     /// Turns the sums of `x_codes · dy` into those of `x · dy`.
     pub(super) fn scale_by_input(&self, mut dw: Tensor<T>) -> Tensor<T> {
         if !self.x.is_one() {
-            dw.as_mut_slice().iter_mut().for_each(|dw| *dw *= self.x);
+            for_each_chunk(dw.as_mut_slice(), |_, dw| self.scale_part_by_input(dw));
         }
         dw
+    }
+
+    /// The same of some of the sums.
+    pub(super) fn scale_part_by_input(&self, dw: &mut [T]) {
+        if !self.x.is_one() {
+            vectorized(|| dw.iter_mut().for_each(|dw| *dw *= self.x));
+        }
     }
 
     fn has_unit_kernel(&self) -> bool {
@@ -103,14 +111,22 @@ pub(super) fn record_product<'t, T: Scalar>(
     bias: Option<Var<'t, T>>,
     y: Tensor<T>,
     input_gradient: impl FnOnce(&Tensor<T>) -> Tensor<T> + 'static,
-    kernel_gradient: impl FnOnce(&Tensor<T>) -> Tensor<T> + 'static,
+    kernel_gradient: impl FnOnce(Tensor<T>) -> Gradient<T> + 'static,
 ) -> Var<'t, T> {
+    let gradients = move |dy: Gradient<T>, [dx, dw, db]: [bool; 3]| {
+        let dy = dy.into_tensor();
+        let dx = dx.then(|| Gradient::Value(input_gradient(&dy)));
+        let db = db.then(|| Gradient::Value(bias_gradient(&dy)));
+        [dx, dw.then(|| kernel_gradient(dy)), db]
+    };
     match bias {
-        None => x.tape().record(op, [x, w], y, move |dy, [dx, dw]| {
-            [dx.then(|| input_gradient(dy)), dw.then(|| kernel_gradient(dy))]
+        None => x.tape().record_gradients(op, [x, w], y, move |dy, received| {
+            let [x, w] = received.wanted;
+            let [dx, dw, _] = gradients(dy, [x, w, false]);
+            [dx, dw]
         }),
-        Some(bias) => x.tape().record(op, [x, w, bias], y, move |dy, [dx, dw, db]| {
-            [dx.then(|| input_gradient(dy)), dw.then(|| kernel_gradient(dy)), db.then(|| bias_gradient(dy))]
-        }),
+        Some(bias) => {
+            x.tape().record_gradients(op, [x, w, bias], y, move |dy, received| gradients(dy, received.wanted))
+        }
     }
 }

@@ -1,6 +1,7 @@
-use qnn_kernels::{ChannelAffine, MatmulShape};
+use qnn_kernels::{ChannelAffine, MatmulShape, takes_rows};
 
 use super::factors::{Factors, bias_values, record_product};
+use crate::gradient::{Deferred, Gradient};
 use crate::{Scalar, Tensor, Var};
 
 impl<'t, T: Scalar> Var<'t, T> {
@@ -67,12 +68,34 @@ pub fn matmul_factored<'t, T: Scalar>(
             qnn_kernels::matmul_left_gradient(shape, dy.as_slice(), values.as_slice(), dx);
         })
     };
-    let kernel_gradient = move |dy: &Tensor<T>| {
-        of_w.scale_by_input(Tensor::build(&w_shape, |dw| {
+    let kernel_gradient = move |dy: Tensor<T>| {
+        if takes_rows(shape) {
+            return Gradient::Deferred(deferred_kernel_gradient(shape, codes, dy, of_w));
+        }
+        Gradient::Value(of_w.scale_by_input(Tensor::build(&w_shape, |dw| {
             qnn_kernels::matmul_right_gradient(shape, codes.as_slice(), dy.as_slice(), dw);
-        }))
+        })))
     };
     record_product("matmul", [x, w], bias, y, input_gradient, kernel_gradient)
+}
+
+/// The gradient of a large kernel, some rows at a time.
+fn deferred_kernel_gradient<T: Scalar>(
+    shape: MatmulShape,
+    codes: Tensor<T>,
+    dy: Tensor<T>,
+    factors: Factors<T>,
+) -> Deferred<T> {
+    let columns = shape.columns;
+    Deferred::prepared(&[shape.inner, columns], move |visit| {
+        let (codes, dy) = (codes.as_slice(), dy.as_slice());
+        qnn_kernels::with_matmul_right_gradient(shape, codes, dy, |few, rows| {
+            visit(few * columns, &|at, dw| {
+                rows(at / columns, dw);
+                factors.scale_part_by_input(dw);
+            });
+        });
+    })
 }
 
 #[track_caller]

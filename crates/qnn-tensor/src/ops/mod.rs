@@ -16,6 +16,7 @@ mod factors;
 mod gate;
 mod loss;
 mod matmul;
+mod max_pool;
 mod moments;
 mod pointwise;
 mod pool;

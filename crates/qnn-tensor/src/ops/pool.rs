@@ -1,7 +1,6 @@
 use std::ops::Range;
 
 use qnn_kernels::Padding;
-use rayon::prelude::*;
 
 use super::slices::global_mean;
 use crate::parallel::for_each_chunk_of;
@@ -40,39 +39,6 @@ impl PoolOptions {
 }
 
 impl<'t, T: Scalar> Var<'t, T> {
-    /// The largest element of each window, channel by channel.
-    ///
-    /// Padding is never chosen, and of equal elements the first in row-major order is. A NaN in the
-    /// window gives NaN (the last one, if there are several). The gradient goes to the chosen
-    /// element. Shapes:
-    /// `[n, height, width, channels]` gives `[n, out height, out width, channels]`.
-    ///
-    /// ```
-    /// use qnn_tensor::{Tape, Tensor, ops::PoolOptions};
-    ///
-    /// let tape = Tape::<f32>::new();
-    /// let x = tape.leaf(Tensor::from_vec(&[1, 2, 2, 1], vec![1.0, 5.0, 5.0, 2.0])?);
-    /// let y = x.max_pool2d(&PoolOptions::tiles(2));
-    /// assert_eq!(y.value().item(), 5.0);
-    /// assert_eq!(tape.backward(y).of(x).unwrap().as_slice(), [0.0, 1.0, 0.0, 0.0]);
-    /// # Ok::<(), qnn_tensor::ShapeError>(())
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// If the value is not a batch of images, a size or stride is zero, padding is not smaller than
-    /// the window, or the window larger than the padded image.
-    #[track_caller]
-    pub fn max_pool2d(self, options: &PoolOptions) -> Self {
-        let x = self.value();
-        let windows = Windows::new("max_pool2d", x.shape(), options);
-        if !self.needs_gradient() {
-            return self.tape().constant(windows.build(&x, |x, y| windows.maxima(x, y)));
-        }
-        let [y, chosen] = windows.choose(&x);
-        self.tape().record("max_pool2d", [self], y, move |dy, _| [Some(windows.chosen_gradient(dy, &chosen))])
-    }
-
     /// The mean of each window, channel by channel, over the elements inside the image: padding is
     /// not counted.
     ///
@@ -139,10 +105,10 @@ pub(super) struct Windows {
 }
 
 /// One window: its place in the image's output, and what it covers of the image.
-struct Window {
-    y: Range<usize>,
-    rows: Range<usize>,
-    columns: Range<usize>,
+pub(super) struct Window {
+    pub(super) y: Range<usize>,
+    pub(super) rows: Range<usize>,
+    pub(super) columns: Range<usize>,
     /// The number within the window of its position at row 0 and column 0 of the input, perhaps
     /// negative: position = origin + row · window width + column.
     origin: isize,
@@ -167,121 +133,77 @@ impl Windows {
     }
 
     /// Runs `f(image, image's output)` on all images, in parallel.
-    fn build<T: Scalar>(&self, x: &Tensor<T>, f: impl Fn(&[T], &mut [T]) + Sync) -> Tensor<T> {
+    pub(super) fn build<T: Scalar>(&self, x: &Tensor<T>, f: impl Fn(&[T], &mut [T]) + Sync) -> Tensor<T> {
         let (image, out) = (self.image_len(), self.out_len());
         let x = x.as_slice();
         Tensor::build(&self.out_shape(), |y| {
-            for_each_chunk_of(out.max(1), y, |at, y| {
-                let first = at / out * image;
-                f(&x[first..first + image], y);
-            });
+            for_each_chunk_of(
+                out.max(1),
+                y,
+                #[inline(always)]
+                |at, y| {
+                    let first = at / out * image;
+                    f(&x[first..first + image], y);
+                },
+            );
         })
     }
 
     /// Runs `f(image's offset in dy, its part of dy, its part of dx)` on all images, in parallel; dx
     /// starts from zeros.
-    fn scatter<T: Scalar>(&self, dy: &Tensor<T>, f: impl Fn(usize, &[T], &mut [T]) + Sync) -> Tensor<T> {
+    pub(super) fn scatter<T: Scalar>(
+        &self,
+        dy: &Tensor<T>,
+        f: impl Fn(usize, &[T], &mut [T]) + Sync,
+    ) -> Tensor<T> {
         let (image, out) = (self.image_len(), self.out_len());
         let dy = dy.as_slice();
         Tensor::build(&self.input, |dx| {
-            for_each_chunk_of(image.max(1), dx, |at, dx| {
-                dx.fill(T::zero());
-                let first = at / image * out;
-                f(first, &dy[first..first + out], dx);
-            });
+            for_each_chunk_of(
+                image.max(1),
+                dx,
+                #[inline(always)]
+                |at, dx| {
+                    dx.fill(T::zero());
+                    let first = at / image * out;
+                    f(first, &dy[first..first + out], dx);
+                },
+            );
         })
     }
 
-    pub(super) fn maxima<T: Scalar>(&self, x: &[T], y: &mut [T]) {
-        for window in self.iter() {
-            let y = &mut y[window.y.clone()];
-            for (i, (_, at)) in self.positions(&window).enumerate() {
-                let x = &x[at];
-                if i == 0 {
-                    y.copy_from_slice(x);
-                } else {
-                    y.iter_mut().zip(x).for_each(|(y, &x)| *y = if exceeds(x, *y) { x } else { *y });
-                }
-            }
-        }
-    }
-
-    /// The maxima, and which position of its window each takes. Positions are small integers, kept
-    /// as elements so that the buffer comes from the pool and the comparisons vectorise.
-    fn choose<T: Scalar>(&self, x: &Tensor<T>) -> [Tensor<T>; 2] {
-        let (shape, image, out) = (self.out_shape(), self.image_len(), self.out_len());
-        let mut maxima = None;
-        let chosen = Tensor::build(&shape, |chosen| {
-            maxima = Some(Tensor::build(&shape, |y| {
-                let outputs = y.par_chunks_mut(out.max(1)).zip(chosen.par_chunks_mut(out.max(1)));
-                let images = x.as_slice().par_chunks(image.max(1));
-                outputs.zip(images).for_each(|((y, chosen), x)| self.choose_in(x, y, chosen));
-            }));
-        });
-        [maxima.expect("build calls its closure"), chosen]
-    }
-
-    fn choose_in<T: Scalar>(&self, x: &[T], y: &mut [T], chosen: &mut [T]) {
-        for window in self.iter() {
-            let (y, chosen) = (&mut y[window.y.clone()], &mut chosen[window.y.clone()]);
-            for (i, (position, at)) in self.positions(&window).enumerate() {
-                let (x, position) = (&x[at], T::of(position as f64));
-                if i == 0 {
-                    y.copy_from_slice(x);
-                    chosen.fill(position);
-                    continue;
-                }
-                for ((y, chosen), &x) in y.iter_mut().zip(chosen.iter_mut()).zip(x) {
-                    let better = exceeds(x, *y);
-                    *y = if better { x } else { *y };
-                    *chosen = if better { position } else { *chosen };
-                }
-            }
-        }
-    }
-
-    fn chosen_gradient<T: Scalar>(&self, dy: &Tensor<T>, chosen: &Tensor<T>) -> Tensor<T> {
-        let chosen = chosen.as_slice();
-        self.scatter(dy, |first, dy, dx| {
-            for window in self.iter() {
-                let chosen = &chosen[first + window.y.start..first + window.y.end];
-                let dy = &dy[window.y.clone()];
-                for (position, at) in self.positions(&window) {
-                    let position = T::of(position as f64);
-                    for (dx, (&dy, &chosen)) in dx[at].iter_mut().zip(dy.iter().zip(chosen)) {
-                        *dx += if chosen == position { dy } else { T::zero() };
-                    }
-                }
-            }
-        })
-    }
-
+    #[inline(always)]
     pub(super) fn means<T: Scalar>(&self, x: &[T], y: &mut [T]) {
         for window in self.iter() {
             let y = &mut y[window.y.clone()];
             y.fill(T::zero());
-            for (_, at) in self.positions(&window) {
-                y.iter_mut().zip(&x[at]).for_each(|(y, &x)| *y += x);
-            }
+            self.for_each_position(&window, |_, at| {
+                y.iter_mut().zip(&x[at..]).for_each(|(y, &x)| *y += x);
+            });
             let count = T::of(window.count() as f64);
             y.iter_mut().for_each(|y| *y /= count);
         }
     }
 
     fn mean_gradient<T: Scalar>(&self, dy: &Tensor<T>) -> Tensor<T> {
-        self.scatter(dy, |_, dy, dx| {
-            for window in self.iter() {
-                let dy = &dy[window.y.clone()];
-                let count = T::of(window.count() as f64);
-                for (_, at) in self.positions(&window) {
-                    dx[at].iter_mut().zip(dy).for_each(|(dx, &dy)| *dx += dy / count);
+        self.scatter(
+            dy,
+            #[inline(always)]
+            |_, dy, dx| {
+                for window in self.iter() {
+                    let dy = &dy[window.y.clone()];
+                    let count = T::of(window.count() as f64);
+                    self.for_each_position(&window, |_, at| {
+                        dx[at..].iter_mut().zip(dy).for_each(|(dx, &dy)| *dx += dy / count);
+                    });
                 }
-            }
-        })
+            },
+        )
     }
 
     /// The windows of an image, in the order of the output.
-    fn iter(&self) -> impl Iterator<Item = Window> {
+    #[inline(always)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = Window> {
         let [_, height, width, channels] = self.input;
         let PoolOptions { size, stride, padding, .. } = self.options;
         let [out_height, out_width] = self.out;
@@ -298,25 +220,29 @@ impl Windows {
         })
     }
 
-    /// The positions of a window inside the image, in row-major order: their numbers within the
-    /// window, and where their channels are.
-    fn positions(&self, window: &Window) -> impl Iterator<Item = (usize, Range<usize>)> {
+    /// The positions of a window inside the image, in row-major order: `f` takes their numbers within the window, and where their channels
+    /// begin.
+    #[inline(always)]
+    pub(super) fn for_each_position(&self, window: &Window, mut f: impl FnMut(usize, usize)) {
         let [_, _, width, channels] = self.input;
-        let (origin, columns, across) = (window.origin, window.columns.clone(), self.options.size[1]);
-        window.rows.clone().flat_map(move |row| {
-            columns.clone().map(move |column| {
-                let at = (row * width + column) * channels;
-                let position = origin + (row * across + column) as isize;
-                (position as usize, at..at + channels)
-            })
-        })
+        for row in window.rows.clone() {
+            for column in window.columns.clone() {
+                f(self.position(window, row, column), (row * width + column) * channels);
+            }
+        }
     }
 
-    fn image_len(&self) -> usize {
+    /// The number of a pixel within a window that covers it.
+    #[inline(always)]
+    pub(super) fn position(&self, window: &Window, row: usize, column: usize) -> usize {
+        (window.origin + (row * self.options.size[1] + column) as isize) as usize
+    }
+
+    pub(super) fn image_len(&self) -> usize {
         self.input[1..].iter().product()
     }
 
-    fn out_shape(&self) -> [usize; 4] {
+    pub(super) fn out_shape(&self) -> [usize; 4] {
         [self.input[0], self.out[0], self.out[1], self.input[3]]
     }
 
@@ -329,12 +255,6 @@ impl Window {
     fn count(&self) -> usize {
         self.rows.len() * self.columns.len()
     }
-}
-
-/// Whether `x` takes the place of the largest element so far; nothing but another NaN exceeds NaN.
-#[inline(always)]
-fn exceeds<T: Scalar>(x: T, best: T) -> bool {
-    (x > best) | x.is_nan()
 }
 
 /// The number of windows along an axis; `None` if one would hold nothing.
@@ -434,20 +354,6 @@ mod tests {
         assert_eq!(sizes(4, 2, 1, 2, false), None);
         assert_eq!(sizes(0, 2, 1, 1, false), None);
         assert_eq!(out_size(usize::MAX, 2, 1, [1, 1], false), None);
-    }
-
-    #[test]
-    fn ties_go_to_the_first_and_nan_exceeds_all() {
-        let x = [1.0, f32::NAN, 2.0, f32::NAN, -0.0, 0.0, -1.0, 0.0];
-        let shape = [2, 2, 2, 1];
-        let tape = Tape::<f32>::new();
-        let leaf = tape.leaf(Tensor::from_vec(&shape, x.to_vec()).unwrap());
-        let y = leaf.max_pool2d(&PoolOptions::tiles(2));
-        assert!(y.value().as_slice()[0].is_nan());
-        assert!(leaf.detach().max_pool2d(&PoolOptions::tiles(2)).value().as_slice()[0].is_nan());
-        let gradients = tape.backward_from(y, Tensor::full(&[2, 1, 1, 1], 1.0));
-        let expected = [0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0];
-        assert_eq!(gradients.of(leaf).unwrap().as_slice(), expected);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use qnn_layers::{
     glorot_coefficient,
 };
 use qnn_tensor::parallel::{self, Vectorize, vectorized};
-use qnn_tensor::{Tensor, reduce};
+use qnn_tensor::{LeafGradient, Pieces, Tensor, reduce};
 use rayon::prelude::*;
 
 use super::{OptimizerState, Regularization, StepReport};
@@ -96,10 +96,10 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
             if !(self.concerns)(param) {
                 return;
             }
-            if let Some(gradient) = gradients.take(param.id()).filter(|_| !is_frozen(param)) {
+            if let Some(gradient) = gradients.take_leaf(param.id()).filter(|_| !is_frozen(param)) {
                 let decay = if param.decays() { self.regularization.weight_decay } else { 0.0 };
                 let rate = rate * param.learning_rate_factor() * self.glorot_factor(param);
-                report.flips += self.update(path, param, &gradient, Factors { rate, decay, clip });
+                report.flips += self.update(path, param, gradient, Factors { rate, decay, clip });
             }
             report.binary_weights += if param.is_latent() { param.value().len() as u64 } else { 0 };
         });
@@ -111,16 +111,16 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
         let mut result = Ok(());
         for_each_param(model, &mut |path, param| {
             if result.is_ok() && (self.concerns)(param) && !is_frozen(param) {
-                result = self.check_param(path, param, gradients.of(param.id()));
+                result = self.check_param(path, param, gradients.shape_of(param.id()));
             }
         });
         result
     }
 
-    fn check_param(&self, path: &str, param: &Param, dw: Option<&Tensor>) -> Result<(), Error> {
+    fn check_param(&self, path: &str, param: &Param, dw: Option<&[usize]>) -> Result<(), Error> {
         let expected = param.value().shape();
         let parameter = || path.to_owned();
-        let got = dw.ok_or_else(|| Error::NoGradient { parameter: parameter() })?.shape();
+        let got = dw.ok_or_else(|| Error::NoGradient { parameter: parameter() })?;
         if got != expected {
             let (expected, got) = (expected.to_vec(), got.to_vec());
             return Err(Error::GradientShape { parameter: parameter(), expected, got });
@@ -150,24 +150,27 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
     }
 
     /// Changes a parameter, in one pass over its memory with its constraint. Returns how many signs of a latent parameter changed.
-    fn update(&mut self, path: &str, param: &mut Param, dw: &Tensor, factors: Factors) -> u64 {
+    fn update(&mut self, path: &str, param: &mut Param, dw: LeafGradient, factors: Factors) -> u64 {
         if !self.memory.slots.contains_key(path) {
             let zeros = || Tensor::zeros(dw.shape());
             self.memory.slots.insert(path.to_owned(), std::array::from_fn(|_| zeros()));
         }
         let (latent, constraint) = (param.is_latent(), param.constraint());
         let slots = self.memory.slots.get_mut(path).expect("the slots were just made");
+        let dw = dw.into_pieces();
+        let weights = param.value_mut().as_mut_slice();
         let whole = Part {
-            weights: param.value_mut().as_mut_slice(),
-            gradients: dw.as_slice(),
+            weights,
+            gradients: dw.as_ref().map_or_else(Tensor::as_slice, |_| &[]),
             slots: slots.each_mut().map(|slot| slot.as_mut_slice()),
         };
         let rule = &self.rule;
-        let update = |part| vectorized(Update { rule, factors, latent, constraint, part });
-        if whole.weights.len() <= parallel::CHUNK {
-            return update(whole);
+        let update = |part: Part<'_, N>| vectorized(Update { rule, factors, latent, constraint, part });
+        match &dw {
+            Ok(pieces) => whole.update_in_pieces(pieces, update),
+            Err(_) if whole.weights.len() <= parallel::CHUNK => update(whole),
+            Err(_) => whole.split(parallel::CHUNK).collect::<Vec<_>>().into_par_iter().map(update).sum(),
         }
-        whole.split(parallel::CHUNK).collect::<Vec<_>>().into_par_iter().map(update).sum()
     }
 
     pub(super) fn state(&self) -> OptimizerState {
@@ -207,14 +210,28 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
 }
 
 impl<'a, const N: usize> Part<'a, N> {
-    /// Parts of `size` elements.
+    /// Parts of `size` elements. Where there are no gradients yet, the parts have none either.
     #[inline(always)]
     fn split(self, size: usize) -> impl Iterator<Item = Part<'a, N>> {
         let mut slots = self.slots.map(|slot| slot.chunks_mut(size));
-        let weights = self.weights.chunks_mut(size).zip(self.gradients.chunks(size));
-        weights.map(move |(weights, gradients)| {
+        let mut gradients = self.gradients.chunks(size);
+        self.weights.chunks_mut(size).map(move |weights| {
             let slots = slots.each_mut().map(|slot| slot.next().unwrap_or_default());
-            Part { weights, gradients, slots }
+            Part { weights, gradients: gradients.next().unwrap_or_default(), slots }
+        })
+    }
+
+    /// Computes each piece of the gradient where `update` takes it from the cache. Gives the sum of what `update` gives.
+    fn update_in_pieces(self, pieces: &Pieces, update: impl Fn(Part<'_, N>) -> u64 + Sync) -> u64 {
+        pieces.with_fill(|size, fill| {
+            let parts: Vec<_> = self.split(size).enumerate().collect();
+            let updates = parts.into_par_iter().with_max_len(1).map(|(index, part)| {
+                parallel::with_scratch(part.weights.len(), |gradients| {
+                    fill(index * size, part.weights, gradients);
+                    update(Part { gradients, ..part })
+                })
+            });
+            updates.sum()
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The words of ChaCha8 at any position, sixteen blocks at a time.
 
 /// Words that are made together: sixteen blocks of sixteen.
-pub(crate) const BATCH: usize = LANES * 16;
+pub const BATCH: usize = LANES * 16;
 
 const LANES: usize = 16;
 
@@ -11,20 +11,21 @@ const LANES: usize = 16;
 ///
 /// Source: Bernstein 2008, *ChaCha, a variant of Salsa20*.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ChaCha8 {
+pub struct ChaCha8 {
     key: [u32; 8],
     stream: u64,
 }
 
 impl ChaCha8 {
-    pub(crate) fn new(key: [u8; 32], stream: u64) -> Self {
+    /// The stream of a number under a key.
+    pub fn new(key: [u8; 32], stream: u64) -> Self {
         let word = |i: usize| u32::from_le_bytes(std::array::from_fn(|byte| key[4 * i + byte]));
         ChaCha8 { key: std::array::from_fn(word), stream }
     }
 
-    /// Writes the words from a position on that is a multiple of [`BATCH`].
+    /// Writes the words from a position on that is a multiple of [`BATCH`]. Fast in code for the widest vectors, into which it is inlined.
     #[inline(always)]
-    pub(crate) fn fill(&self, position: u64, words: &mut [u32; BATCH]) {
+    pub fn fill(&self, position: u64, words: &mut [u32; BATCH]) {
         let first = position / 16;
         let [a, b, c, d, e, f, g, h] = self.key;
         let [counter, carry] = halves(first);
