@@ -98,12 +98,12 @@ impl Asked<'_> {
 }
 
 /// The position of a number among all f32 in ascending order; −0 stands before +0.
-fn key(x: f32) -> i32 {
+pub(crate) fn key(x: f32) -> i32 {
     let bits = x.to_bits() as i32;
     if bits < 0 { i32::MIN - bits - 1 } else { bits }
 }
 
-fn number(key: i32) -> f32 {
+pub(crate) fn number(key: i32) -> f32 {
     let bits = if key < 0 { i32::MIN - (key + 1) } else { key };
     f32::from_bits(bits as u32)
 }

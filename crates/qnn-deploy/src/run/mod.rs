@@ -4,6 +4,7 @@ mod chain;
 mod integer;
 mod pool;
 mod product;
+mod signs;
 
 use crate::memory::{Memory, Source};
 use crate::plan::Plan;

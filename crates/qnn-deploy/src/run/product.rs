@@ -5,6 +5,7 @@ use qnn_kernels::packed::{
 use qnn_kernels::{ChannelAffine, Conv2dShape, FloatConv, FloatTile, Kernels, vectorized};
 use qnn_tensor::parallel::for_each_chunk_of;
 
+use super::signs::sign_map;
 use super::{Target, unpackable};
 use crate::Result;
 use crate::bits::pack;
@@ -79,7 +80,14 @@ impl ProductRun {
                     return Err(tensors.error("sums in f32 have no thresholds".to_owned()));
                 };
                 let mut rest = Functions::new(chain, geometry.out_channels, tensors)?;
-                let affine = rest.take_affine();
+                let affine =
+                    match to_signs(output).then(|| sign_map(chain, &rest, geometry.out_channels)).flatten() {
+                        Some(map) => {
+                            rest = Functions::default();
+                            map.map(Some)
+                        }
+                        None => rest.take_affine(),
+                    };
                 let conv = Float::new(product, &geometry, &weights, affine, tensors)?;
                 Kernel::Float { conv, rest }
             }
@@ -202,6 +210,11 @@ impl IntegerConv {
             Self::Bytes(conv) => conv.run(kernels, x, out.into()),
         }
     }
+}
+
+/// Whether a value lies in one plane of signs.
+fn to_signs(value: &Value) -> bool {
+    value.layout().is_some_and(|layout| layout.encoding() == Encoding::Sign)
 }
 
 /// Whether every image gives one pixel that sees all of it: then images are rows of a matrix.

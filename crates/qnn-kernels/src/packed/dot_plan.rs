@@ -157,7 +157,7 @@ impl DotPlan {
 
     /// The accumulators of all output pixels, in place.
     pub(crate) fn accumulate(&self, job: &DotJob<'_>, y: &mut [i32]) {
-        self.for_bands(job, Rows { y, step: self.geometry.out_channels }, &|pixels, rows| {
+        self.for_bands(job, Rows { y, step: self.geometry.out_channels }, &|job, pixels, rows| {
             self.band(job, &pixels, rows.y);
         });
     }
@@ -169,7 +169,7 @@ impl DotPlan {
         sink: S,
         finish: impl Fn(Range<usize>, &[i32], S) + Sync,
     ) {
-        self.for_bands(job, sink, &|pixels, part| {
+        self.for_bands(job, sink, &|job, pixels, part| {
             with_sums(pixels.len() * self.geometry.out_channels, |sums| {
                 self.band(job, &pixels, sums);
                 finish(pixels, sums, part);
@@ -177,12 +177,31 @@ impl DotPlan {
         });
     }
 
-    fn for_bands<S: Sink>(&self, job: &DotJob<'_>, sink: S, band: &(impl Fn(Range<usize>, S) + Sync)) {
+    fn for_bands<S: Sink>(
+        &self,
+        job: &DotJob<'_>,
+        sink: S,
+        band: &(impl Fn(&DotJob<'_>, Range<usize>, S) + Sync),
+    ) {
         let (pixels, width) = self.extents(job.x);
         let rows = self.band_rows(pixels.div_ceil(width), width);
         let macs = self.images(job.x) as u64 * self.geometry.macs();
         let alone = threads::current_num_threads() == 1 || macs < PARALLEL_MACS;
-        each_band(0..pixels, rows * width, alone, sink, band);
+        self.unpacked(job, pixels.div_ceil(rows * width), |job| {
+            each_band(0..pixels, rows * width, alone, sink, &|pixels, part| band(job, pixels, part));
+        });
+    }
+
+    /// The job with its weights unpacked, if several bands will read them and they stay in the cache that long.
+    fn unpacked(&self, job: &DotJob<'_>, bands: usize, visit: impl FnOnce(&DotJob<'_>)) {
+        let lines = job.start.len() * self.depth;
+        match job.weights {
+            Weights::Unpacked(write) if bands > 1 && lines <= RESIDENT_LINES => with_units(lines, |lines| {
+                write(0..job.start.len(), lines);
+                visit(&DotJob { weights: Weights::Lines(lines), ..*job });
+            }),
+            _ => visit(job),
+        }
     }
 
     /// Rows in a band: so few that their sums stay in the cache, so many that the weights are worth their way through it, all bands alike.

@@ -27,13 +27,20 @@ pub(crate) struct PlaneWeights {
 }
 
 /// Weights of one block of output channels, term by term.
+///
+/// ```text
+/// code = base ⊕ ⊕_planes (bit of the plane ? delta of the plane : 0)        in two's complement
+/// ```
+///
+/// Every encoding is of this form: its codes are unsigned numbers, or numbers of one sign and their complements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spread<'a> {
     masks: &'a [u16],
-    /// A code is this offset and the factors of the planes whose bit is set.
-    offset: i32,
-    factors: [i32; MOST],
+    base: i32,
+    deltas: [i32; MOST],
     planes: usize,
+    /// The bit of each lane. Not a constant: compilers would take tests of known bits apart, one by one.
+    bits: [i32; LANES],
 }
 
 impl PlaneWeights {
@@ -108,22 +115,25 @@ impl PlaneWeights {
     pub(crate) fn block(&self, block: usize) -> Spread<'_> {
         let planes = self.encoding.planes();
         let len = self.terms * planes;
-        let mut factors = [0; MOST];
-        let offset = match self.encoding {
+        let mut deltas = [0; MOST];
+        let base = match self.encoding {
             Encoding::Ternary => {
-                factors[..2].copy_from_slice(&[1, -2]);
+                deltas[..2].copy_from_slice(&[1, !1]);
                 0
             }
             Encoding::Unsigned { .. } => {
-                (0..planes).for_each(|plane| factors[plane] = 1 << plane);
+                (0..planes).for_each(|plane| deltas[plane] = 1 << plane);
                 0
             }
             _ => {
-                (0..planes).for_each(|plane| factors[plane] = -2 << plane);
+                // With all bits of `planes` set in m: m − 2u is odd, and its other bits are those of ¬u, the highest of them extended.
+                (0..planes).for_each(|plane| deltas[plane] = 2 << plane);
+                deltas[planes - 1] = -1 << planes;
                 (1 << planes) - 1
             }
         };
-        Spread { masks: &self.masks[block * len..][..len], offset, factors, planes }
+        let bits = core::array::from_fn(|lane| 1 << lane);
+        Spread { masks: &self.masks[block * len..][..len], base, deltas, planes, bits }
     }
 
     /// The codes, `[kh, kw, channels/groups, out_channels]`.
@@ -154,43 +164,69 @@ impl Spread<'_> {
     #[inline(always)]
     fn floats<const PLANES: usize>(self, step: usize, lines: &mut [Line<f32>]) {
         let planes = self.planes.min(PLANES);
-        for (line, masks) in lines.iter_mut().step_by(step).zip(self.masks.chunks_exact(planes)) {
-            let mut codes = [self.offset as f32; LANES];
-            for (&mask, &factor) in masks.iter().zip(&self.factors) {
-                let factor = factor as f32;
-                for lane in 0..LANES {
-                    // Small integers: every sum is exact.
-                    codes[lane] += if u32::from(mask) & 1 << lane != 0 { factor } else { 0.0 };
-                }
+        for (lines, masks) in lines.chunks_mut(step).zip(self.masks.chunks_exact(planes)) {
+            let mut codes = [self.base; LANES];
+            for (mask, delta) in masks.iter().zip(&self.deltas) {
+                self.toggle(&mut codes, *mask, *delta);
             }
-            line.0 = codes;
+            for lane in 0..LANES {
+                lines[0].0[lane] = codes[lane] as f32;
+            }
         }
     }
 
     /// Writes the codes as units: for each of `taps` kernel positions those of its channels.
     #[inline(always)]
     pub(crate) fn write_units(self, taps: usize, form: UnitForm, lines: &mut [Line<u32>]) {
-        let channels = self.masks.len() / self.planes / taps;
-        let (bits, low) = match form.packing {
-            Packing::Quads => (8, 0xff),
-            Packing::Pairs => (16, 0xffff),
+        match (self.planes, form.channels()) {
+            (1, 4) => self.units::<1, 4>(taps, form, lines),
+            (2, 4) => self.units::<2, 4>(taps, form, lines),
+            _ => self.units::<MOST, 4>(taps, form, lines),
+        }
+    }
+
+    #[inline(always)]
+    fn units<const PLANES: usize, const EACH: usize>(
+        self,
+        taps: usize,
+        form: UnitForm,
+        lines: &mut [Line<u32>],
+    ) {
+        let (planes, each) = (self.planes.min(PLANES), form.channels().min(EACH));
+        let part = |code: i32, at: usize| match form.packing {
+            Packing::Quads => (code & 0xff) << (8 * at),
+            Packing::Pairs => (code & 0xffff) << (16 * at),
         };
-        let terms = self.masks.chunks_exact(channels * self.planes);
-        let units = terms.flat_map(|tap| tap.chunks(form.channels() * self.planes));
+        let mut deltas = [[0; EACH]; PLANES];
+        for plane in 0..planes {
+            for at in 0..each {
+                deltas[plane][at] = part(self.deltas[plane], at);
+            }
+        }
+        let terms = self.masks.chunks_exact(self.masks.len() / taps);
+        let units = terms.flat_map(|tap| tap.chunks(each * planes));
         for (line, masks) in lines.iter_mut().zip(units) {
-            let mut unit = [0; LANES];
-            for (at, masks) in masks.chunks_exact(self.planes).enumerate() {
-                let mut codes = [self.offset; LANES];
-                for (&mask, &factor) in masks.iter().zip(&self.factors) {
-                    for lane in 0..LANES {
-                        codes[lane] += if u32::from(mask) & 1 << lane != 0 { factor } else { 0 };
-                    }
-                }
-                for lane in 0..LANES {
-                    unit[lane] |= (codes[lane].cast_unsigned() & low) << (bits * at);
+            let (mut unit, mut base) = ([0; LANES], 0);
+            let mut masks = masks.chunks_exact(planes);
+            for at in 0..each {
+                // Channels that the last unit lacks are zeros.
+                let Some(masks) = masks.next() else { break };
+                base |= part(self.base, at);
+                for plane in 0..planes {
+                    self.toggle(&mut unit, masks[plane], deltas[plane][at]);
                 }
             }
-            line.0 = unit;
+            for lane in 0..LANES {
+                line.0[lane] = (unit[lane] ^ base).cast_unsigned();
+            }
+        }
+    }
+
+    /// Changes the bits `delta` of the codes whose bit is set in the mask.
+    #[inline(always)]
+    fn toggle(&self, codes: &mut [i32; LANES], mask: u16, delta: i32) {
+        for lane in 0..LANES {
+            codes[lane] ^= if i32::from(mask) & self.bits[lane] != 0 { delta } else { 0 };
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Pooling of packed codes.
 
+use core::ops::Range;
+
 use super::{Encoding, Layout};
 use crate::threads;
 use crate::threads::prelude::*;
@@ -157,7 +159,7 @@ impl Keys<'_> {
             #[inline(always)]
             || {
                 for (column, pooled) in y.chunks_exact_mut(channels).enumerate() {
-                    let mut window = self.geometry.window(row, column);
+                    let mut window = self.geometry.pixels(row, column);
                     let first = window.next().expect("a pixel in every window");
                     pooled.copy_from_slice(&image[first * channels..][..channels]);
                     window.for_each(|pixel| self.keep_bytes(pooled, &image[pixel * channels..][..channels]));
@@ -187,9 +189,14 @@ impl Keys<'_> {
             let flip = (0..64).fold(0, |flip, bit| flip | u64::from(self.smallest(64 * word + bit)) << bit);
             for (column, pooled) in y.chunks_exact_mut(pixel_bytes).enumerate() {
                 let mut best = [0; P];
-                for pixel in self.geometry.window(row, column) {
-                    let pixel = &image[pixel * pixel_bytes..][..pixel_bytes];
-                    best = larger(best, self.key(pixel, word * 8, width).map(|plane| plane ^ flip));
+                let [rows, columns] = self.geometry.window(row, column);
+                for row in rows {
+                    let start = row * self.geometry.width;
+                    let pixels =
+                        &image[(start + columns.start) * pixel_bytes..(start + columns.end) * pixel_bytes];
+                    for pixel in pixels.chunks_exact(pixel_bytes) {
+                        best = larger(best, self.key(pixel, word * 8, width).map(|plane| plane ^ flip));
+                    }
                 }
                 self.store(best.map(|plane| plane ^ flip), &mut pooled[word * 8..], width);
             }
@@ -256,14 +263,19 @@ fn word_from(bytes: &[u8]) -> u64 {
 }
 
 impl PoolGeometry {
-    /// The pixels of an output pixel's window.
-    fn window(&self, row: usize, column: usize) -> impl Iterator<Item = usize> {
+    /// Rows and columns of an output pixel's window.
+    fn window(&self, row: usize, column: usize) -> [Range<usize>; 2] {
         let inside = |start: usize, before: usize, len: usize, extent: usize| {
             start.saturating_sub(before)..(start + len - before).min(extent)
         };
         let rows = inside(row * self.stride[0], self.padding.top, self.window[0], self.height);
         let columns = inside(column * self.stride[1], self.padding.left, self.window[1], self.width);
-        let width = self.width;
+        [rows, columns]
+    }
+
+    /// Its pixels.
+    fn pixels(&self, row: usize, column: usize) -> impl Iterator<Item = usize> {
+        let ([rows, columns], width) = (self.window(row, column), self.width);
         rows.flat_map(move |row| columns.clone().map(move |column| row * width + column))
     }
 }

@@ -332,6 +332,24 @@ mod tests {
         }
     }
 
+    /// As many sums as fill several bands, which share what was unpacked.
+    #[test]
+    fn bands_of_bytes_read_the_same_weights() {
+        let geometry = ConvGeometry::new([40, 16, 3], [3, 3], 65);
+        for encoding in [Encoding::Sign, Encoding::Ternary, Encoding::Odd { bits: 3 }] {
+            let codes = codes(&geometry, encoding, 5);
+            let integers: Vec<i32> = codes.iter().map(|&code| code as i32).collect();
+            let (bias, x) =
+                (vec![-7; geometry.out_channels], bytes(geometry.pixels() * geometry.channels, 6));
+            let expected = plain(&geometry, ByteInput::SYMMETRIC, &integers, &bias, &x);
+            let conv = WeightOnlyConv::new(&geometry, encoding, &codes).unwrap();
+            let conv = conv.into_int8(ByteInput::SYMMETRIC, &bias).unwrap();
+            check_outputs(geometry.out_channels, &expected, |tiles, out| {
+                conv.run_with(tiles, bits(), geometry.out_pixels(), &x, out);
+            });
+        }
+    }
+
     /// By the oracle, with zeros in the gaps of the kernel. They add nothing: `fma(x, 0, acc) = acc`, but for zeros of other sign.
     fn dilated(
         geometry: &ConvGeometry,
