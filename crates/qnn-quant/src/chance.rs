@@ -98,7 +98,6 @@ impl Batch<'_> {
 }
 
 /// Hands every batch whose elements have one parameter to `batch`, and the elements of others to `element`, one by one.
-#[allow(clippy::too_many_arguments)]
 fn each_batch<P: Sync>(
     x: ArrayViewD<'_, f32>,
     groups: Groups,

@@ -115,7 +115,6 @@ pub fn zip_into<P: Sync>(
 }
 
 /// [`each_piece`] of two inputs.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn each_pair<P: Sync>(
     x: ArrayViewD<'_, f32>,
     y: ArrayViewD<'_, f32>,
