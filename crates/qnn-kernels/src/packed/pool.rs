@@ -145,7 +145,12 @@ impl Keys<'_> {
         match self.layout.encoding() {
             Encoding::Int8 => self.pool_bytes(row, image, y),
             encoding => match encoding.planes() {
-                1 => self.pool_words::<1>(row, image, y),
+                1 => match self.layout.plane_bytes() {
+                    1 => self.pool_plane::<1>(row, image, y),
+                    2 => self.pool_plane::<2>(row, image, y),
+                    4 => self.pool_plane::<4>(row, image, y),
+                    _ => self.pool_plane::<8>(row, image, y),
+                },
                 2 => self.pool_words::<2>(row, image, y),
                 3 | 4 => self.pool_words::<4>(row, image, y),
                 _ => self.pool_words::<8>(row, image, y),
@@ -181,30 +186,58 @@ impl Keys<'_> {
         }
     }
 
-    /// For up to `P` planes; the lowest keys of the others stay clear.
-    fn pool_words<const P: usize>(&self, row: usize, image: &[u8], y: &mut [u8]) {
-        let (pixel_bytes, plane_bytes) = (self.layout.pixel_bytes(), self.layout.plane_bytes());
-        for word in 0..plane_bytes.div_ceil(8) {
-            let width = plane_bytes.min(8);
-            let flip = (0..64).fold(0, |flip, bit| flip | u64::from(self.smallest(64 * word + bit)) << bit);
+    /// For a single plane, in words of so many bytes: the bits that all pixels of a window have, after those of channels that keep the other extreme
+    /// were turned.
+    fn pool_plane<const BYTES: usize>(&self, row: usize, image: &[u8], y: &mut [u8]) {
+        let pixel_bytes = self.layout.pixel_bytes();
+        let load = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            word[..BYTES].copy_from_slice(&bytes[..BYTES]);
+            u64::from_le_bytes(word)
+        };
+        // A set bit is the smaller sign, and the larger of zero and one.
+        let turned = if matches!(self.layout.encoding(), Encoding::Unsigned { .. }) { u64::MAX } else { 0 };
+        for word in 0..pixel_bytes / BYTES {
+            let turned = turned ^ self.smallest_of_word(word);
             for (column, pooled) in y.chunks_exact_mut(pixel_bytes).enumerate() {
-                let mut best = [0; P];
                 let [rows, columns] = self.geometry.window(row, column);
+                let mut kept = u64::MAX;
                 for row in rows {
                     let start = row * self.geometry.width;
                     let pixels =
                         &image[(start + columns.start) * pixel_bytes..(start + columns.end) * pixel_bytes];
                     for pixel in pixels.chunks_exact(pixel_bytes) {
-                        best = larger(best, self.key(pixel, word * 8, width).map(|plane| plane ^ flip));
+                        kept &= load(&pixel[word * BYTES..]) ^ turned;
                     }
                 }
-                self.store(best.map(|plane| plane ^ flip), &mut pooled[word * 8..], width);
+                let stored = (kept ^ turned).to_le_bytes();
+                pooled[word * BYTES..][..BYTES].copy_from_slice(&stored[..BYTES]);
             }
         }
     }
 
-    fn smallest(&self, channel: usize) -> bool {
-        matches!(self.extreme, Extreme::SmallestWhere(flags) if flags.get(channel) == Some(&true))
+    /// The channels of a word of which the smallest code is wanted.
+    fn smallest_of_word(&self, word: usize) -> u64 {
+        let Extreme::SmallestWhere(flags) = self.extreme else { return 0 };
+        let flags = flags.chunks(64).nth(word).unwrap_or_default().iter().enumerate();
+        flags.fold(0, |bits, (bit, &flag)| bits | u64::from(flag) << bit)
+    }
+
+    /// For up to `P` planes; the lowest keys of the others stay clear.
+    fn pool_words<const P: usize>(&self, row: usize, image: &[u8], y: &mut [u8]) {
+        let (pixel_bytes, plane_bytes) = (self.layout.pixel_bytes(), self.layout.plane_bytes());
+        for word in 0..plane_bytes.div_ceil(8) {
+            let width = plane_bytes.min(8);
+            let flip = self.smallest_of_word(word);
+            for (column, pooled) in y.chunks_exact_mut(pixel_bytes).enumerate() {
+                let mut best = [0; P];
+                for pixel in self.geometry.pixels(row, column) {
+                    let pixel = &image[pixel * pixel_bytes..][..pixel_bytes];
+                    best = larger(best, self.key(pixel, word * 8, width).map(|plane| plane ^ flip));
+                }
+                self.store(best.map(|plane| plane ^ flip), &mut pooled[word * 8..], width);
+            }
+        }
     }
 
     /// The key's planes, the lowest first.
