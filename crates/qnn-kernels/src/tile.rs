@@ -132,7 +132,7 @@ fn elementwise_tile<T: Real, L: Lanes<T>, const P: usize>(row: &Row<'_, T>, line
 }
 
 #[inline(always)]
-fn window<'a, T, const P: usize>(lines: &'a [Line<T>], tap: &Tap) -> &'a [Line<T>; P] {
+pub(crate) fn window<'a, T, const P: usize>(lines: &'a [Line<T>], tap: &Tap) -> &'a [Line<T>; P] {
     lines[tap.line..].first_chunk().expect("a window inside the frame")
 }
 
@@ -146,7 +146,7 @@ fn load<T: Real, L: Lanes<T>, const V: usize>(lines: &[Line<T>; V]) -> [L; V] {
 }
 
 #[inline(always)]
-fn store<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
+pub(crate) fn store<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
     row: &Row<'_, T>,
     acc: &[[L; V]; P],
     y: &mut [T],
