@@ -5,7 +5,7 @@ use crate::line::LANES;
 use crate::matrix;
 use crate::scratch::with_lines;
 use crate::{
-    ChannelAffine, Conv2dGradients, Conv2dShape, Kernels, MatmulShape, OutputGradient, Real, VisitImages,
+    ChannelAffine, Conv2dGradients, Conv2dShape, Kernels, MatmulShape, OutputGradient, Real, Visitor,
 };
 
 /// Work that [`vectorized`] compiles once for each instruction set.
@@ -80,12 +80,12 @@ pub fn conv2d<T: Real>(
     Kernels::current().conv2d(shape, x, w, pad_value, out, y);
 }
 
-/// [`conv2d`] whose output is looked at while it is in the cache: `visit(first, images)` sees every `together` images, once they are written, in
-/// any order and on several threads.
+/// [`conv2d`] whose output is visited while it is in the cache: `visit(first, images)` gets every `together` images, once they are written, in
+/// any order and on several threads, and may change them.
 ///
 /// # Panics
 ///
-/// As [`conv2d`], and if `together` is zero.
+/// As [`conv2d`], and if the visitor takes no image at a time.
 #[track_caller]
 pub fn conv2d_visited<T: Real>(
     shape: &Conv2dShape,
@@ -94,9 +94,9 @@ pub fn conv2d_visited<T: Real>(
     pad_value: T,
     out: ChannelAffine<'_, T>,
     y: &mut [T],
-    visit: (usize, &VisitImages<'_, T>),
+    visitor: Visitor<'_, T>,
 ) {
-    Kernels::current().conv2d_visited(shape, x, w, pad_value, out, y, visit);
+    Kernels::current().conv2d_visited(shape, x, w, pad_value, out, y, visitor);
 }
 
 /// The gradient of a convolution's input: `dx[n, iy, ix, c] = Σ dy[n, oy, ox, o] · w[kh, kw, c, o]` over the outputs that saw the input.

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use crate::ahead::Ahead;
 use crate::arch::numbers_mut;
 use crate::kernel_gradient::KernelGradient;
 use crate::line::{LANES, Line};
@@ -141,11 +142,11 @@ impl<T: Real> Input<'_, T> {
     fn gradient(&self, dy: &[T], dx: &mut [T]) {
         let Self { product, weights, add } = *self;
         if !add {
-            return product.image(dy, weights, dx);
+            return product.image(dy, weights, dx, Ahead::NOTHING);
         }
         with_lines(dx.len().div_ceil(LANES), |lines| {
             let part = &mut numbers_mut(lines)[..dx.len()];
-            product.image(dy, weights, part);
+            product.image(dy, weights, part, Ahead::of([&[], &*dx]));
             vectorized(|| dx.iter_mut().zip(&*part).for_each(|(dx, part)| *dx = *dx + *part));
         });
     }
@@ -154,7 +155,7 @@ impl<T: Real> Input<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ChannelAffine, Isa, Padding};
+    use crate::{ChannelAffine, Isa, Padding, Visitor};
 
     fn numbers(len: usize, frequency: f32) -> Vec<f32> {
         (0..len).map(|i| (i as f32 * frequency).sin()).collect()
@@ -230,12 +231,22 @@ mod tests {
             for together in [1, 2, 7, 30] {
                 let seen = std::sync::Mutex::new(vec![f32::NAN; expected.len()]);
                 let image = expected.len() / shape.batch;
-                let visit = |first: usize, images: &[f32]| {
+                let visit = |first: usize, images: &mut [f32]| {
                     seen.lock().unwrap()[first * image..][..images.len()].copy_from_slice(images);
+                    images.iter_mut().for_each(|y| *y = -*y);
                 };
                 let mut y = vec![f32::NAN; expected.len()];
-                crate::conv2d_visited(&shape, &x, &w, 1.0, out, &mut y, (together, &visit));
-                assert_eq!((&y, &seen.into_inner().unwrap()), (&expected, &expected), "{shape:?}");
+                crate::conv2d_visited(
+                    &shape,
+                    &x,
+                    &w,
+                    1.0,
+                    out,
+                    &mut y,
+                    Visitor { together, visit: &visit, beside: &expected },
+                );
+                let changed: Vec<f32> = expected.iter().map(|y| -y).collect();
+                assert_eq!((&y, &seen.into_inner().unwrap()), (&changed, &expected), "{shape:?}");
             }
         }
     }

@@ -2,12 +2,12 @@
 
 use crate::arch::{self, Kernels};
 use crate::packed::sign_product::sign_product;
-use crate::product::VisitImages;
+use crate::visitor::{Visitor, visit_all};
 use crate::{
     ChannelAffine, Conv2dGradients, Conv2dShape, GradientRows, Isa, MatmulShape, OutputGradient, Padding,
     Real, Vectorize, takes_rows,
 };
-use crate::{gradients, kernel_gradient, matrix, plan, product, reference};
+use crate::{gradients, kernel_gradient, matrix, plan, reference};
 
 impl Kernels {
     /// The kernels of an instruction set, or nothing where this machine lacks it.
@@ -82,20 +82,20 @@ impl Kernels {
         pad_value: T,
         out: ChannelAffine<'_, T>,
         y: &mut [T],
-        (together, visit): (usize, &VisitImages<'_, T>),
+        visitor: Visitor<'_, T>,
     ) {
         assert_lengths(shape, x.len(), w.len(), y.len());
         out.assert_channels(shape.out_channels);
-        assert!(together > 0, "a visit needs an image");
+        assert!(visitor.together > 0, "a visit needs an image");
         if y.is_empty() {
             return;
         }
         let lengths = [shape.input_len() / shape.batch, shape.output_len() / shape.batch];
         if self.by_bits(shape, x, w, pad_value, out, y) {
-            return product::visit_all(y, lengths[1], (together, visit));
+            return visit_all(y, lengths[1], visitor);
         }
         plan::with_forward(self, shape, w, pad_value, out, |product| {
-            product.run_visited(x, y, lengths, (together, visit));
+            product.run_visited(x, y, lengths, visitor);
         });
     }
 

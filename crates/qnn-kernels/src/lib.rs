@@ -30,7 +30,9 @@
 extern crate alloc;
 
 mod affine;
+mod ahead;
 mod arch;
+mod column;
 mod float_conv;
 mod frame;
 mod functions;
@@ -51,6 +53,7 @@ mod scratch;
 mod shape;
 mod threads;
 mod tile;
+mod visitor;
 
 pub use affine::ChannelAffine;
 pub use arch::Kernels;
@@ -62,6 +65,6 @@ pub use functions::{
 };
 pub use gradients::{Conv2dGradients, OutputGradient, takes_pieces};
 pub use isa::{Isa, UnknownIsa};
-pub use product::VisitImages;
 pub use real::Real;
 pub use shape::{Conv2dShape, MatmulShape, Padding, ShapeError};
+pub use visitor::{VisitImages, Visitor};

@@ -117,7 +117,7 @@ pub(crate) fn forward_tables<T: Real>(tiles: &Tiles<T>, window: &Window<'_>, pad
         panels: panels(depthwise, shape, shape.out_channels / shape.groups, LANES * tiles.vectors()),
         depth: window.kernel[0] * window.kernel[1] * group_channels,
         group_lines: group_lines(&frame, depthwise, shape.groups),
-        lattices: vec![Lattice { rows, columns, reach: shape.kernel[0] - 1, taps }],
+        lattices: vec![Lattice::new(rows, columns, shape.kernel[0] - 1, taps, frame.row_lines())],
         elementwise: depthwise,
         inside: false,
         frame,
@@ -251,7 +251,7 @@ fn gradient_lattices<T: Real>(shape: &Conv2dShape, frame: &Frame<T>) -> Vec<Latt
                 position / shape.kernel[1] % shape.stride[0] == row
                     && position % shape.kernel[1] % shape.stride[1] == column
             });
-            Lattice { rows, columns, reach: frame.top, taps }
+            Lattice::new(rows, columns, frame.top, taps, frame.row_lines())
         })
         .collect()
 }

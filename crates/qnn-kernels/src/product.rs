@@ -4,13 +4,16 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use crate::ahead::Ahead;
 use crate::arch::{Tiles, numbers_mut};
+use crate::column::{Column, Pitch, Rolling};
 use crate::frame::Frame;
 use crate::line::{Block, LANES, Line};
 use crate::scratch::with_lines;
 use crate::threads;
 use crate::threads::prelude::*;
 use crate::tile::{Row, Tap};
+use crate::visitor::{Visitor, visit_all};
 use crate::{ChannelAffine, Real};
 
 /// Weights beyond which they no longer stay in a core's cache while images pass by.
@@ -46,13 +49,12 @@ pub(crate) struct Lattice {
     /// Frame rows below the origin that the taps reach.
     pub(crate) reach: usize,
     pub(crate) taps: Vec<Tap>,
+    /// The taps once more, where rows can be taken together.
+    rolling: Option<Rolling>,
 }
 
 /// Writes a panel's weights, one line after the other: for each weight index as many lines as the panel has vectors.
 pub(crate) type Pack<'a, T> = dyn Fn(Block, usize, &mut [Line<T>]) + Sync + 'a;
-
-/// Sees some images of the output as soon as they are written: the number of the first, and their elements.
-pub type VisitImages<'a, T> = dyn Fn(usize, &[T]) + Sync + 'a;
 
 /// What a job computes, whatever the weights and the images: made once for a shape.
 #[derive(Clone, Debug)]
@@ -103,10 +105,13 @@ struct Target {
     first_channel: usize,
 }
 
-/// Shows all images, `together` at a time.
-pub(crate) fn visit_all<T: Real>(y: &[T], image_len: usize, (together, visit): (usize, &VisitImages<'_, T>)) {
-    let parts = y.par_chunks(image_len * together).enumerate();
-    parts.for_each(|(index, y)| visit(index * together, y));
+impl Lattice {
+    /// `row_lines` are those of a frame row.
+    pub(crate) fn new(rows: Axis, columns: Axis, reach: usize, taps: Vec<Tap>, row_lines: usize) -> Self {
+        let neighbours = rows.step == 1 && rows.stride == 1;
+        let rolling = if neighbours { Rolling::of(&taps, row_lines) } else { None };
+        Self { rows, columns, reach, taps, rolling }
+    }
 }
 
 impl<T: Real> Tables<T> {
@@ -153,9 +158,17 @@ impl<T: Real> Tables<T> {
         ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0)
     }
 
+    /// How rows of a lattice are taken together where the instruction set does so.
+    fn columns_of<'l>(&self, lattice: &'l Lattice) -> Option<&'l Rolling> {
+        lattice.rolling.as_ref().filter(|_| self.channels <= LANES && !self.elementwise)
+    }
+
     /// The taps of the outputs whose frame begins with `row`.
+    ///
+    /// Columns take every row of the frame, so that where they may be used, no instruction set leaves rows out: weights beyond all numbers,
+    /// and zeros that underflowed, would tell.
     fn taps<'l>(&self, lattice: &'l Lattice, row: usize) -> &'l [Tap] {
-        if !self.inside {
+        if !self.inside || self.columns_of(lattice).is_some() {
             return &lattice.taps;
         }
         let (lines, image) = (self.frame.row_lines(), self.frame.top..self.frame.top + self.frame.height);
@@ -204,11 +217,16 @@ impl<T: Real> Product<'_, T> {
         let tables = self.tables;
         let image_len = rows * tables.columns * tables.channels;
         let band = self.band_rows(rows, y.len().div_ceil(image_len));
+        let input_len = tables.image_len(images);
         self.with_weights(|weights| {
-            let pairs = y.par_chunks_mut(image_len).zip(images.par_chunks(tables.image_len(images)));
-            pairs.with_max_len(IMAGES_TOGETHER).for_each(|(y, image)| {
-                let bands = y.par_chunks_mut(band * tables.columns * tables.channels).enumerate();
-                bands.for_each(|(index, y)| self.band(index * band, image, weights, y));
+            let pairs = y.par_chunks_mut(image_len).zip(images.par_chunks(input_len)).enumerate();
+            pairs.with_max_len(IMAGES_TOGETHER).for_each(|(number, (y, image))| {
+                let ahead = Ahead::of([rows_of(images, input_len, number + 1), &[]]);
+                let bands = y.par_chunks_mut(band * tables.columns * tables.channels);
+                let count = bands.len();
+                bands.enumerate().for_each(|(index, y)| {
+                    self.band(index * band, image, weights, y, ahead.part(index, count));
+                });
             });
         });
     }
@@ -220,31 +238,36 @@ impl<T: Real> Product<'_, T> {
         images: &[T],
         y: &mut [T],
         [input_len, output_len]: [usize; 2],
-        (together, visit): (usize, &VisitImages<'_, T>),
+        visitor: Visitor<'_, T>,
     ) {
+        let Visitor { together, visit, beside } = visitor;
         let pixels = y.len() / self.tables.channels;
         let visits = y.len() / (output_len * together);
         if self.has_many_weights(self.rows(pixels), pixels) || visits < 4 * threads::current_num_threads() {
             self.run(images, y);
-            return visit_all(y, output_len, (together, visit));
+            return visit_all(y, output_len, visitor);
         }
         self.with_weights(|weights| {
-            let parts = y.par_chunks_mut(output_len * together).zip(images.par_chunks(input_len * together));
-            let parts = parts.enumerate().with_max_len(IMAGES_TOGETHER.div_ceil(together));
-            parts.for_each(|(index, (y, images))| {
-                let pairs = y.chunks_mut(output_len).zip(images.chunks(input_len));
-                pairs.for_each(|(y, image)| self.image(image, weights, y));
+            let parts = y.par_chunks_mut(output_len * together).enumerate();
+            parts.with_max_len(IMAGES_TOGETHER.div_ceil(together)).for_each(|(index, y)| {
+                for (number, y) in (index * together..).zip(y.chunks_mut(output_len)) {
+                    let next = rows_of(images, input_len, number + 1);
+                    let ahead = Ahead::of([next, rows_of(beside, output_len, number)]);
+                    self.image(rows_of(images, input_len, number), weights, y, ahead);
+                }
                 visit(index * together, y);
             });
         });
     }
 
     /// One whole image on the calling thread, with the weights of [`with_weights`](Self::with_weights).
-    pub(crate) fn image(&self, image: &[T], weights: &[Line<T>], y: &mut [T]) {
+    pub(crate) fn image(&self, image: &[T], weights: &[Line<T>], y: &mut [T], ahead: Ahead<'_, T>) {
         let row = self.tables.columns * self.tables.channels;
         let band = self.band_rows(y.len().div_ceil(row), usize::MAX);
-        for (index, y) in y.chunks_mut(band * row).enumerate() {
-            self.band(index * band, image, weights, y);
+        let bands = y.chunks_mut(band * row);
+        let count = bands.len();
+        for (index, y) in bands.enumerate() {
+            self.band(index * band, image, weights, y, ahead.part(index, count));
         }
     }
 
@@ -269,7 +292,7 @@ impl<T: Real> Product<'_, T> {
                     let (first, count) = (part * band * tables.columns, bytes.len() / each);
                     with_lines((count * tables.channels).div_ceil(LANES), |lines| {
                         let numbers = &mut numbers_mut(lines)[..count * tables.channels];
-                        self.band(part * band, image, weights, numbers);
+                        self.band(part * band, image, weights, numbers, Ahead::NOTHING);
                         visit(index * image_pixels + first, numbers, bytes);
                     });
                 });
@@ -317,17 +340,17 @@ impl<T: Real> Product<'_, T> {
         wanted.min((RESIDENT_LINES / lines).max(2 * lattice.reach)).max(1)
     }
 
-    fn band(&self, first_row: usize, image: &[T], weights: &[Line<T>], y: &mut [T]) {
+    fn band(&self, first_row: usize, image: &[T], weights: &[Line<T>], y: &mut [T], ahead: Ahead<'_, T>) {
         let rows = first_row..first_row + y.len().div_ceil(self.tables.columns * self.tables.channels);
         let framed = self.tables.framed(&rows);
         with_lines(framed.len() * self.tables.frame.row_lines(), |frame| {
             self.tables.frame.fill(framed.clone(), image, frame);
             let framed = Framed { rows, first: framed.start, lines: frame };
-            for (panel, weights) in
-                self.tables.panels.iter().zip(weights.chunks_exact(self.tables.panel_lines()))
-            {
+            let panels = &self.tables.panels;
+            let weights = weights.chunks_exact(self.tables.panel_lines());
+            for (index, (panel, weights)) in panels.iter().zip(weights).enumerate() {
                 let target = Target { pitch: self.tables.channels, first_channel: panel.first };
-                self.sweep(*panel, weights, &framed, &target, y);
+                self.sweep(*panel, weights, &framed, &target, y, ahead.part(index, panels.len()));
             }
         });
     }
@@ -369,7 +392,7 @@ impl<T: Real> Product<'_, T> {
             for (frame, products) in frames.zip(products.chunks_mut(rows * tables.columns * width)) {
                 let target = Target { pitch: width, first_channel: 0 };
                 let framed = Framed { rows: 0..rows, first: framed.start, lines: frame };
-                self.sweep(panel, weights, &framed, &target, products);
+                self.sweep(panel, weights, &framed, &target, products, Ahead::NOTHING);
             }
         };
         match self.weights {
@@ -400,13 +423,34 @@ impl<T: Real> Product<'_, T> {
         });
     }
 
+    /// How so many rows of a lattice can be taken together, if that is faster than one after the other.
+    fn rolling<'l>(&self, lattice: &'l Lattice, rows: usize) -> Option<&'l Rolling> {
+        let fits = rows >= Column::<T>::LEAST_ROWS && self.tiles.takes_columns();
+        self.tables.columns_of(lattice).filter(|_| fits)
+    }
+
     /// One panel of output channels over the rows of one frame.
-    fn sweep(&self, panel: Block, weights: &[Line<T>], framed: &Framed<'_, T>, target: &Target, y: &mut [T]) {
+    fn sweep(
+        &self,
+        panel: Block,
+        weights: &[Line<T>],
+        framed: &Framed<'_, T>,
+        target: &Target,
+        y: &mut [T],
+        ahead: Ahead<'_, T>,
+    ) {
         let vectors = self.tables.vectors(panel);
         let (packed, affine) =
             weights[..(self.tables.depth + 2) * vectors].split_at(self.tables.depth * vectors);
-        for lattice in &self.tables.lattices {
-            for step in lattice.rows.steps_in(&framed.rows) {
+        let lattices = &self.tables.lattices;
+        for (index, lattice) in lattices.iter().enumerate() {
+            let ahead = ahead.part(index, lattices.len());
+            let steps = lattice.rows.steps_in(&framed.rows);
+            let together = steps.len();
+            let rolling = self.rolling(lattice, together);
+            // A column is all rows, seen from the first.
+            let seen = if rolling.is_some() { 1 } else { together };
+            for (index, step) in steps.take(seen).enumerate() {
                 let frame_row = lattice.rows.origin + step * lattice.rows.stride;
                 let image = &framed.lines[(frame_row - framed.first) * self.tables.frame.row_lines()
                     + panel.group * self.tables.group_lines
@@ -427,6 +471,14 @@ impl<T: Real> Product<'_, T> {
                     pixel_step,
                     live: panel.count,
                 };
+                if let Some(rolling) = rolling {
+                    let row_lines = self.tables.frame.row_lines();
+                    let row_step = self.tables.columns * target.pitch;
+                    let column = rolling.column(row, Pitch { rows: together, row_lines, row_step, ahead });
+                    self.tiles.column(&column, y);
+                    continue;
+                }
+                ahead.part(index, together).ask();
                 if self.tables.elementwise {
                     self.tiles.elementwise(&row, y);
                 } else {
@@ -435,6 +487,11 @@ impl<T: Real> Product<'_, T> {
             }
         }
     }
+}
+
+/// The numbers of one image of many, nothing past the last.
+fn rows_of<T>(images: &[T], len: usize, number: usize) -> &[T] {
+    images.get(number * len..).map_or(&[], |images| &images[..len.min(images.len())])
 }
 
 impl Axis {

@@ -132,7 +132,7 @@ fn elementwise_tile<T: Real, L: Lanes<T>, const P: usize>(row: &Row<'_, T>, line
 }
 
 #[inline(always)]
-fn window<'a, T, const P: usize>(lines: &'a [Line<T>], tap: &Tap) -> &'a [Line<T>; P] {
+pub(crate) fn window<'a, T, const P: usize>(lines: &'a [Line<T>], tap: &Tap) -> &'a [Line<T>; P] {
     lines[tap.line..].first_chunk().expect("a window inside the frame")
 }
 
@@ -146,22 +146,13 @@ fn load<T: Real, L: Lanes<T>, const V: usize>(lines: &[Line<T>; V]) -> [L; V] {
 }
 
 #[inline(always)]
-fn store<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
+pub(crate) fn store<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
     row: &Row<'_, T>,
     acc: &[[L; V]; P],
     y: &mut [T],
 ) {
     let (affine, _) = row.affine.as_chunks::<V>();
     let (scale, bias) = (load::<T, L, V>(&affine[0]), load::<T, L, V>(&affine[1]));
-    if row.live == V * LANES {
-        for p in 0..P {
-            let (y, _) = y[p * row.pixel_step..][..V * LANES].as_chunks_mut::<LANES>();
-            for v in 0..V {
-                y[v] = acc[p][v].times(scale[v]).plus(bias[v]).to_line().0;
-            }
-        }
-        return;
-    }
     let mut lines = [[Line([T::zero(); LANES]); V]; P];
     for p in 0..P {
         for v in 0..V {
@@ -172,7 +163,7 @@ fn store<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
         for (line, y) in lines.iter().zip(y[..row.live].chunks_mut(LANES)) {
             match y.first_chunk_mut::<LANES>() {
                 Some(whole) => *whole = line.0,
-                None => y.copy_from_slice(&line.0[..y.len()]),
+                None => y.iter_mut().zip(line.0).for_each(|(y, sum)| *y = sum),
             }
         }
     }

@@ -118,6 +118,13 @@ impl BatchNorm {
         Ok(y.into())
     }
 
+    /// Mean, factor and offset of each channel in evaluation.
+    pub(crate) fn fixed(&self, cx: &mut Ctx<'_>) -> [Tensor; 3] {
+        let [gamma, beta] = [&self.gamma, &self.beta].map(|param| cx.param(param).value());
+        let (mean, variance) = (self.running_mean.value(), self.running_var.value());
+        [mean.clone(), batch_norm_scale(&gamma, variance, self.config.epsilon), beta]
+    }
+
     fn evaluate<'t>(&self, cx: &mut Ctx<'t>, x: Var<'t>) -> Var<'t> {
         let (gamma, beta) = (cx.param(&self.gamma), cx.param(&self.beta));
         let (mean, variance) = (self.running_mean.value(), self.running_var.value());

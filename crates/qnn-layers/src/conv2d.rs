@@ -1,9 +1,9 @@
 use qnn_quant::Pair;
 use qnn_tensor::Var;
-use qnn_tensor::ops::{Conv2dOptions, Factors, conv2d_factored, conv2d_measured};
+use qnn_tensor::ops::{Conv2dOptions, ConvEnd, Factors, conv2d_factored, conv2d_measured, conv2d_normalized};
 
 use crate::input_scale::{check_input_scaling, pixel_scales, scaled};
-use crate::operands::{Weights, check_positive, new_bias, new_kernel};
+use crate::operands::{Operands, Weights, check_positive, new_bias, new_kernel};
 use crate::slot::Slot;
 use crate::{
     Constraint, Ctx, Error, Init, Initializer, Layer, Op, PaddingRule, Param, Product, QuantizeGradient,
@@ -194,6 +194,15 @@ impl Conv2d {
         }
     }
 
+    /// The shape of the output for an input.
+    pub(crate) fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, Error> {
+        let Conv2dConfig { kernel, stride, padding, out_channels, .. } = self.config;
+        self.options(shape)?;
+        let size = padding.output([shape[1], shape[2]], kernel, [stride; 2]);
+        let [height, width] = size.expect("the options were found for this shape");
+        Ok(vec![shape[0], height, width, out_channels])
+    }
+
     pub(crate) fn weights(&self) -> Weights<'_> {
         Weights {
             layer: LAYER,
@@ -225,6 +234,23 @@ impl Conv2d {
     pub fn forward_measured<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let convolution = if cx.is_training() { conv2d_measured } else { conv2d_factored };
         self.convolve(cx, x, convolution)
+    }
+
+    /// `gate(norm(forward(x)) + shortcut)` in an evaluation to which nobody listens, in one operation with the bits of separate ones.
+    pub(crate) fn forward_normalized<'t>(
+        &self,
+        cx: &mut Ctx<'t>,
+        x: Signal<'t>,
+        end: &ConvEnd<'_, 't>,
+    ) -> Result<Signal<'t>, Error> {
+        let options = self.options(&x.shape())?;
+        let Operands { x, kernel, bias, factors, .. } = self.weights().operands(cx, x)?;
+        Ok(conv2d_normalized(x, kernel, bias, &factors, &options, end).into())
+    }
+
+    /// Whether [`forward_normalized`](Self::forward_normalized) can replace the layers: whether there is nothing between the product and its norm.
+    pub(crate) fn can_be_normalized(&self) -> bool {
+        !self.config.input_scaling
     }
 
     fn convolve<'t>(

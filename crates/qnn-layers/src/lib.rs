@@ -66,6 +66,7 @@ mod integer;
 mod layer;
 mod module;
 mod normalization;
+mod normalized_conv2d;
 mod operands;
 mod padding;
 mod param;
@@ -103,6 +104,7 @@ pub use module::{
     Count, Leaf, LeafMut, Module, Path, for_each_param, for_each_param_mut, model_bits, parameter_count,
 };
 pub use normalization::Normalization;
+pub use normalized_conv2d::NormalizedConv2d;
 
 pub use padding::PaddingRule;
 pub use param::{Buffer, BufferId, Constraint, Param, ParamId, Role};

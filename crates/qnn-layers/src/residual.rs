@@ -107,7 +107,11 @@ fn fused<'a>(
 
 /// Refuses a sum of different shapes.
 pub(crate) fn check_sum(body: Signal<'_>, shortcut: Signal<'_>) -> Result<(), Error> {
-    let (expected, got) = (body.shape(), shortcut.shape());
+    check_same_shape(body.shape(), shortcut.shape())
+}
+
+/// [`check_sum`] of two shapes.
+pub(crate) fn check_same_shape(expected: Vec<usize>, got: Vec<usize>) -> Result<(), Error> {
     if expected == got {
         return Ok(());
     }

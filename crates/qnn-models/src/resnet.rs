@@ -1,7 +1,7 @@
 use qnn_layers::{
     Conv2d, Conv2dConfig, Ctx, DenseConfig, GlobalAveragePool, Init, Initializer, IntegerUnit, Layer,
-    Normalization, PaddingRule, QuantizeRange, Signal, UnitOutput, Within, average_in_range, module,
-    normalize_and_activate, normalize_sum_and_activate, sum_and_activate,
+    Normalization, NormalizedConv2d, PaddingRule, QuantizeRange, Signal, UnitOutput, Within,
+    average_in_range, module, sum_and_activate,
 };
 
 use crate::build::Builder;
@@ -241,11 +241,23 @@ impl Block {
         })
     }
 
-    /// The body up to its last batch norm.
-    fn convolutions<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, qnn_layers::Error> {
-        let x = self.conv1.forward_measured(cx, x).within("conv1")?;
-        let x = normalize_and_activate(cx, x, &self.norm1, &*self.activation1, ["norm1", "activation1"])?;
-        self.conv2.forward_measured(cx, x).within("conv2")
+    /// The two convolutions with what follows them.
+    fn convolutions(&self) -> [NormalizedConv2d<'_>; 2] {
+        let (norm, activation) = (&self.norm1, &*self.activation1);
+        let first = NormalizedConv2d {
+            conv: &self.conv1,
+            norm,
+            activation,
+            names: ["conv1", "norm1", "activation1"],
+        };
+        let (norm, activation) = (&self.norm2, &*self.activation2);
+        let second = NormalizedConv2d {
+            conv: &self.conv2,
+            norm,
+            activation,
+            names: ["conv2", "norm2", "activation2"],
+        };
+        [first, second]
     }
 
     /// The block of a network of integers alone.
@@ -331,8 +343,9 @@ impl Layer for Stem {
             let unit = IntegerUnit::activated(&self.conv, &self.activation)?.folding(Some(&self.norm))?;
             return unit.forward(cx, x).within("conv");
         }
-        let x = self.conv.forward_measured(cx, x).within("conv")?;
-        normalize_and_activate(cx, x, &self.norm, &*self.activation, ["norm", "activation"])
+        let Self { conv, norm, activation, .. } = self;
+        let names = ["conv", "norm", "activation"];
+        NormalizedConv2d { conv, norm, activation: &**activation, names }.forward(cx, x)
     }
 }
 
@@ -341,11 +354,11 @@ impl Layer for Block {
         if let Some(ranges) = &self.ranges {
             return self.in_ranges(ranges, cx, x);
         }
-        let y = self.convolutions(cx, x)?;
-        let (norm, activation, path) = (&self.norm2, &*self.activation2, ["norm2", "activation2"]);
+        let [first, second] = self.convolutions();
+        let y = first.forward(cx, x)?;
         if self.adds_shortcut {
-            return normalize_sum_and_activate(cx, y, norm, |cx| self.around(cx, x), activation, path);
+            return second.forward_with_shortcut(cx, y, |cx| self.around(cx, x));
         }
-        normalize_and_activate(cx, y, norm, activation, path)
+        second.forward(cx, y)
     }
 }

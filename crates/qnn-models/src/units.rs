@@ -1,6 +1,7 @@
 use qnn_layers::{
     Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, IntegerUnit, Layer, Leaf, LeafMut, MaxPool2d,
-    Module, Normalization, Path, Signal, UnitOutput, Within, module, normalize_and_activate,
+    Module, Normalization, NormalizedConv2d, Path, Signal, UnitOutput, Within, module,
+    normalize_and_activate,
 };
 
 use crate::Result;
@@ -90,13 +91,13 @@ impl Layer for ConvUnit {
             let unit = IntegerUnit::activated(&self.conv, &self.activation)?.folding(Some(&self.norm))?;
             return unit.pooling(self.pool.as_ref()).forward(cx, x).within("conv");
         }
-        let x = match &self.pool {
-            None => self.conv.forward_measured(cx, x).within("conv")?,
-            Some(pool) => {
-                let x = self.conv.forward(cx, x).within("conv")?;
-                pool.forward(cx, x).within("pool")?
-            }
+        let Some(pool) = &self.pool else {
+            let (norm, activation) = (&self.norm, &*self.activation);
+            let names = ["conv", "norm", "activation"];
+            return NormalizedConv2d { conv: &self.conv, norm, activation, names }.forward(cx, x);
         };
+        let x = self.conv.forward(cx, x).within("conv")?;
+        let x = pool.forward(cx, x).within("pool")?;
         normalize_and_activate(cx, x, &self.norm, &*self.activation, ["norm", "activation"])
     }
 }

@@ -26,6 +26,7 @@ mod x86_bits;
 pub(crate) use dots::dot_tables;
 pub(crate) use dots::{DotTiles, as_bytes};
 
+use crate::column::Column;
 use crate::line::{LANES, Line};
 use crate::matrix::Job;
 use crate::tile::{Row, Sweep};
@@ -41,6 +42,7 @@ pub struct Kernels {
 }
 
 type RowTile<T> = unsafe fn(&Row<'_, T>, &mut [T]);
+type ColumnTile<T> = unsafe fn(&Column<'_, T>, &mut [T]);
 type MatrixTile<T> = unsafe fn(&Job<'_, T>, &mut [Line<T>]);
 type SweepTile<T> = unsafe fn(&Sweep<'_, T>, &mut [Line<T>]);
 
@@ -50,6 +52,8 @@ pub struct Tiles<T> {
     /// Vectors of output channels that a tile can take, 1 or 2.
     vectors: usize,
     product: [RowTile<T>; 2],
+    /// Where a tile of one vector has more registers than a row of it makes use of.
+    column: Option<ColumnTile<T>>,
     elementwise: RowTile<T>,
     outer: [SweepTile<T>; 2],
     elementwise_outer: SweepTile<T>,
@@ -101,6 +105,16 @@ impl<T> Tiles<T> {
     pub(crate) fn product(&self, vectors: usize, row: &Row<'_, T>, y: &mut [T]) {
         // SAFETY: `table` hands out a table only on a machine that has its instruction set, and the function asks for nothing else.
         unsafe { (self.product[vectors - 1])(row, y) }
+    }
+
+    pub(crate) fn takes_columns(&self) -> bool {
+        self.column.is_some()
+    }
+
+    pub(crate) fn column(&self, column: &Column<'_, T>, y: &mut [T]) {
+        let tile = self.column.expect("asked for only where there is one");
+        // SAFETY: as for `product`.
+        unsafe { tile(column, y) }
     }
 
     /// Rows of the left factor that a matrix tile takes at most.
@@ -202,6 +216,7 @@ macro_rules! tiles {
         Tiles {
             vectors: $vectors,
             product: [product_one, product_two],
+            column: None,
             elementwise,
             outer: [outer_one, outer_two],
             elementwise_outer,

@@ -7,6 +7,7 @@ use core::arch::x86_64::{
 };
 
 use super::{Kernels, Tiles, matrix_tiles, product_row, scalar, tiles, x86_bits};
+use crate::column::{Column, column_tile};
 use crate::lanes::{Lanes, Portable};
 use crate::line::{LANES, Line};
 use crate::matrix::{Job, matrix_tile};
@@ -33,8 +34,28 @@ const AVX2_F32: Tiles<f32> = tiles!(#[target_feature(enable = "avx2,fma")] f32, 
 // Double precision serves gradient checks: the compiler's own vectors do.
 const AVX2_F64: Tiles<f64> = tiles!(#[target_feature(enable = "avx2,fma")] f64, Portable<f64>, vectors: 1, one: [1 2], two: [1 2], outer: [2, 2]);
 // Thirty-two registers: at most 28 accumulators, two of weights, one broadcast.
-const AVX512_F32: Tiles<f32> = tiles!(#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-    f32, Avx512, vectors: 2, one: [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16], two: [1 2 3 4 5 6 7 8 9 10 11 12 13 14], outer: [16, 8]);
+const AVX512_F32: Tiles<f32> = Tiles {
+    column: Some(avx512_column),
+    ..tiles!(#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+    f32, Avx512, vectors: 2, one: [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16], two: [1 2 3 4 5 6 7 8 9 10 11 12 13 14], outer: [16, 8])
+};
+
+// Three rows of eight pixels are 24 accumulators, beside three of weights and one broadcast.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+fn avx512_column(column: &Column<'_, f32>, y: &mut [f32]) {
+    for cut in tile::cuts(column.pixels(), 8) {
+        match cut.len() {
+            1 => column_tile::<f32, Avx512, 1>(column, cut.start, y),
+            2 => column_tile::<f32, Avx512, 2>(column, cut.start, y),
+            3 => column_tile::<f32, Avx512, 3>(column, cut.start, y),
+            4 => column_tile::<f32, Avx512, 4>(column, cut.start, y),
+            5 => column_tile::<f32, Avx512, 5>(column, cut.start, y),
+            6 => column_tile::<f32, Avx512, 6>(column, cut.start, y),
+            7 => column_tile::<f32, Avx512, 7>(column, cut.start, y),
+            _ => column_tile::<f32, Avx512, 8>(column, cut.start, y),
+        }
+    }
+}
 
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn with_avx2<W: Vectorize>(work: W) -> W::Output {

@@ -1,4 +1,4 @@
-use qnn_kernels::{ChannelAffine, Conv2dShape, Padding};
+use qnn_kernels::{ChannelAffine, Conv2dShape, Padding, Visitor};
 
 use super::conv_gradients::Backward;
 use super::factors::{Factors, bias_values};
@@ -117,26 +117,19 @@ fn convolution<'t, T: Scalar>(
     options: &Conv2dOptions,
     measure: bool,
 ) -> Var<'t, T> {
-    let (codes, kernel) = (x.value(), w.value());
-    let shape = conv2d_shape(codes.shape(), kernel.shape(), options);
-    let pad = T::of(options.pad_value);
-    let scale = factors.output_scale("conv2d", shape.out_channels);
-    let offset = bias_values("conv2d", bias, shape.out_channels);
-    let out = ChannelAffine { scale: scale.as_deref(), bias: offset.as_ref().map(Tensor::as_slice) };
-    let y_shape = [shape.batch, shape.out_height(), shape.out_width(), shape.out_channels];
-    let image_len = y_shape[1..].iter().product();
+    let convolution = Convolution::new([x, w], bias, factors, options);
+    let shape = convolution.shape;
+    let image_len = convolution.output_shape()[1..].iter().product();
     let moments =
         if measure { PiecewiseMoments::new(shape.batch, image_len, shape.out_channels) } else { None };
-    let y = Tensor::build(&y_shape, |y| {
-        let (x, w) = (codes.as_slice(), kernel.as_slice());
-        match &moments {
-            None => qnn_kernels::conv2d(&shape, x, w, pad, out, y),
-            Some(moments) => {
-                let see = |first: usize, images: &[T]| moments.see(first, images);
-                qnn_kernels::conv2d_visited(&shape, x, w, pad, out, y, (moments.together, &see));
-            }
+    let y = match &moments {
+        None => convolution.product(None),
+        Some(moments) => {
+            let see = |first: usize, images: &mut [T]| moments.see(first, images);
+            convolution.product(Some(Visitor { together: moments.together, visit: &see, beside: &[] }))
         }
-    });
+    };
+    let Convolution { x: codes, w: kernel, pad, .. } = convolution;
     let backward = Backward { shape, x: codes, w: kernel, pad, factors: factors.clone() };
     let y = match bias {
         None => {
@@ -150,6 +143,49 @@ fn convolution<'t, T: Scalar>(
         }
     };
     moments.map_or(y, |moments| y.with_moments(moments.finish()))
+}
+
+/// The operands of a convolution, and what each output goes through at its end.
+pub(super) struct Convolution<T: Scalar> {
+    pub(super) shape: Conv2dShape,
+    x: Tensor<T>,
+    w: Tensor<T>,
+    pad: T,
+    scale: Option<Vec<T>>,
+    offset: Option<Tensor<T>>,
+}
+
+impl<T: Scalar> Convolution<T> {
+    #[track_caller]
+    pub(super) fn new(
+        [x, w]: [Var<'_, T>; 2],
+        bias: Option<Var<'_, T>>,
+        factors: &Factors<T>,
+        options: &Conv2dOptions,
+    ) -> Self {
+        let [x, w] = [x, w].map(Var::value);
+        let shape = conv2d_shape(x.shape(), w.shape(), options);
+        let scale = factors.output_scale("conv2d", shape.out_channels);
+        let offset = bias_values("conv2d", bias, shape.out_channels);
+        Self { shape, x, w, pad: T::of(options.pad_value), scale, offset }
+    }
+
+    pub(super) fn output_shape(&self) -> [usize; 4] {
+        let shape = &self.shape;
+        [shape.batch, shape.out_height(), shape.out_width(), shape.out_channels]
+    }
+
+    /// The output, shown to a visitor while it is in the cache.
+    pub(super) fn product(&self, visit: Option<Visitor<'_, T>>) -> Tensor<T> {
+        let Self { shape, pad, .. } = self;
+        let out =
+            ChannelAffine { scale: self.scale.as_deref(), bias: self.offset.as_ref().map(Tensor::as_slice) };
+        let (x, w) = (self.x.as_slice(), self.w.as_slice());
+        Tensor::build(&self.output_shape(), |y| match visit {
+            None => qnn_kernels::conv2d(shape, x, w, *pad, out, y),
+            Some(visitor) => qnn_kernels::conv2d_visited(shape, x, w, *pad, out, y, visitor),
+        })
+    }
 }
 
 #[track_caller]

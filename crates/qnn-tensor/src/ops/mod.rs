@@ -10,6 +10,7 @@ mod batch_norm_add;
 mod channels;
 mod conv;
 mod conv_gradients;
+mod conv_normalized;
 mod dropout;
 mod embedding;
 mod factors;
@@ -38,6 +39,7 @@ pub use batch_norm::{
 };
 pub use batch_norm_add::batch_norm_add_gated_train;
 pub use conv::{Conv2dOptions, conv2d_factored, conv2d_measured};
+pub use conv_normalized::{ConvEnd, conv2d_normalized};
 pub use embedding::embedding;
 pub use factors::Factors;
 pub use gate::Gate;
