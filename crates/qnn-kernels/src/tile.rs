@@ -153,6 +153,8 @@ pub(crate) fn store<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
 ) {
     let (affine, _) = row.affine.as_chunks::<V>();
     let (scale, bias) = (load::<T, L, V>(&affine[0]), load::<T, L, V>(&affine[1]));
+    // All sums leave their registers at once: where some are written on a path of their own, the compiler keeps those of large tiles in memory
+    // through all taps.
     let mut lines = [[Line([T::zero(); LANES]); V]; P];
     for p in 0..P {
         for v in 0..V {
