@@ -134,8 +134,3 @@ fn sums(digits: &[[u64; PIXELS]; 32], count: usize, pixel: usize, line: usize) -
     }
     sums
 }
-
-/// Whether every channel has one filter of its own.
-pub(crate) fn is_depthwise(geometry: &ConvGeometry) -> bool {
-    geometry.groups > 1 && geometry.groups == geometry.channels && geometry.groups == geometry.out_channels
-}

@@ -6,7 +6,6 @@ use core::ops::Range;
 use super::ConvGeometry;
 use super::dot_tile::{DotRow, Packing};
 use super::unit_frame::{UnitForm, UnitFrame};
-use crate::Padding;
 use crate::arch::DotTiles;
 use crate::arch::bits::Bits;
 use crate::line::{LANES, Line, blocks};
@@ -80,9 +79,9 @@ struct Panel {
 
 impl DotPlan {
     pub(crate) fn new(geometry: &ConvGeometry, packing: Packing, signed: bool, pad: u8) -> Self {
-        let depthwise = is_depthwise(geometry);
+        let depthwise = geometry.is_depthwise();
         let units = UnitForm { packing, single: depthwise, signed };
-        let flat = is_pointwise(geometry);
+        let flat = geometry.is_pointwise();
         let framed =
             if flat { ConvGeometry { height: 1, width: FLAT_WIDTH, ..*geometry } } else { *geometry };
         let reach = [0, 1].map(|axis| (geometry.kernel[axis] - 1) * geometry.dilation[axis]);
@@ -375,19 +374,20 @@ fn each_band<S: Sink>(
     band: &(impl Fn(Range<usize>, S) + Sync),
 ) {
     let bands = pixels.len().div_ceil(most);
-    if bands <= 1 {
-        if bands == 1 {
-            band(pixels, sink);
-        }
-        return;
-    }
-    let first = if alone { most } else { bands / 2 * most };
-    let (before, after) = sink.split_at(first);
-    let (left, right) = (pixels.start..pixels.start + first, pixels.start + first..pixels.end);
     if alone {
-        band(left, before);
-        each_band(right, most, alone, after, band);
-    } else {
+        let (mut sink, mut start) = (sink, pixels.start);
+        while start < pixels.end {
+            let end = pixels.end.min(start + most);
+            let (part, rest) = sink.split_at(end - start);
+            band(start..end, part);
+            (sink, start) = (rest, end);
+        }
+    } else if bands == 1 {
+        band(pixels, sink);
+    } else if bands > 1 {
+        let first = bands / 2 * most;
+        let (before, after) = sink.split_at(first);
+        let (left, right) = (pixels.start..pixels.start + first, pixels.start + first..pixels.end);
         threads::join(
             || each_band(left, most, alone, before, band),
             || each_band(right, most, alone, after, band),
@@ -432,7 +432,7 @@ pub(crate) struct OutputBlock {
 
 /// The blocks of output channels, in the order of a plan's weights.
 pub(crate) fn output_blocks(geometry: &ConvGeometry) -> impl Iterator<Item = OutputBlock> {
-    let (groups, each) = match is_depthwise(geometry) {
+    let (groups, each) = match geometry.is_depthwise() {
         true => (1, geometry.out_channels),
         false => (geometry.groups, geometry.group_outputs()),
     };
@@ -442,16 +442,6 @@ pub(crate) fn output_blocks(geometry: &ConvGeometry) -> impl Iterator<Item = Out
             live: (each - first).min(LANES),
         })
     })
-}
-
-/// Whether every channel has one filter of its own.
-pub(crate) fn is_depthwise(geometry: &ConvGeometry) -> bool {
-    geometry.groups > 1 && geometry.groups == geometry.channels && geometry.groups == geometry.out_channels
-}
-
-/// Whether it never looks sideways: a product of as many rows as there are pixels.
-fn is_pointwise(geometry: &ConvGeometry) -> bool {
-    geometry.kernel == [1, 1] && geometry.stride == [1, 1] && geometry.padding == Padding::NONE
 }
 
 /// Every kernel position and block of `each` summed channels.

@@ -1,5 +1,7 @@
 //! Shapes of packed convolutions and poolings; the batch is what the buffers hold.
 
+use core::ops::Range;
+
 use crate::{Conv2dShape, Padding, ShapeError};
 
 /// A convolution of images `[height, width, channels]` with weights `[kh, kw, channels/groups, out_channels]`.
@@ -134,6 +136,16 @@ impl ConvGeometry {
         self.out_channels.checked_div(self.groups).unwrap_or(0)
     }
 
+    /// Whether every channel has one filter of its own.
+    pub(crate) fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.channels && self.groups == self.out_channels
+    }
+
+    /// Whether it never looks sideways: a product of as many rows as there are pixels.
+    pub(crate) fn is_pointwise(&self) -> bool {
+        self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == Padding::NONE
+    }
+
     /// Terms of one sum: `kh · kw · channels/groups`.
     #[must_use]
     pub fn terms(&self) -> usize {
@@ -158,6 +170,15 @@ impl ConvGeometry {
         let position = output * self.stride[axis] + tap * self.dilation[axis];
         position.checked_sub(before).filter(|&position| position < extent)
     }
+
+    /// The taps of an output along one axis that read inside the image.
+    pub(crate) fn taps_inside(&self, axis: usize, output: usize) -> Range<usize> {
+        let (before, extent) = [(self.padding.top, self.height), (self.padding.left, self.width)][axis];
+        let (start, [taps, dilation]) =
+            (output * self.stride[axis], [self.kernel[axis], self.dilation[axis]]);
+        let first = before.saturating_sub(start).div_ceil(dilation).min(taps);
+        first..(before + extent).saturating_sub(start).div_ceil(dilation).clamp(first, taps)
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +191,30 @@ mod tests {
         assert_eq!(geometry.check(), Ok(()));
         assert_eq!([geometry.out_height(), geometry.out_width()], [5, 3]);
         assert_eq!([geometry.source(1, 1, 2), geometry.source(0, 8, 1)], [Some(7), None]);
+    }
+
+    #[test]
+    fn the_taps_inside_are_those_with_a_source() {
+        for (extent, kernel, stride, before, after, dilation) in [
+            (9, 3, 1, 1, 1, 1),
+            (4, 7, 1, 6, 6, 1),
+            (5, 3, 2, 3, 2, 2),
+            (1, 5, 3, 4, 9, 1),
+            (6, 2, 1, 5, 5, 4),
+        ] {
+            let geometry = ConvGeometry {
+                stride: [stride; 2],
+                padding: Padding { top: before, bottom: after, left: before, right: after },
+                dilation: [dilation; 2],
+                ..ConvGeometry::new([extent, extent, 1], [kernel; 2], 1)
+            };
+            assert_eq!(geometry.check(), Ok(()));
+            for (axis, output) in (0..2).flat_map(|axis| (0..geometry.out_height()).map(move |at| (axis, at)))
+            {
+                let sourced = (0..kernel).filter(|&tap| geometry.source(axis, output, tap).is_some());
+                assert!(sourced.eq(geometry.taps_inside(axis, output)), "{geometry:?} at {output}");
+            }
+        }
     }
 
     #[test]

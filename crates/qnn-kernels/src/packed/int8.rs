@@ -381,7 +381,7 @@ pub(crate) fn column_sums<W: Copy>(channels: usize, weights: &[W], of: impl Fn(W
     sums
 }
 
-/// Whether every accumulator fits 32 bits, given the sums of the weights' magnitudes.
+/// Whether every accumulator fits 32 bits and leaves the greatest integer for a cut beyond all, given the sums of the weights' magnitudes.
 pub(crate) fn check_sums(
     geometry: &ConvGeometry,
     input: ByteInput,
@@ -391,7 +391,7 @@ pub(crate) fn check_sums(
 ) -> Result<(), PackError> {
     let fits = |(sum, bias): (&i64, &i32)| {
         sum.checked_mul(input.magnitude())
-            .is_some_and(|most| most + i64::from(*bias).abs() <= i64::from(i32::MAX))
+            .is_some_and(|most| most + i64::from(*bias).abs() < i64::from(i32::MAX))
     };
     if magnitudes.iter().zip(bias).all(fits) {
         return Ok(());

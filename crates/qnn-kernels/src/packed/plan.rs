@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::border::Border;
-use super::depthwise::{Filters, is_depthwise};
+use super::depthwise::Filters;
 use super::frame::Frame;
 use super::tile::Tap;
 use super::weights::Weights;
@@ -52,7 +52,7 @@ impl Plan {
     ) -> Self {
         let x = layout.encoding();
         let (computed, flat) = flattened(geometry);
-        let depthwise = is_depthwise(geometry);
+        let depthwise = geometry.is_depthwise();
         let side_by_side = ConvGeometry { groups: if depthwise { 1 } else { geometry.groups }, ..computed };
         let pad_level = x.level(pad_code);
         let pad_bits = pad_level.map_or(0, |level| x.bits(level));
@@ -107,7 +107,7 @@ impl Plan {
 
 /// A convolution that never looks sideways has its pixels in rows of one width, whatever the images; and whether it is one.
 fn flattened(geometry: &ConvGeometry) -> (ConvGeometry, bool) {
-    let flat = geometry.kernel == [1, 1] && geometry.stride == [1, 1] && geometry.padding == Padding::NONE;
+    let flat = geometry.is_pointwise();
     if flat {
         (ConvGeometry { height: usize::MAX, width: FLAT_WIDTH, ..*geometry }, true)
     } else {
@@ -138,7 +138,6 @@ fn tap_sums(geometry: &ConvGeometry, w: Encoding, levels: &[u8]) -> Vec<i32> {
     sums
 }
 
-/// Every pair of planes, the heaviest first: runs of equal weight `2^(i + j)`, which the tile doubles between.
 /// The same of signs, where a set bit is +1.
 fn sums_of_signs(geometry: &ConvGeometry, weights: &Weights) -> Vec<i32> {
     let words = geometry.channels / 64;
@@ -153,6 +152,7 @@ fn sums_of_signs(geometry: &ConvGeometry, weights: &Weights) -> Vec<i32> {
     sums
 }
 
+/// Every pair of planes, the heaviest first: runs of equal weight `2^(i + j)`, which the tile doubles between.
 fn taps(
     geometry: &ConvGeometry,
     frame: &Frame,

@@ -41,6 +41,8 @@ impl Threshold {
 pub fn threshold(range: RangeInclusive<i32>, holds: impl Fn(i32) -> bool) -> Result<Threshold, i32> {
     let (first, last) = (*range.start(), *range.end());
     let found = match (holds(first), holds(last)) {
+        // No cut lies beyond the greatest integer, but all reach the least.
+        (false, false) if last == i32::MAX => Threshold { cut: i32::MIN, flip: true },
         (false, false) => Threshold { cut: i32::MAX, flip: false },
         (true, true) => Threshold { cut: i32::MIN, flip: false },
         (flip, _) => Threshold { cut: bisect(first, last, |acc| holds(acc) != flip), flip },
@@ -111,7 +113,8 @@ impl Thresholds {
         }
     }
 
-    /// Those that equal `level(channel, acc)`, a monotone function for each channel, at every accumulator in `range`.
+    /// Those that equal `level(channel, acc)`, a monotone function for each channel, at every accumulator in `range`, which ends below `i32::MAX`
+    /// (the cut of a level that nothing reaches).
     ///
     /// # Errors
     ///
@@ -119,7 +122,7 @@ impl Thresholds {
     ///
     /// # Panics
     ///
-    /// If there are fewer than two levels.
+    /// If there are fewer than two levels, or if `i32::MAX` is in the range.
     pub fn search(
         channels: usize,
         levels: usize,
@@ -127,6 +130,7 @@ impl Thresholds {
         level: impl Fn(usize, i32) -> usize,
     ) -> Result<Self, PackError> {
         assert!(levels >= 2, "thresholds between {levels} levels: there must be two at least");
+        assert!(*range.end() < i32::MAX, "accumulators up to the greatest integer, which is no cut");
         let steps = levels - 1;
         let mut found = Self { cuts: vec![0; channels * steps], flips: Vec::with_capacity(channels), levels };
         for channel in 0..channels {
@@ -212,6 +216,10 @@ mod tests {
         let found = threshold(i32::MIN..=i32::MAX, |acc| acc >= 7).unwrap();
         assert_eq!(found, Threshold { cut: 7, flip: false });
         assert_eq!(threshold(3..=3, |_| true).unwrap().cut, i32::MIN);
+        for always in [false, true] {
+            let constant = threshold(0..=i32::MAX, |_| always).unwrap();
+            assert_eq!([0, 7, i32::MAX].map(|acc| constant.holds(acc)), [always; 3]);
+        }
     }
 
     #[test]
