@@ -34,9 +34,11 @@ struct Flags {
     /// One instruction set (scalar, avx2, avx512, neon) instead of all with vectors that the machine has.
     #[arg(long)]
     isa: Option<Isa>,
-    // Cargo passes it to every benchmark.
+    // Cargo passes it to every benchmark, and any word is a part of names for the others.
     #[arg(long, hide = true)]
     bench: bool,
+    #[arg(hide = true)]
+    _filter: Option<String>,
 }
 
 fn main() {

@@ -1,7 +1,8 @@
 //! How fast tensors are quantized, against what the memory can do in the same run.
 //!
 //! ```text
-//! cargo bench --bench quantizers
+//! cargo bench --bench quantizers             a quick profile, then the tables
+//! cargo bench --bench quantizers -- --full   more samples, for figures to publish
 //! ```
 //!
 //! A tensor of 16 million f32 is read once and its values are written once, on all cores; a map that measures something reads it
@@ -9,10 +10,12 @@
 //! pseudo-gradient reads two tensors; its measure is their product. After the benchmarks a table gives each one's bytes per second and
 //! its fraction of the measure's, the best of several interleaved repetitions of both.
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+mod support;
 
-use criterion::{Criterion, Throughput};
+use std::hint::black_box;
+use std::time::Instant;
+
+use criterion::Throughput;
 use qnn::quant::elementwise::{map_into, zip_into};
 use qnn::quant::ndarray::{ArrayD, IxDyn};
 use qnn::quant::registry::{self, Parameters};
@@ -24,11 +27,7 @@ const LEN: usize = 1 << 24;
 fn main() {
     let x = tensor();
     let mut out = ArrayD::zeros(x.raw_dim());
-    let mut criterion = Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
-        .configure_from_args();
+    let mut criterion = support::criterion(support::Profile { samples: 10, seconds: [1.0, 5.0] });
     let mut group = criterion.benchmark_group("quantizers/16777216");
     group.throughput(Throughput::Bytes(bytes(1)));
     group.bench_function("copy", |b| b.iter(|| copy(&x, &mut out)));
