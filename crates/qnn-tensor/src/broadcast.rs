@@ -59,10 +59,15 @@ fn map_rows<T: Scalar>(a: &Tensor<T>, row: &Tensor<T>, f: impl Fn(T, T) -> T + S
     }
     let (x, row) = (a.as_slice(), row.as_slice());
     Tensor::build(a.shape(), |out| {
-        for_each_row(row.len(), out, |i, y| {
-            let x = &x[i * row.len()..][..row.len()];
-            y.iter_mut().zip(x.iter().zip(row)).for_each(|(y, (&x, &r))| *y = f(x, r));
-        });
+        for_each_row(
+            row.len(),
+            out,
+            #[inline(always)]
+            |i, y| {
+                let x = &x[i * row.len()..][..row.len()];
+                y.iter_mut().zip(x.iter().zip(row)).for_each(|(y, (&x, &r))| *y = f(x, r));
+            },
+        );
     })
 }
 
@@ -77,17 +82,22 @@ fn map_runs<T: Scalar>(
     let (runs_a, runs_b) = (Runs::new(a.shape(), shape), Runs::new(b.shape(), shape));
     let (a, b) = (a.as_slice(), b.as_slice());
     Tensor::build(shape, |out| {
-        for_each_row(run, out, |i, y| {
-            let (a, b) = (&a[runs_a.start(i)..], &b[runs_b.start(i)..]);
-            match (runs_a.repeats, runs_b.repeats) {
-                (false, false) => {
-                    y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (&a, &b))| *y = f(a, b));
+        for_each_row(
+            run,
+            out,
+            #[inline(always)]
+            |i, y| {
+                let (a, b) = (&a[runs_a.start(i)..], &b[runs_b.start(i)..]);
+                match (runs_a.repeats, runs_b.repeats) {
+                    (false, false) => {
+                        y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (&a, &b))| *y = f(a, b));
+                    }
+                    (false, true) => y.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a, b[0])),
+                    (true, false) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(a[0], b)),
+                    (true, true) => y.fill(f(a[0], b[0])),
                 }
-                (false, true) => y.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a, b[0])),
-                (true, false) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(a[0], b)),
-                (true, true) => y.fill(f(a[0], b[0])),
-            }
-        });
+            },
+        );
     })
 }
 

@@ -51,9 +51,12 @@ pub fn for_each_row<T: Send>(row: usize, out: &mut [T], f: impl Fn(usize, &mut [
         return;
     }
     assert!(row > 0 && out.len().is_multiple_of(row), "{} elements are no rows of {row}", out.len());
-    for_each_chunk_of(whole_rows(row), out, |at, rows| {
-        rows.chunks_exact_mut(row).enumerate().for_each(|(i, row_out)| f(at / row + i, row_out));
-    });
+    for_each_chunk_of(
+        whole_rows(row),
+        out,
+        #[inline(always)]
+        |at, rows| rows.chunks_exact_mut(row).enumerate().for_each(|(i, row_out)| f(at / row + i, row_out)),
+    );
 }
 
 /// [`for_each_row`] with a second output, one value per row: `f(i, row, value)`.

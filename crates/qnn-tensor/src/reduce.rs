@@ -20,19 +20,28 @@ pub fn sum<T: Scalar>(x: &[T]) -> f64 {
 /// The sum of `f` of each element, in f64.
 pub fn sum_map<T: Scalar>(x: &[T], f: impl Fn(f64) -> f64 + Sync) -> f64 {
     let part = |x: &[T]| {
-        let mut lanes = [0.0; LANES];
-        let mut blocks = x.chunks_exact(LANES);
-        for block in &mut blocks {
-            lanes.iter_mut().zip(block).for_each(|(sum, x)| *sum += f(x.as_f64()));
-        }
-        lanes.iter_mut().zip(blocks.remainder()).for_each(|(sum, x)| *sum += f(x.as_f64()));
-        lanes.iter().sum::<f64>()
+        vectorized(
+            #[inline(always)]
+            || sum_chunk(x, &f),
+        )
     };
     if x.len() <= CHUNK {
-        return vectorized(|| part(x));
+        return part(x);
     }
-    let parts: Vec<f64> = x.par_chunks(CHUNK).map(|x| vectorized(|| part(x))).collect();
+    let parts: Vec<f64> = x.par_chunks(CHUNK).map(part).collect();
     parts.into_iter().sum()
+}
+
+/// Partial sums side by side, then theirs.
+#[inline(always)]
+fn sum_chunk<T: Scalar>(x: &[T], f: &impl Fn(f64) -> f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let mut blocks = x.chunks_exact(LANES);
+    for block in &mut blocks {
+        lanes.iter_mut().zip(block).for_each(|(sum, x)| *sum += f(x.as_f64()));
+    }
+    lanes.iter_mut().zip(blocks.remainder()).for_each(|(sum, x)| *sum += f(x.as_f64()));
+    lanes.iter().sum()
 }
 
 /// The sum of `f` of each pair of elements, in f64.
@@ -65,30 +74,40 @@ pub fn sum_rows<T: Scalar>(x: &[T], row: usize) -> Vec<f64> {
     }
     // Several short rows are added as one, for full vectors.
     let wide = row * (LANES / row).max(1);
-    fold_chunks(x, rows_per_chunk(row) * row, |x| {
-        let mut sums = vec![0.0; wide];
-        let mut blocks = x.chunks_exact(wide);
-        for block in &mut blocks {
-            sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += x.as_f64());
-        }
-        sums.iter_mut().zip(blocks.remainder()).for_each(|(sum, x)| *sum += x.as_f64());
-        let (first, others) = sums.split_at_mut(row);
-        for other in others.chunks_exact(row) {
-            first.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
-        }
-        sums.truncate(row);
-        sums
-    })
+    fold_chunks(
+        x,
+        rows_per_chunk(row) * row,
+        #[inline(always)]
+        |x| {
+            let mut sums = vec![0.0; wide];
+            let mut blocks = x.chunks_exact(wide);
+            for block in &mut blocks {
+                sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += x.as_f64());
+            }
+            sums.iter_mut().zip(blocks.remainder()).for_each(|(sum, x)| *sum += x.as_f64());
+            let (first, others) = sums.split_at_mut(row);
+            for other in others.chunks_exact(row) {
+                first.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
+            }
+            sums.truncate(row);
+            sums
+        },
+    )
 }
 
 /// Long rows are split by columns: partial sums of all columns would be as large as the rows.
 fn sum_long_rows<T: Scalar>(x: &[T], row: usize) -> Vec<f64> {
     let mut sums = vec![0.0; row];
-    for_each_chunk_of(CHUNK / 8, &mut sums, |at, sums| {
-        for x in x.chunks_exact(row) {
-            sums.iter_mut().zip(&x[at..]).for_each(|(sum, x)| *sum += x.as_f64());
-        }
-    });
+    for_each_chunk_of(
+        CHUNK / 8,
+        &mut sums,
+        #[inline(always)]
+        |at, sums| {
+            for x in x.chunks_exact(row) {
+                sums.iter_mut().zip(&x[at..]).for_each(|(sum, x)| *sum += x.as_f64());
+            }
+        },
+    );
     sums
 }
 
@@ -122,10 +141,16 @@ fn rows_per_chunk(row: usize) -> usize {
 
 /// The sums of `part` of each chunk, added in order.
 fn fold_chunks<T: Scalar>(x: &[T], size: usize, part: impl Fn(&[T]) -> Vec<f64> + Sync) -> Vec<f64> {
+    let part = |x: &[T]| {
+        vectorized(
+            #[inline(always)]
+            || part(x),
+        )
+    };
     if x.len() <= size {
         return part(x);
     }
-    let parts: Vec<Vec<f64>> = x.par_chunks(size).map(|x| vectorized(|| part(x))).collect();
+    let parts: Vec<Vec<f64>> = x.par_chunks(size).map(part).collect();
     let mut parts = parts.into_iter();
     let mut total = parts.next().unwrap_or_default();
     for part in parts {

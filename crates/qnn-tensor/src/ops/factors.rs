@@ -1,6 +1,6 @@
 use super::channels::bias_gradient;
 use crate::gradient::Gradient;
-use crate::parallel::{for_each_chunk, vectorized};
+use crate::parallel::{for_each_chunk, for_each_row, vectorized};
 use crate::{Scalar, Tensor, Var};
 
 /// The factors between the codes of a product's operands and their values.
@@ -53,12 +53,17 @@ impl<T: Scalar> Factors<T> {
         if let [factor] = self.w[..] {
             return codes.map(|code| code * factor);
         }
+        let channels = self.w.len();
         Tensor::build(codes.shape(), |values| {
-            let rows = values.chunks_exact_mut(self.w.len());
-            for (values, codes) in rows.zip(codes.as_slice().chunks_exact(self.w.len())) {
-                let pairs = codes.iter().zip(&self.w);
-                values.iter_mut().zip(pairs).for_each(|(value, (&code, &w))| *value = code * w);
-            }
+            for_each_row(
+                channels,
+                values,
+                #[inline(always)]
+                |row, values| {
+                    let pairs = codes.as_slice()[row * channels..].iter().zip(&self.w);
+                    values.iter_mut().zip(pairs).for_each(|(value, (&code, &w))| *value = code * w);
+                },
+            );
         })
     }
 
