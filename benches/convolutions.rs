@@ -13,7 +13,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use qnn_kernels::{ChannelAffine, Conv2dShape, Isa, Kernels, Padding, Vectorize};
+use qnn_kernels::{ChannelAffine, Conv2dShape, Isa, Kernels, Padding};
 
 /// Few images: a run that is over before the system gives the core to another program is a fair one.
 const BATCH: usize = 8;
@@ -88,34 +88,9 @@ fn best(mut run: impl FnMut()) -> f64 {
     best
 }
 
-/// GFLOP/s of multiply-adds that wait for nothing: as many sums side by side as suit the registers.
+/// GFLOP/s of multiply-adds on registers alone.
 fn limit(kernels: &Kernels) -> f64 {
     const ROUNDS: usize = 20_000;
-    let rate = |sums: usize, seconds: f64| 2e-9 * (sums * 16 * ROUNDS) as f64 / seconds;
-    let few = best(|| _ = black_box(kernels.vectorized(MultiplyAdds::<6> { rounds: ROUNDS })));
-    let many = best(|| _ = black_box(kernels.vectorized(MultiplyAdds::<12> { rounds: ROUNDS })));
-    rate(6, few).max(rate(12, many))
-}
-
-/// `N` sums of sixteen lanes.
-struct MultiplyAdds<const N: usize> {
-    rounds: usize,
-}
-
-impl<const N: usize> Vectorize for MultiplyAdds<N> {
-    type Output = [[f32; 16]; N];
-
-    #[inline(always)]
-    fn run(self) -> Self::Output {
-        let (factor, summand) = black_box(([0.999_f32; 16], [0.001_f32; 16]));
-        let mut sums = [[1.0_f32; 16]; N];
-        for _ in 0..self.rounds {
-            for sum in &mut sums {
-                for lane in 0..16 {
-                    sum[lane] = sum[lane].mul_add(factor[lane], summand[lane]);
-                }
-            }
-        }
-        sums
-    }
+    let (multiply_adds, _) = kernels.f32_limit(ROUNDS);
+    2e-9 * multiply_adds as f64 / best(|| _ = black_box(kernels.f32_limit(black_box(ROUNDS))))
 }

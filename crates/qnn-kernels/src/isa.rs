@@ -55,7 +55,8 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             Self::Scalar => true,
-            Self::Neon => cfg!(target_arch = "aarch64"),
+            // The targets without floating point in hardware have none.
+            Self::Neon => cfg!(all(target_arch = "aarch64", target_feature = "neon")),
             #[cfg(target_arch = "x86_64")]
             Self::Popcnt => has!("popcnt"),
             #[cfg(target_arch = "x86_64")]

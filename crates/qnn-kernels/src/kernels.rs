@@ -151,6 +151,13 @@ impl Kernels {
         gradients::gradients(self, shape, job, dy);
     }
 
+    /// Runs `rounds` rounds of this table's fused multiply-adds in `f32` on registers alone, and returns how many that were, besides a number that
+    /// depends on them all: by the clock, the limit of every kernel in `f32` on this machine.
+    #[must_use]
+    pub fn f32_limit(&self, rounds: usize) -> (u64, f32) {
+        self.f32.peak(rounds)
+    }
+
     /// [`matmul`](crate::matmul) with these kernels.
     ///
     /// # Panics

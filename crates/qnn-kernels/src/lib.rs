@@ -15,7 +15,8 @@
 //!   then scale and bias round once each. So neither tiles nor threads nor instruction set change a bit of it.
 //! - Gradients are sums in an order that the shape alone fixes; they too are the same bits on every machine.
 //! - Packed kernels ([`packed`]) sum integers: every instruction set, tiling and schedule gives the same.
-//! - [`reference`](mod@reference) says the same in plain loops, and agrees bit for bit while operands are finite.
+//! - [`reference`](mod@reference) says the same in plain loops, and agrees bit for bit while operands are finite (but for the sign of a vanished
+//!   gradient, as it says there).
 //! - Unsafe code is in `arch` and nowhere else.
 //!
 //! # Features

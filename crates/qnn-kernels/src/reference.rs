@@ -1,7 +1,10 @@
 //! The oracle: every kernel as plain loops, in the order that the fast kernels must keep.
 //!
 //! Slow, sequential and short on purpose. For finite operands the fast kernels return the same bits on every instruction set and for every
-//! number of threads.
+//! number of threads, with one exception: where all terms of an input gradient vanish below the least number, or none exists beside padding, the
+//! sign of the zero is not fixed. With infinite operands, padding that only one of them multiplies can make a NaN.
+//!
+//! All functions panic where a slice is shorter than its shape says.
 
 use alloc::vec;
 

@@ -71,7 +71,11 @@ pub(crate) struct Sweep<'a, T> {
 #[inline(always)]
 pub(crate) fn cuts(pixels: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let tiles = pixels.div_ceil(most);
-    (0..tiles).map(move |tile| pixels * tile / tiles..pixels * (tile + 1) / tiles)
+    let (narrow, wider) = (pixels / tiles.max(1), pixels % tiles.max(1));
+    (0..tiles).map(move |tile| {
+        let start = tile * narrow + tile.min(wider);
+        start..start + narrow + usize::from(tile < wider)
+    })
 }
 
 /// `y[pixel, o] = affine(Σ x[pixel + tap, c] · w[tap, c, o])` for `P` pixels, whose first line is `lines[0]`, by `V` vectors.
@@ -232,6 +236,23 @@ fn outer_pixel<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
             acc[c][v] = acc[c][v].fused(x, dy[v]);
         }
     }
+}
+
+/// Multiply-adds of `SUMS` independent sums that stay in registers: what the machine can do at most.
+///
+/// Returns how many there were, and a number that depends on all of them.
+#[inline(always)]
+pub(crate) fn fused_peak<T: Real, L: Lanes<T>, const SUMS: usize>(rounds: usize) -> (u64, T) {
+    let number = |value: f64| T::from(value).expect("a number that every float type holds");
+    let [factor, summand] = core::hint::black_box([number(0.999), number(0.001)]).map(L::splat);
+    let mut acc = [L::splat(T::one()); SUMS];
+    for _ in 0..rounds {
+        for sum in 0..SUMS {
+            acc[sum] = summand.fused(acc[sum], factor);
+        }
+    }
+    let mixed = acc.iter().flat_map(|sum| sum.to_line().0).fold(T::zero(), |mixed, lane| mixed + lane);
+    ((rounds * SUMS * LANES) as u64, mixed)
 }
 
 /// `sums[c] += Σ x[pixel, c] · dy[pixel, c]` for one block of channels.

@@ -277,6 +277,31 @@ fn products_of_many_weights_equal_the_loops() {
 }
 
 #[test]
+fn products_of_signs_equal_the_loops_and_so_do_nearly_signs() {
+    for [rows, inner, columns] in [[70, 256, 128], [64, 1024, 512], [130, 320, 272]] {
+        let dims = MatmulShape { rows, inner, columns };
+        let sign = |x: &f32| if *x < 0.0 { -1.0 } else { 1.0 };
+        let a: Vec<f32> = values::<f32>(dims.left_len(), 7).iter().map(sign).collect();
+        let b: Vec<f32> = values::<f32>(dims.right_len(), 8).iter().map(sign).collect();
+        let scale = values::<f32>(columns, 9);
+        // A number that is no sign, at the very end of either side: the product may not count bits.
+        let (mut nearly_a, mut nearly_b) = (a.clone(), b.clone());
+        *nearly_a.last_mut().unwrap() = 0.5;
+        *nearly_b.last_mut().unwrap() = 0.0;
+        for (a, b) in [(&a, &b), (&nearly_a, &b), (&a, &nearly_b)] {
+            for out in [ChannelAffine::IDENTITY, ChannelAffine { scale: Some(&scale), bias: Some(&scale) }] {
+                let (mut y, mut found) = (filled(dims.output_len()), filled(dims.output_len()));
+                reference::matmul(dims, a, b, out, &mut y);
+                for kernels in kernels() {
+                    kernels.matmul(dims, a, b, out, &mut found);
+                    assert_same("matmul of signs", kernels.isa(), &found, &y);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn products_with_empty_extents() {
     for [rows, inner, columns] in [[0, 3, 4], [3, 0, 4], [3, 4, 0], [0, 0, 0], [1, 1, 1]] {
         check_matmul::<f32>(MatmulShape { rows, inner, columns }, true);

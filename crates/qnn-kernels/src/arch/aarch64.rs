@@ -13,8 +13,8 @@ use crate::tile::{self, Row, Sweep};
 pub(super) static NEON: Kernels = Kernels { isa: Isa::Neon, f32: NEON_F32, f64: NEON_F64, bits: NEON_BITS };
 
 // Thirty-two registers: five pixels or channels of four registers, four of weights, one broadcast.
-const NEON_F32: Tiles<f32> = tiles!(#[target_feature(enable = "neon")] f32, Neon, vectors: 1, one: [1 2 3 4 5], two: [1 2 3 4 5], outer: [4, 4]);
-const NEON_F64: Tiles<f64> = tiles!(#[target_feature(enable = "neon")] f64, Portable<f64>, vectors: 1, one: [1 2], two: [1 2], outer: [2, 2]);
+const NEON_F32: Tiles<f32> = tiles!(#[target_feature(enable = "neon")] f32, Neon, vectors: 1, one: [1 2 3 4 5], two: [1 2 3 4 5], outer: [4, 4], peak: 6);
+const NEON_F64: Tiles<f64> = tiles!(#[target_feature(enable = "neon")] f64, Portable<f64>, vectors: 1, one: [1 2], two: [1 2], outer: [2, 2], peak: 2);
 
 /// Sixteen `f32` in four registers.
 #[derive(Clone, Copy)]
@@ -23,7 +23,7 @@ struct Neon([float32x4_t; 4]);
 impl Lanes<f32> for Neon {
     #[inline(always)]
     fn splat(value: f32) -> Self {
-        // SAFETY: every AArch64 target of this crate has these instructions.
+        // SAFETY: this module exists only where the target has these instructions.
         unsafe { Self([vdupq_n_f32(value); 4]) }
     }
 

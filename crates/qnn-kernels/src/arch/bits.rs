@@ -110,7 +110,7 @@ macro_rules! bit_row {
         const MOST: usize = [$($pixels),*].len();
         const CHANNELS: usize = $vectors * <$lanes as BitLanes>::LANES;
         for channel in (0..LANES).step_by(CHANNELS) {
-            for cut in packed::cuts($acc.len(), MOST) {
+            for cut in crate::tile::cuts($acc.len(), MOST) {
                 let acc = &mut $acc[cut.clone()];
                 match cut.len() {
                     $($pixels => packed::tile::<$lanes, $masked, $pixels, $vectors>($row, channel, cut.start, acc),)*

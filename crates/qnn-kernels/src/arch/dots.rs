@@ -1,6 +1,6 @@
 //! The tables of integer dot products: several to an instruction set, as some of their instructions come on their own.
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 use super::dots_aarch64;
 use super::dots_scalar;
 #[cfg(target_arch = "x86_64")]
@@ -99,11 +99,12 @@ impl DotTiles {
 /// The tables that stand for an instruction set and that this machine can run, the best first.
 pub(crate) fn dot_tables(isa: Isa) -> impl Iterator<Item = &'static DotTiles> {
     let tables = match isa {
+        _ if !isa.is_available() => [None, None, None],
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => dots_x86::avx512(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => dots_x86::avx2(),
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
         Isa::Neon => [Some(&dots_aarch64::MLAL), None, None],
         _ => [Some(&dots_scalar::PORTABLE), None, None],
     };

@@ -9,11 +9,11 @@ mod dots;
 mod dots_scalar;
 mod scalar;
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod aarch64;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod aarch64_bits;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod dots_aarch64;
 #[cfg(target_arch = "x86_64")]
 mod dots_x86;
@@ -60,6 +60,7 @@ pub struct Tiles<T> {
     /// Rows that a matrix tile of as many vectors as it can take has at most.
     matrix_rows: usize,
     matrix: [MatrixTile<T>; 2],
+    peak: unsafe fn(usize) -> (u64, T),
 }
 
 /// The table of an instruction set, if this machine can run it.
@@ -77,7 +78,7 @@ pub(crate) fn table(isa: Isa) -> Option<&'static Kernels> {
         Isa::Avx512 if x86::counts_bits_of_vectors() => Some(&x86::AVX512),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => Some(&x86::AVX512_WITHOUT_COUNT),
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
         Isa::Neon => Some(&aarch64::NEON),
         #[allow(unreachable_patterns)]
         _ => None,
@@ -125,6 +126,12 @@ impl<T> Tiles<T> {
     pub(crate) fn matrix(&self, vectors: usize, job: &Job<'_, T>, sums: &mut [Line<T>]) {
         // SAFETY: as for `product`.
         unsafe { (self.matrix[vectors - 1])(job, sums) }
+    }
+
+    /// Multiply-adds of so many rounds on registers alone, and a number that depends on all.
+    pub(crate) fn peak(&self, rounds: usize) -> (u64, T) {
+        // SAFETY: as for `product`.
+        unsafe { (self.peak)(rounds) }
     }
 
     pub(crate) fn elementwise(&self, row: &Row<'_, T>, y: &mut [T]) {
@@ -176,7 +183,7 @@ pub(crate) fn as_lines<T: Real>(numbers: &[T]) -> Option<&[Line<T>]> {
 ///
 /// `one` and `two` list the pixels that a product tile of as many vectors can take; `outer` is the input channels of an outer tile of either.
 macro_rules! tiles {
-    ($(#[$feature:meta])* $number:ty, $lanes:ty, vectors: $vectors:literal, one: [$($one:literal)*], two: [$($two:literal)*], outer: [$few:literal, $many:literal]) => {{
+    ($(#[$feature:meta])* $number:ty, $lanes:ty, vectors: $vectors:literal, one: [$($one:literal)*], two: [$($two:literal)*], outer: [$few:literal, $many:literal], peak: $sums:literal) => {{
         $(#[$feature])*
         fn product_one(row: &Row<'_, $number>, y: &mut [$number]) {
             product_row!($number, $lanes, 1, [$($one)*], row, y);
@@ -191,8 +198,11 @@ macro_rules! tiles {
         }
         $(#[$feature])*
         fn outer_one(sweep: &Sweep<'_, $number>, sums: &mut [Line<$number>]) {
+            // Kernel rows of three channels are nine.
             if sweep.channels <= 4 {
                 tile::outer::<$number, $lanes, 4, 1>(sweep, sums);
+            } else if $few > 10 && sweep.channels <= 10 {
+                tile::outer::<$number, $lanes, 10, 1>(sweep, sums);
             } else {
                 tile::outer::<$number, $lanes, $few, 1>(sweep, sums);
             }
@@ -213,6 +223,10 @@ macro_rules! tiles {
         fn matrix_two(job: &Job<'_, $number>, sums: &mut [Line<$number>]) {
             matrix_tiles!($number, $lanes, $vectors, [$($two)*], job, sums);
         }
+        $(#[$feature])*
+        fn peak(rounds: usize) -> (u64, $number) {
+            tile::fused_peak::<$number, $lanes, $sums>(rounds)
+        }
         Tiles {
             vectors: $vectors,
             product: [product_one, product_two],
@@ -222,6 +236,7 @@ macro_rules! tiles {
             elementwise_outer,
             matrix_rows: [$($two),*].len(),
             matrix: [matrix_one, matrix_two],
+            peak,
         }
     }};
 }

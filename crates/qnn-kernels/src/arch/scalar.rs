@@ -17,7 +17,7 @@ use crate::tile::{self, Row, Sweep};
 pub(super) static KERNELS: Kernels = Kernels { isa: Isa::Scalar, f32: F32, f64: F64, bits: BITS };
 
 pub(super) const F32: Tiles<f32> =
-    tiles!(f32, Portable<f32>, vectors: 1, one: [1 2], two: [1 2], outer: [4, 4]);
+    tiles!(f32, Portable<f32>, vectors: 1, one: [1 2], two: [1 2], outer: [4, 4], peak: 2);
 pub(super) const F64: Tiles<f64> =
-    tiles!(f64, Portable<f64>, vectors: 1, one: [1 2], two: [1 2], outer: [4, 4]);
+    tiles!(f64, Portable<f64>, vectors: 1, one: [1 2], two: [1 2], outer: [4, 4], peak: 2);
 pub(super) const BITS: Bits = bits!(Word, vectors: 4, pixels: [1 2]);

@@ -30,14 +30,14 @@ pub(super) fn counts_bits_of_vectors() -> bool {
 }
 
 // Sixteen registers: six pixels of two registers, two of weights, one broadcast.
-const AVX2_F32: Tiles<f32> = tiles!(#[target_feature(enable = "avx2,fma")] f32, Avx2, vectors: 1, one: [1 2 3 4 5 6], two: [1 2 3 4 5 6], outer: [4, 4]);
+const AVX2_F32: Tiles<f32> = tiles!(#[target_feature(enable = "avx2,fma")] f32, Avx2, vectors: 1, one: [1 2 3 4 5 6], two: [1 2 3 4 5 6], outer: [4, 4], peak: 6);
 // Double precision serves gradient checks: the compiler's own vectors do.
-const AVX2_F64: Tiles<f64> = tiles!(#[target_feature(enable = "avx2,fma")] f64, Portable<f64>, vectors: 1, one: [1 2], two: [1 2], outer: [2, 2]);
+const AVX2_F64: Tiles<f64> = tiles!(#[target_feature(enable = "avx2,fma")] f64, Portable<f64>, vectors: 1, one: [1 2], two: [1 2], outer: [2, 2], peak: 2);
 // Thirty-two registers: at most 28 accumulators, two of weights, one broadcast.
 const AVX512_F32: Tiles<f32> = Tiles {
     column: Some(avx512_column),
     ..tiles!(#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-    f32, Avx512, vectors: 2, one: [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16], two: [1 2 3 4 5 6 7 8 9 10 11 12 13 14], outer: [16, 8])
+    f32, Avx512, vectors: 2, one: [1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16], two: [1 2 3 4 5 6 7 8 9 10 11 12 13 14], outer: [16, 8], peak: 12)
 };
 
 // Three rows of eight pixels are 24 accumulators, beside three of weights and one broadcast.

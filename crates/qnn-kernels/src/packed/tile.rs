@@ -93,17 +93,6 @@ fn open<L: BitLanes, const P: usize, const V: usize>(sums: &[[L; V]; P]) -> [[L:
     counts
 }
 
-/// Cuts `pixels` into tiles of at most `most`, nearly equal.
-#[inline(always)]
-pub(crate) fn cuts(pixels: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let tiles = pixels.div_ceil(most);
-    let (narrow, wider) = (pixels / tiles.max(1), pixels % tiles.max(1));
-    (0..tiles).map(move |tile| {
-        let start = tile * narrow + tile.min(wider);
-        start..start + narrow + usize::from(tile < wider)
-    })
-}
-
 /// Masks and signs of one tap; without masks both are the signs.
 #[inline(always)]
 fn weights<L: BitLanes, const MASKED: bool, const V: usize>(
