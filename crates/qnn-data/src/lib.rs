@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`load`] finds CIFAR-10, SVHN, MNIST and Fashion-MNIST on disk and has real handwritten digits inside the
-//! program for everything else; [`download`] fetches the official files. A [`Loader`] turns [`Images`] into
+//! program for everything else; `download` fetches the official files. A [`Loader`] turns [`Images`] into
 //! batches on another thread.
 //!
 //! ```
@@ -36,13 +36,19 @@
 //! - No header decides how much memory is taken: files are bounded by their kind before they are read,
 //!   archives while they expand.
 //! - Damaged files give an [`Error`] with file, byte and expectation, never a panic.
+//!
+//! # Features
+//!
+//! `download`, on by default, brings `download` and `download_from`, and with them an HTTP client and TLS.
 
 mod augment;
 mod batches;
+#[cfg(feature = "download")]
 mod catalog;
 mod cifar;
 mod dataset;
 mod digits;
+#[cfg(feature = "download")]
 mod download;
 mod error;
 mod idx;
@@ -62,6 +68,7 @@ pub use batches::Batches;
 pub use cifar::read_cifar10;
 pub use dataset::{Dataset, DatasetName};
 pub use digits::embedded_digits;
+#[cfg(feature = "download")]
 pub use download::{download, download_from};
 pub use error::{Error, Result};
 pub use idx::{read_idx, read_mnist};

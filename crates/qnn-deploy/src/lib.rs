@@ -10,6 +10,27 @@
 //! batch norm, activation and quantizer into integer thresholds wherever the operands are codes. The
 //! thresholds are found by asking the very functions that the tape computes with.
 //!
+//! ```
+//! use qnn_data::Normalize;
+//! use qnn_deploy::{Program, Session, freeze};
+//! use qnn_layers::Init;
+//! use qnn_models::{LeNet5, LeNet5Config, Scheme};
+//!
+//! // Where the network is trained, which this one is not:
+//! let config = LeNet5Config { scheme: Scheme::preset("bnn")?, ..LeNet5Config::default() };
+//! let model = LeNet5::new(&config, &mut Init::new(0))?;
+//! let folder = tempfile::tempdir()?;
+//! let file = folder.path().join("lenet5.qnn");
+//! freeze(&model, [28, 28, 1])?.with_normalization(&Normalize::unit())?.save(&file)?;
+//!
+//! // Where images are classified, without the model:
+//! let program = Program::load(&file)?;
+//! let mut session = Session::new(&program)?;
+//! let logits = session.run(&[128_u8; 28 * 28][..])?;
+//! assert_eq!(logits.len(), 10);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Invariants
 //!
 //! - A session's logits are the model's in evaluation, bit for bit, for any batch and number of threads.

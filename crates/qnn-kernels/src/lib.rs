@@ -9,6 +9,23 @@
 //!                                                                tile: register tiles, instantiated in arch
 //! ```
 //!
+//! ```
+//! use qnn_kernels::{ChannelAffine, Conv2dShape, Padding, conv2d};
+//!
+//! // An image of 3 × 3 pixels and two filters of 2 × 2: the upper left pixel, and the lower right one.
+//! let shape = Conv2dShape {
+//!     batch: 1, height: 3, width: 3, channels: 1, out_channels: 2,
+//!     kernel: [2, 2], stride: [1, 1], padding: Padding::NONE, groups: 1,
+//! };
+//! let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
+//! let w = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]; // [kh, kw, in, out]
+//! let mut y = [0.0_f32; 8]; // [n, oh, ow, out]
+//! conv2d(&shape, &x, &w, 0.0, ChannelAffine::bias(&[0.0, 0.5]), &mut y);
+//! assert_eq!(y, [1.0, 5.5, 2.0, 6.5, 4.0, 8.5, 5.0, 9.5]);
+//! ```
+//!
+//! [`FloatConv`] is the same for weights that are used again and again, and [`packed`] has an example of a convolution of bits.
+//!
 //! # Invariants
 //!
 //! - Every output of a forward kernel is one accumulator: it starts at `+0` and takes its terms by fused multiply-add in the order `kh, kw, cin`,

@@ -1,5 +1,5 @@
-//! Quantized neural networks ready to train: ResNet for CIFAR, VGG-7, LeNet-5, multilayer
-//! perceptrons.
+//! Quantized neural networks ready to train: ResNet for CIFAR, VGG-7, the BNN paper's convolutional
+//! network, LeNet-5, multilayer perceptrons.
 //!
 //! ```text
 //!   Scheme          how a network is quantized: data, from a preset or put together
@@ -8,7 +8,23 @@
 //! ```
 //!
 //! A model is a struct of named layers; the names are the paths of its state dict, for instance
-//! `blocks.0.conv1.kernel`. See [`ResNet`] for an example.
+//! `blocks.0.conv1.kernel`.
+//!
+//! ```
+//! use qnn_layers::{Ctx, Init, Layer, Mode};
+//! use qnn_models::{LeNet5, LeNet5Config, Scheme};
+//! use qnn_tensor::{Tape, Tensor};
+//!
+//! let config = LeNet5Config { scheme: Scheme::preset("twn")?, ..LeNet5Config::default() };
+//! let model = LeNet5::new(&config, &mut Init::new(0))?;
+//!
+//! let tape = Tape::new();
+//! let mut cx = Ctx::new(&tape, Mode::Eval, 0, 0);
+//! let images = tape.constant(Tensor::zeros(&[2, 28, 28, 1]));
+//! let logits = model.forward(&mut cx, images.into())?.value();
+//! assert_eq!(logits.shape(), [2, 10]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Invariants
 //!

@@ -5,7 +5,7 @@
 //! ```text
 //! experiment   declare variants and published figures, get a command line, a trainer and reports
 //!    │
-//! train        optimizers, schedules, exact checkpoints, curves
+//! train        optimizers, schedules, exact checkpoints, curves ── deploy: packed programs of trained models
 //!    │
 //! models       ResNet, VGG-7, LeNet-5, multilayer perceptrons ── data: CIFAR-10, MNIST, embedded digits
 //!    │
@@ -32,6 +32,9 @@
 //! assert!(outcome.best().unwrap().test_accuracy > 0.8);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! The repository's `docs/guide.md` shows how to embed a packed model, and how to write a quantizer, a data set, a layer or an
+//! experiment of one's own.
 
 pub use qnn_data as data;
 pub use qnn_deploy as deploy;
@@ -49,3 +52,8 @@ pub mod prelude;
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// The code in the guide, likewise.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide.md")]
+struct Guide;
