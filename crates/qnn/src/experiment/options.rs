@@ -4,7 +4,7 @@ use clap::{ArgAction, Parser};
 use qnn_data::{DatasetName, Source};
 use qnn_quant::Granularity;
 use qnn_quant::registry::Parameters;
-use qnn_train::Schedule;
+use qnn_train::{Loss, Schedule};
 
 /// The flags that every experiment shares.
 ///
@@ -125,6 +125,22 @@ pub struct Options {
     /// constant, step:EPOCHS (as in step:80,120,160), exponential, cosine, cosine:WARMUP, one-cycle
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     pub schedule: Option<Schedule>,
+
+    /// Weight decay: L2 on full-precision kernels
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub weight_decay: Option<f32>,
+
+    /// The largest norm of the gradient of all parameters together
+    #[arg(long, value_name = "NORM", help_heading = "Training")]
+    pub clip_norm: Option<f32>,
+
+    /// End after so many epochs without a better test accuracy
+    #[arg(long, value_name = "EPOCHS", help_heading = "Training")]
+    pub early_stopping: Option<usize>,
+
+    /// cross-entropy, cross-entropy:SMOOTHING, squared-hinge, mean-squared-error
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub loss: Option<Loss>,
 
     /// Seed of weights, shuffling and augmentation
     #[arg(long, value_name = "N", help_heading = "Training")]

@@ -186,6 +186,10 @@ fn override_recipe(recipe: &mut Recipe, options: &Options) -> Result<(), Error> 
     if let Some(schedule) = &options.schedule {
         recipe.schedule = schedule.clone();
     }
+    recipe.weight_decay = options.weight_decay.unwrap_or(recipe.weight_decay);
+    recipe.clip_norm = options.clip_norm.or(recipe.clip_norm);
+    recipe.early_stopping = options.early_stopping.or(recipe.early_stopping);
+    recipe.loss = options.loss.unwrap_or(recipe.loss);
     recipe.glorot_rates |= options.glorot_rates;
     if let Some(name) = &options.optimizer {
         recipe.optimizer =
