@@ -18,6 +18,7 @@
 
 mod design;
 mod error;
+mod images;
 mod list;
 mod options;
 mod plan;
@@ -28,9 +29,10 @@ mod variant;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches};
-use qnn_data::DatasetName;
+use qnn_data::{Dataset, DatasetName};
 use qnn_train::{Recipe, Stop};
 
 pub use design::Design;
@@ -39,12 +41,14 @@ pub use options::Options;
 pub use report::{RunResult, Summary};
 pub use variant::Variant;
 
+use images::Set;
+
 /// A published table to reproduce: data, recipe and variants.
 #[derive(Debug)]
 pub struct Experiment {
     name: &'static str,
     about: &'static str,
-    datasets: Vec<DatasetName>,
+    datasets: Vec<Set>,
     recipe: Recipe,
     variants: Vec<Variant>,
 }
@@ -58,7 +62,15 @@ impl Experiment {
     /// Adds a data set that the experiment may run on. The first one is the published one.
     #[must_use]
     pub fn dataset(mut self, name: DatasetName) -> Self {
-        self.datasets.push(name);
+        self.datasets.push(Set::Known(name));
+        self
+    }
+
+    /// Adds a data set of one's own, which `--dataset` calls by its name. It is scaled to the size that a network takes
+    /// and normalised like any other; augmentation is CIFAR-10's, if the recipe wants it.
+    #[must_use]
+    pub fn images(mut self, dataset: Dataset) -> Self {
+        self.datasets.push(Set::Own(Arc::new(dataset)));
         self
     }
 

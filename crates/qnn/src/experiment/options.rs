@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser};
-use qnn_data::{DatasetName, Source};
+use qnn_data::Source;
 use qnn_quant::Granularity;
 use qnn_quant::registry::Parameters;
 use qnn_train::{Loss, Schedule};
@@ -20,7 +20,7 @@ pub struct Options {
 
     /// The data set, where the experiment allows several
     #[arg(long, value_name = "NAME", help_heading = "Data")]
-    pub dataset: Option<DatasetName>,
+    pub dataset: Option<String>,
 
     /// Download the data set into the data folder first, with checksums, if it is not there
     #[arg(long, help_heading = "Data")]
@@ -158,7 +158,7 @@ pub struct Options {
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: Option<PathBuf>,
 
-    /// Go on from the checkpoint in the output folder
+    /// Go on from the checkpoint in the output folder, if there is one
     #[arg(long, help_heading = "Output")]
     pub resume: bool,
 

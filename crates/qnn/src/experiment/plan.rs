@@ -1,10 +1,11 @@
 use std::path::PathBuf;
 
-use qnn_data::{Augment, Dataset, DatasetName, Source};
+use qnn_data::{Augment, Dataset};
 use qnn_models::Scheme;
 use qnn_quant::registry::{self, Parameters};
 use qnn_train::{Recipe, Schedule};
 
+use super::images::Set;
 use super::{Design, Error, Experiment, Options, Variant};
 
 /// What the options mean for an experiment: everything settled before training starts.
@@ -29,13 +30,8 @@ impl Plan {
         let variant = choose_variant(experiment, options)?;
         let mut design = variant.design.boxed();
         change_design(design.as_mut(), options)?;
-        let published_on = variant.dataset().unwrap_or(experiment.datasets[0]);
-        let name = choose_dataset(experiment, options, published_on)?;
-        let source = options.data.clone().unwrap_or(Source::Auto);
-        if options.download {
-            download(name, &source, options.quiet)?;
-        }
-        let loaded = qnn_data::load(name, &source)?;
+        let (set, is_published) = Set::choose(experiment, variant, options)?;
+        let loaded = set.load(options)?;
         let embedded = loaded.is_embedded;
         let dataset = match options.limit {
             Some(0) => return Err(Error::flag("--limit", "at least one image is needed")),
@@ -45,7 +41,7 @@ impl Plan {
         let dataset = dataset.fit_to(design.input())?;
         let (recipe, augment) = make_recipe(experiment, options, embedded)?;
         // A figure published for other data or another network is no measure of this run.
-        let comparable = !embedded && name == published_on && !changes_network(options);
+        let comparable = !embedded && is_published && !changes_network(options);
         let published = variant.published_for(design.depth()).filter(|_| comparable);
         let run = options.preset.clone().unwrap_or_else(|| variant.name.to_owned());
         let default_out = || PathBuf::from("runs").join(experiment.name).join(&run);
@@ -120,38 +116,6 @@ fn change_design(design: &mut dyn Design, options: &Options) -> Result<(), Error
     scheme.first_full_precision = options.first_fp.or(scheme.first_full_precision);
     scheme.last_full_precision = options.last_fp.or(scheme.last_full_precision);
     change_quantizer(scheme, options)
-}
-
-fn choose_dataset(
-    experiment: &Experiment,
-    options: &Options,
-    published_on: DatasetName,
-) -> Result<DatasetName, Error> {
-    let allowed = &experiment.datasets;
-    match options.dataset {
-        None => Ok(published_on),
-        Some(name) if allowed.contains(&name) => Ok(name),
-        Some(name) => {
-            let allowed: Vec<_> = allowed.iter().map(ToString::to_string).collect();
-            Err(Error::flag("--dataset", format!("{name} is none of {}", allowed.join(", "))))
-        }
-    }
-}
-
-fn download(name: DatasetName, source: &Source, quiet: bool) -> Result<(), Error> {
-    let folder = match source {
-        Source::Embedded => return Err(Error::flag("--download", "the embedded digits need none")),
-        Source::Path(folder) => folder.clone(),
-        _ => std::env::var_os("QNN_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from),
-    };
-    let bar = super::progress::download_bar(quiet);
-    let mut show = |done, total: Option<u64>| {
-        bar.set_position(done);
-        total.into_iter().for_each(|total| bar.set_length(total));
-    };
-    qnn_data::download(name, &folder, &mut show)?;
-    bar.finish_and_clear();
-    Ok(())
 }
 
 fn make_recipe(
