@@ -20,6 +20,7 @@ mod design;
 mod error;
 mod images;
 mod list;
+mod nearest;
 mod options;
 mod plan;
 mod progress;

@@ -6,6 +6,7 @@ use qnn_quant::registry::{self, Parameters};
 use qnn_train::{Recipe, Schedule};
 
 use super::images::Set;
+use super::nearest::suggestion;
 use super::{Design, Error, Experiment, Options, Variant};
 
 /// What the options mean for an experiment: everything settled before training starts.
@@ -99,7 +100,8 @@ fn choose_variant<'e>(experiment: &'e Experiment, options: &Options) -> Result<&
     found.ok_or_else(|| {
         let known: Vec<_> = experiment.variants.iter().map(|variant| variant.name).collect();
         let name = options.variant.as_deref().unwrap_or_default();
-        Error::flag("--variant", format!("{name:?} is none of {}", known.join(", ")))
+        let suggestion = suggestion(name, known.iter().copied());
+        Error::flag("--variant", format!("{name:?} is none of {}{suggestion}", known.join(", ")))
     })
 }
 
@@ -111,7 +113,9 @@ fn change_design(design: &mut dyn Design, options: &Options) -> Result<(), Error
     }
     let scheme = design.scheme_mut();
     if let Some(name) = &options.preset {
-        *scheme = Scheme::preset(name).map_err(|error| Error::flag("--preset", error.to_string()))?;
+        let suggestion = || suggestion(name, Scheme::presets().map(|preset| preset.name));
+        *scheme = Scheme::preset(name)
+            .map_err(|error| Error::flag("--preset", format!("{error}{}", suggestion())))?;
     }
     scheme.first_full_precision = options.first_fp.or(scheme.first_full_precision);
     scheme.last_full_precision = options.last_fp.or(scheme.last_full_precision);
