@@ -166,6 +166,7 @@ fn list(out: &mut impl std::io::Write) -> Outcome {
 }
 
 fn run(options: &Options) -> Outcome {
+    qnn::experiment::check_instruction_set()?;
     let x = read(options.input.as_deref().ok_or("--input is missing")?)?;
     let pair = pair(options, x.view())?;
     let grid = pair.map.fit(x.view())?;

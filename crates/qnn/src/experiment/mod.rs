@@ -19,6 +19,7 @@
 mod design;
 mod error;
 mod images;
+mod instruction_set;
 mod list;
 mod nearest;
 mod options;
@@ -38,6 +39,7 @@ use qnn_train::{Recipe, Stop};
 
 pub use design::Design;
 pub use error::Error;
+pub use instruction_set::check_instruction_set;
 pub use options::Options;
 pub use report::{RunResult, Summary};
 pub use variant::Variant;

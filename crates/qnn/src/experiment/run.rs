@@ -2,13 +2,12 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use qnn_data::Normalize;
-use qnn_kernels::{Isa, Kernels};
 use qnn_layers::{Count, Init, Layer, load_pretrained, parameter_count};
 use qnn_train::{Ending, FitOptions, Outcome, Recipe, Stop, TrainingData, fit, load_model};
 
 use super::plan::Plan;
 use super::progress::Progress;
-use super::{Error, Experiment, Options, RunResult, Summary};
+use super::{Error, Experiment, Options, RunResult, Summary, check_instruction_set};
 
 /// Runs every seed that the options ask for.
 pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Result<Summary, Error> {
@@ -53,19 +52,6 @@ const EARLIER_FILES: [&str; 6] = [
     "metrics.jsonl",
     "curves.svg",
 ];
-
-/// Refuses a `QNN_ISA` that the kernels would panic on.
-fn check_instruction_set() -> Result<(), Error> {
-    let Ok(name) = std::env::var("QNN_ISA") else { return Ok(()) };
-    let isa: Isa = name.parse().map_err(|error| Error::flag("QNN_ISA", format!("{error}")))?;
-    match Kernels::of(isa) {
-        Some(_) => Ok(()),
-        None => {
-            let has: Vec<_> = Isa::available().map(Isa::name).collect();
-            Err(Error::flag("QNN_ISA", format!("this machine lacks {isa}, it has {}", has.join(", "))))
-        }
-    }
-}
 
 /// One training with one seed.
 struct Run<'e> {
