@@ -21,6 +21,16 @@ pub enum Error {
         /// The output folder.
         folder: PathBuf,
     },
+    /// Metadata of a model file that have no meaning.
+    #[error("the metadata of the model: {key} is {value:?}, expected {expected}")]
+    Metadata {
+        /// Their name.
+        key: &'static str,
+        /// Their value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
     /// The accuracy that `--require` asks for was not reached.
     #[error("the best test accuracy is {reached:.2} %, below the required {required:.2} %")]
     Accuracy {
@@ -65,5 +75,9 @@ impl Error {
 
     pub(super) fn flag(flag: &'static str, reason: impl Into<String>) -> Self {
         Self::Flag { flag, reason: reason.into() }
+    }
+
+    pub(super) fn metadata(key: &'static str, value: &str, expected: &'static str) -> Self {
+        Self::Metadata { key, value: value.to_owned(), expected }
     }
 }

@@ -25,6 +25,7 @@ mod nearest;
 mod options;
 mod plan;
 mod progress;
+mod provenance;
 mod report;
 mod run;
 mod variant;
@@ -41,6 +42,7 @@ pub use design::Design;
 pub use error::Error;
 pub use instruction_set::check_instruction_set;
 pub use options::Options;
+pub use provenance::Provenance;
 pub use report::{RunResult, Summary};
 pub use variant::Variant;
 

@@ -1,12 +1,13 @@
 use std::path::PathBuf;
 
-use qnn_data::{Augment, Dataset};
+use qnn_data::{Augment, Dataset, Normalize};
 use qnn_models::Scheme;
 use qnn_quant::registry::{self, Parameters};
 use qnn_train::{Recipe, Schedule};
 
 use super::images::Set;
 use super::nearest::suggestion;
+use super::provenance::preset_of;
 use super::{Design, Error, Experiment, Options, Variant};
 
 /// What the options mean for an experiment: everything settled before training starts.
@@ -14,7 +15,10 @@ pub(super) struct Plan {
     /// The variant, or the preset that took the place of its scheme.
     pub(super) name: String,
     pub(super) design: Box<dyn Design>,
+    /// The preset whose networks compute what this one does.
+    pub(super) preset: Option<&'static str>,
     pub(super) dataset: Dataset,
+    pub(super) normalize: Normalize,
     pub(super) notice: Option<String>,
     pub(super) recipe: Recipe,
     pub(super) augment: Augment,
@@ -35,11 +39,11 @@ impl Plan {
         let loaded = set.load(options)?;
         let embedded = loaded.is_embedded;
         let dataset = match options.limit {
-            Some(0) => return Err(Error::flag("--limit", "at least one image is needed")),
             Some(limit) => loaded.dataset.take(limit),
             None => loaded.dataset,
         };
         let dataset = dataset.fit_to(design.input())?;
+        let normalize = Normalize::fit(&dataset.train);
         let (recipe, augment) = make_recipe(experiment, options, embedded)?;
         // A figure published for other data or another network is no measure of this run.
         let comparable = !embedded && is_published && !changes_network(options);
@@ -49,8 +53,21 @@ impl Plan {
         let out = options.out.clone().unwrap_or_else(default_out);
         let label = label(experiment, variant, design.as_ref(), &dataset, options);
         let warnings = design.scheme_mut().diagnostics().iter().map(ToString::to_string).collect();
-        let notice = loaded.notice;
-        Ok(Self { name: run, design, dataset, notice, recipe, augment, published, out, label, warnings })
+        let (notice, preset) = (loaded.notice, preset_of(design.scheme_mut()));
+        Ok(Self {
+            name: run,
+            design,
+            preset,
+            dataset,
+            normalize,
+            notice,
+            recipe,
+            augment,
+            published,
+            out,
+            label,
+            warnings,
+        })
     }
 }
 

@@ -1,13 +1,12 @@
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use qnn_data::Normalize;
 use qnn_layers::{Count, Init, Layer, load_pretrained, parameter_count};
 use qnn_train::{Ending, FitOptions, Outcome, Recipe, Stop, TrainingData, fit, load_model};
 
 use super::plan::Plan;
 use super::progress::Progress;
-use super::{Error, Experiment, Options, RunResult, Summary, check_instruction_set};
+use super::{Error, Experiment, Options, Provenance, RunResult, Summary, check_instruction_set};
 
 /// Runs every seed that the options ask for.
 pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Result<Summary, Error> {
@@ -17,6 +16,9 @@ pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Re
     let seeds = options.seeds.unwrap_or(1);
     if seeds == 0 {
         return Err(Error::flag("--seeds", "at least one seed is needed"));
+    }
+    if options.limit == Some(0) {
+        return Err(Error::flag("--limit", "at least one image is needed"));
     }
     check_instruction_set()?;
     let plan = Plan::new(experiment, options)?;
@@ -92,7 +94,6 @@ impl Run<'_> {
     fn fit_options(&self, stop: &Stop) -> FitOptions {
         let (experiment, variant) = (self.experiment.name, self.plan.name.as_str());
         let title = format!("{experiment} {variant} on {}", self.plan.dataset.name);
-        let metadata = [("experiment", experiment), ("variant", variant)];
         FitOptions {
             out_dir: Some(self.out.clone()),
             resume: self.options.resume,
@@ -100,8 +101,23 @@ impl Run<'_> {
             experiment: self.plan.label.clone(),
             title,
             published: self.plan.published,
-            metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            metadata: self.provenance().metadata(),
             ..FitOptions::default()
+        }
+    }
+
+    fn provenance(&self) -> Provenance {
+        let Plan { name, preset, dataset, normalize, label, .. } = self.plan;
+        Provenance {
+            experiment: Some(self.experiment.name.to_owned()),
+            variant: Some(name.clone()),
+            network: Some(label.clone()),
+            preset: preset.map(str::to_owned),
+            dataset: Some(dataset.name.clone()),
+            normalize: Some(normalize.clone()),
+            classes: dataset.train.class_names().to_vec(),
+            test_images: Some(dataset.test.len()),
+            test_accuracy: None,
         }
     }
 
@@ -114,9 +130,8 @@ impl Run<'_> {
     }
 
     fn data(&self) -> Result<TrainingData, Error> {
-        let dataset = self.plan.dataset.clone();
-        let normalize = Normalize::fit(&dataset.train);
-        Ok(TrainingData::new(dataset, &self.recipe, normalize, self.plan.augment)?)
+        let Plan { dataset, normalize, augment, .. } = self.plan;
+        Ok(TrainingData::new(dataset.clone(), &self.recipe, normalize.clone(), *augment)?)
     }
 
     /// Makes the output folder and clears what an earlier, finished run left there.
@@ -164,6 +179,7 @@ impl Run<'_> {
         RunResult {
             experiment: self.experiment.name.to_owned(),
             variant: self.plan.name.clone(),
+            network: self.plan.label.clone(),
             dataset: self.plan.dataset.name.clone(),
             published: self.plan.published,
             epochs: outcome.history.len(),
