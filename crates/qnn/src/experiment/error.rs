@@ -21,6 +21,14 @@ pub enum Error {
         /// The output folder.
         folder: PathBuf,
     },
+    /// The output folder holds the files of another run.
+    #[error("{} holds {what}: choose another --out, or delete the folder", .folder.display())]
+    Occupied {
+        /// The output folder.
+        folder: PathBuf,
+        /// What is in it.
+        what: String,
+    },
     /// Metadata of a model file that have no meaning.
     #[error("the metadata of the model: {key} is {value:?}, expected {expected}")]
     Metadata {
@@ -70,7 +78,8 @@ pub enum Error {
 impl Error {
     /// Whether the command line was at fault.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Flag { .. } | Self::Unfinished { .. } | Self::Quantizer(_))
+        use Error::{Flag, Occupied, Quantizer, Unfinished};
+        matches!(self, Flag { .. } | Unfinished { .. } | Occupied { .. } | Quantizer(_))
     }
 
     pub(super) fn flag(flag: &'static str, reason: impl Into<String>) -> Self {
