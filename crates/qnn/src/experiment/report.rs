@@ -90,8 +90,11 @@ impl Summary {
                 last.published_epochs, last.epochs
             );
         }
-        text += &format!("\nmodel, metrics and curves are in {}", out.display());
-        text
+        let out = out.display();
+        text + &match self.runs.len() {
+            1 => format!("\nmodel, metrics and curves are in {out}"),
+            _ => format!("\nthe summary is in {out}, models, metrics and curves in its folders seed-N"),
+        }
     }
 }
 

@@ -74,9 +74,15 @@ impl Run<'_> {
         let mut model = self.model()?;
         let data = self.data()?;
         let result_file = self.out.join(RESULT);
+        let resume = self.options.resume;
+        let is_finished = resume && result_file.exists();
         self.prepare_folder()?;
-        let mut progress = Progress::new(self.options.quiet, self.recipe.epochs);
+        let mut progress = Progress::new(self.options.quiet, self.recipe.epochs, &self.out, is_finished);
         progress.line(&self.heading(model.as_ref()));
+        if resume && !self.out.join(files::CHECKPOINT).exists() {
+            let out = self.out.display();
+            progress.line(&format!("no checkpoint in {out}: starting from the beginning"));
+        }
         for warning in &self.plan.warnings {
             progress.line(&format!("warning: {warning}"));
         }
