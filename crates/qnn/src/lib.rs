@@ -5,9 +5,9 @@
 //! ```text
 //! experiment   declare variants and published figures, get a command line, a trainer and reports
 //!    │
-//! train        optimizers, schedules, exact checkpoints, curves
+//! train        optimizers, schedules, exact checkpoints, curves ── deploy: packed programs, exactly the trained network
 //!    │
-//! models       ResNet, VGG-7, LeNet-5, multilayer perceptrons ── data: CIFAR-10, MNIST, embedded digits
+//! models       ResNet, VGG-7, LeNet-5, multilayer perceptrons ── data: CIFAR-10, SVHN, MNIST, Fashion-MNIST, embedded digits
 //!    │
 //! layers       convolution, dense, batch norm ... with optional quantizers
 //!    │
