@@ -15,6 +15,8 @@
 //!         .main()
 //! }
 //! ```
+//!
+//! For networks and images of one's own see [`Design`].
 
 mod design;
 mod error;
