@@ -4,11 +4,11 @@
 //! ```text
 //! cargo run --release --example cnn_bits -- --list
 //! cargo run --release --example cnn_bits -- --variant hard-2 --data data
-//! cargo run --release --example cnn_bits -- --variant svhn-hard-2 --dataset svhn --data data
+//! cargo run --release --example cnn_bits -- --variant svhn-hard-2 --data data
 //! ```
 //!
-//! The variants named `svhn` have half as many filters, as the paper has them for that set, and are
-//! to be run on it. What was published was measured on the whole set.
+//! The variants named `svhn` have half as many filters, as the paper has them for that set, and run
+//! on it. What was published was measured on the whole set.
 
 use std::process::ExitCode;
 
@@ -17,17 +17,42 @@ use qnn::prelude::*;
 /// Name, steepness of the tanh (none for a hard one), and accuracies at 1 to 4 bits.
 type Row = ([&'static str; 4], Option<f32>, [f64; 4]);
 
-const CIFAR10: [Row; 2] = [
-    (["hard-1", "hard-2", "hard-3", "hard-4"], None, [78.86, 80.01, 79.64, 78.84]),
-    (["tanh-4-1", "tanh-4-2", "tanh-4-3", "tanh-4-4"], Some(4.0), [76.80, 78.38, 75.16, 75.04]),
-];
-const SVHN: [Row; 2] = [
-    (["svhn-hard-1", "svhn-hard-2", "svhn-hard-3", "svhn-hard-4"], None, [93.64, 93.60, 93.37, 93.76]),
-    (
-        ["svhn-tanh-4-1", "svhn-tanh-4-2", "svhn-tanh-4-3", "svhn-tanh-4-4"],
-        Some(4.0),
-        [92.35, 92.18, 91.14, 91.80],
-    ),
+/// What was published for one data set.
+struct Table {
+    dataset: DatasetName,
+    /// Filters of the first two convolutions.
+    width: usize,
+    quantized: [Row; 2],
+    full_precision: (&'static str, f64),
+}
+
+const TABLES: [Table; 2] = [
+    Table {
+        dataset: DatasetName::Cifar10,
+        width: 128,
+        quantized: [
+            (["hard-1", "hard-2", "hard-3", "hard-4"], None, [78.86, 80.01, 79.64, 78.84]),
+            (["tanh-4-1", "tanh-4-2", "tanh-4-3", "tanh-4-4"], Some(4.0), [76.80, 78.38, 75.16, 75.04]),
+        ],
+        full_precision: ("fp", 81.54),
+    },
+    Table {
+        dataset: DatasetName::Svhn,
+        width: 64,
+        quantized: [
+            (
+                ["svhn-hard-1", "svhn-hard-2", "svhn-hard-3", "svhn-hard-4"],
+                None,
+                [93.64, 93.60, 93.37, 93.76],
+            ),
+            (
+                ["svhn-tanh-4-1", "svhn-tanh-4-2", "svhn-tanh-4-3", "svhn-tanh-4-4"],
+                Some(4.0),
+                [92.35, 92.18, 91.14, 91.80],
+            ),
+        ],
+        full_precision: ("svhn-fp", 94.02),
+    },
 ];
 
 fn main() -> ExitCode {
@@ -35,8 +60,7 @@ fn main() -> ExitCode {
         .dataset(DatasetName::Cifar10)
         .dataset(DatasetName::Svhn)
         .recipe(recipe());
-    for (rows, width, fp) in [(CIFAR10, 128, ("fp", 81.54)), (SVHN, 64, ("svhn-fp", 94.02))] {
-        let dataset = if width == 64 { DatasetName::Svhn } else { DatasetName::Cifar10 };
+    for Table { dataset, width, quantized: rows, full_precision: (name, accuracy) } in TABLES {
         for (names, steepness, published) in rows {
             let about = match steepness {
                 None => "hard tanh, then the bits",
@@ -49,8 +73,8 @@ fn main() -> ExitCode {
         }
         let activation = Activation::HardTanh;
         let scheme = Scheme { activation, ..Scheme::default() };
-        let variant = Variant::new(fp.0, "full precision", net(width, scheme));
-        experiment = experiment.variant(variant.published(fp.1).on(dataset));
+        let variant = Variant::new(name, "full precision", net(width, scheme));
+        experiment = experiment.variant(variant.published(accuracy).on(dataset));
     }
     experiment.main()
 }

@@ -10,9 +10,11 @@
 //! compute with the codes themselves.
 
 use std::hint::black_box;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use qnn::experiment::check_instruction_set;
 use qnn_kernels::packed::{
     ByteInput, ConvGeometry, Encoding, Int8Conv, LookupConv, Output, PackedConv, StoredValues,
     compression_rate, plain_conv2d,
@@ -34,11 +36,25 @@ const IMAGE: [usize; 3] = [16, 16, 3];
 const FILTERS: usize = 8;
 const EXTENTS: [usize; 3] = [3, 4, 5];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let flags = Flags::parse();
+fn main() -> ExitCode {
+    match run(&Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
     let kernels = match flags.isa {
-        Some(isa) => Kernels::of(isa).ok_or_else(|| format!("this machine has no {isa} instructions"))?,
-        None => Kernels::current(),
+        Some(isa) => {
+            Kernels::of(isa).ok_or_else(|| format!("--isa: this machine has no {isa} instructions"))?
+        }
+        None => {
+            check_instruction_set()?;
+            Kernels::current()
+        }
     };
     let [height, width, channels] = IMAGE;
     println!(
@@ -51,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     println!("{:34}{:>16}{:>16}{:>16}", "", "3x3", "4x4", "5x5");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-    let columns = EXTENTS.map(|extent| pool.install(|| times(&flags, kernels, extent)));
+    let columns = EXTENTS.map(|extent| pool.install(|| times(flags, kernels, extent)));
     let [first, second, third] = columns.map(|column| column.map_err(|error| error.to_string()));
     let columns = [first?, second?, third?];
     for (row, (form, _)) in columns[0].iter().enumerate() {

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use qnn::data::Images;
+use clap::builder::RangedU64ValueParser;
 use qnn::deploy::{Program, Session};
+use qnn::experiment::check_instruction_set;
 use qnn::prelude::*;
 
 /// Classifies image files, or test images of a data set, with a packed model
@@ -23,7 +24,7 @@ struct Args {
     model: PathBuf,
 
     /// How many classes to print for each image
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one())]
     top: usize,
 
     /// Classify test images of this data set
@@ -35,12 +36,16 @@ struct Args {
     data: Source,
 
     /// How many test images to classify
-    #[arg(long, value_name = "N", default_value_t = 10, requires = "dataset")]
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "dataset", value_parser = at_least_one())]
     count: usize,
 
     /// PNG, PPM or PGM files, of any size
     #[arg(value_name = "IMAGE", required_unless_present = "dataset")]
     images: Vec<PathBuf>,
+}
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 fn main() -> ExitCode {
@@ -54,11 +59,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    check_instruction_set()?;
     let program = Program::load(&args.model)?;
     let mut session = Session::new(&program)?;
     if let Some(name) = args.dataset {
-        let test =
-            qnn::data::load(name, &args.data)?.dataset.test.take(args.count).fit_to(program.input_shape())?;
+        let test = test_images(args, name, &program)?;
         for i in 0..test.len() {
             let label = &test.class_names()[usize::from(test.labels()[i])];
             print(args, &program, &format!("test image {i} ({label})"), &session.run(test.pixels(i))?);
@@ -69,6 +74,19 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         print(args, &program, &path.display().to_string(), &session.run(image.pixels(0))?);
     }
     Ok(())
+}
+
+/// Test images at the shape that the model takes, with a warning if it tells other things apart.
+fn test_images(args: &Args, name: DatasetName, program: &Program) -> Result<Images, Box<dyn Error>> {
+    let loaded = qnn::data::load(name, &args.data)?;
+    loaded.notice.iter().for_each(|notice| eprintln!("{notice}"));
+    let test = loaded.dataset.test;
+    if !program.classes().is_empty() && program.classes() != test.class_names() {
+        let (here, there) = (program.classes().join(", "), test.class_names().join(", "));
+        let name = test.name();
+        eprintln!("warning: the model tells {here} apart, and the images of {name} show {there}");
+    }
+    Ok(test.take(args.count).fit_to(program.input_shape())?)
 }
 
 /// An image file at the shape that the model takes.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Parser};
-use ndarray_npy::{ViewNpyExt, WritableElement, WriteNpyExt};
+use ndarray_npy::{ViewNpyError, ViewNpyExt, WritableElement, WriteNpyExt};
 use qnn::quant::ndarray::{Array1, Array2, ArrayD, ArrayViewD, Ix2};
 use qnn::quant::registry::{self, Listing, Parameters};
 use qnn::quant::{Dependence, Granularity, Grid, Moment, Pair, Quantizer};
@@ -55,6 +55,7 @@ struct Options {
 
 /// What to write: any of these.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Outputs (.npy files)")]
 struct Outputs {
     /// y: the quantized values, float32
     #[arg(long)]
@@ -83,54 +84,76 @@ struct Outputs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Parameters (see --list)")]
 struct ParameterFlags {
+    /// Bits of the codes
     #[arg(long)]
     bits: Option<u32>,
+    /// Levels of `alphabet`, in place of bits
     #[arg(long)]
     levels: Option<u32>,
+    /// The magnitude of `constant-scaled-sign`; the step of `lsq`
     #[arg(long)]
     scale: Option<f32>,
-    /// `tensor`, `last`, or the number of an axis
+    /// Over which elements statistics are taken: `tensor`, or one group per index of an axis, `last` or its number
     #[arg(long)]
     axis: Option<Granularity>,
+    /// The factor before mean|x| of `ternary` and before max|x| of `trained-ternary`; what x must pass in `hysteresis-sign`
     #[arg(long)]
     threshold: Option<f64>,
+    /// Levels −1, 0, 1 of `ternary`
     #[arg(long)]
     unscaled: bool,
+    /// The threshold of `ternary` with the least squared error
     #[arg(long)]
     exact: bool,
+    /// The positive level of `trained-ternary`
     #[arg(long)]
     wp: Option<f32>,
+    /// The magnitude of the negative level of `trained-ternary`
     #[arg(long)]
     wn: Option<f32>,
     /// Of whatever is random; has no effect where nothing is
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// The lower end of the range of `affine`, in place of the tensor's own
     #[arg(long)]
     low: Option<f32>,
+    /// The upper end of the range of `affine`
     #[arg(long)]
     high: Option<f32>,
+    /// Zero point 0 in `affine`
     #[arg(long)]
     symmetric: bool,
+    /// All codes of two's complement in `uniform`
     #[arg(long)]
     asymmetric: bool,
+    /// Levels from 0 up in `lsq`, stored integers from 0 up in `affine`
     #[arg(long)]
     unsigned: bool,
+    /// Spend one bit of `quantized-relu` on the sign
     #[arg(long)]
     sign_bit: bool,
+    /// The lowest exponent of `log-ap2`
     #[arg(long)]
     lowest: Option<i32>,
+    /// The highest exponent of `log-ap2`
     #[arg(long)]
     highest: Option<i32>,
+    /// The range of `alphabet`, `uniform` and `pact`, and where the slope of an estimator ends
     #[arg(long)]
     clip: Option<f32>,
+    /// The steepness of `modified-tanh`; the height of `error-decay`
     #[arg(long)]
     k: Option<f32>,
+    /// Steps of `modified-tanh` outside of the levels as well
     #[arg(long)]
     periodic: bool,
+    /// The steepness of `swish-sign`
     #[arg(long)]
     beta: Option<f32>,
+    /// The steepness of `error-decay`
     #[arg(long)]
     t: Option<f32>,
+    /// The slope of `leaky-clipped` outside
     #[arg(long)]
     leak: Option<f32>,
 }
@@ -166,6 +189,7 @@ fn list(out: &mut impl std::io::Write) -> Outcome {
 }
 
 fn run(options: &Options) -> Outcome {
+    qnn::experiment::check_instruction_set()?;
     let x = read(options.input.as_deref().ok_or("--input is missing")?)?;
     let pair = pair(options, x.view())?;
     let grid = pair.map.fit(x.view())?;
@@ -317,7 +341,15 @@ fn read(path: &Path) -> Outcome<ArrayD<f32>> {
     if bytes.get(6).is_some_and(|&version| version > 1) && announced as usize > bytes.len() {
         return Err(fail(&"the header is longer than the file").into());
     }
-    let view = ArrayViewD::<f32>::view_npy(&bytes).map_err(|error| fail(&error))?;
+    let view = ArrayViewD::<f32>::view_npy(&bytes).map_err(|error| match error {
+        ViewNpyError::WrongDescriptor(found) => {
+            let found = found.to_string();
+            let found = found.trim_matches('\'');
+            let path = path.display();
+            format!("{path} holds {found}, expected float32: save it with x.astype(numpy.float32)")
+        }
+        error => fail(&error),
+    })?;
     Ok(view.as_standard_layout().into_owned())
 }
 

@@ -18,7 +18,7 @@ use qnn::prelude::*;
 fn main() -> ExitCode {
     Experiment::new("resnet20_bc", "ResNet-20/32 with BinaryConnect weights on CIFAR-10")
         .dataset(DatasetName::Cifar10)
-        .recipe(recipe())
+        .recipe(Recipe::metu_cifar10())
         .variant(row("bc-1.2", "binary weights of ±1/8", net("bc-1.2"), [89.71, 90.90]))
         .variant(row("bc-1.1", "binary weights of ±0.1", net("bc-1.1"), [89.33, 90.67]))
         .variant(row("bc", "binary weights of ±1, projections included", net("bc"), [82.68, 10.00]))
@@ -38,20 +38,6 @@ fn main() -> ExitCode {
 /// A row of the table with its accuracies at depth 20 and 32.
 fn row(name: &'static str, about: &'static str, net: ResNetConfig, published: [f64; 2]) -> Variant {
     Variant::new(name, about, net).published_at(20, published[0]).published_at(32, published[1])
-}
-
-/// The thesis's hyperparameters for CIFAR-10.
-fn recipe() -> Recipe {
-    Recipe {
-        epochs: 200,
-        batch: 100,
-        optimizer: OptimizerConfig::default(),
-        learning_rate: 0.1,
-        schedule: Schedule::Step { milestones: vec![80, 120, 160], factor: 0.1 },
-        weight_decay: 1e-4,
-        augment: true,
-        ..Recipe::default()
-    }
 }
 
 fn net(preset: &str) -> ResNetConfig {

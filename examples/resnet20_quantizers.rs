@@ -16,7 +16,7 @@ use qnn::prelude::*;
 fn main() -> ExitCode {
     Experiment::new("resnet20_quantizers", "ResNet-20/32 on CIFAR-10: quantizers compared")
         .dataset(DatasetName::Cifar10)
-        .recipe(recipe())
+        .recipe(Recipe::metu_cifar10())
         .variant(row("twn", "ternary weights", [91.38, 91.24]))
         .variant(row("dorefa-w", "DoReFa-Net: 1-bit weights", [89.76, 90.27]))
         .variant(row("bnn", "BNN: weights and activations ±1", [77.88, 68.23]))
@@ -36,17 +36,4 @@ fn row(name: &'static str, about: &'static str, published: [f64; 2]) -> Variant 
 fn net(preset: &str) -> ResNetConfig {
     let scheme = Scheme::preset(preset).expect("a known preset");
     ResNetConfig { scheme, ..ResNetConfig::new(3) }
-}
-
-/// The thesis's hyperparameters for CIFAR-10.
-fn recipe() -> Recipe {
-    Recipe {
-        epochs: 200,
-        batch: 100,
-        learning_rate: 0.1,
-        schedule: Schedule::Step { milestones: vec![80, 120, 160], factor: 0.1 },
-        weight_decay: 1e-4,
-        augment: true,
-        ..Recipe::default()
-    }
 }

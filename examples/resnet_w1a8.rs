@@ -30,18 +30,10 @@ fn main() -> ExitCode {
         .main()
 }
 
-/// SGD whose rate falls in steps: a lower start than for full precision, since a step of a latent
-/// weight must be small against the threshold.
+/// A lower rate than for full precision, since a step of a latent weight must be small against the
+/// threshold.
 fn recipe() -> Recipe {
-    Recipe {
-        epochs: 200,
-        batch: 100,
-        learning_rate: 0.05,
-        schedule: Schedule::Step { milestones: vec![80, 120, 160], factor: 0.1 },
-        weight_decay: 1e-4,
-        augment: true,
-        ..Recipe::default()
-    }
+    Recipe { learning_rate: 0.05, ..Recipe::metu_cifar10() }
 }
 
 fn hysteresis(threshold: f32) -> Pair {

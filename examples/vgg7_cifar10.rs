@@ -15,7 +15,7 @@ use qnn::prelude::*;
 fn main() -> ExitCode {
     Experiment::new("vgg7_cifar10", "VGG-7 on CIFAR-10: ten methods compared")
         .dataset(DatasetName::Cifar10)
-        .recipe(recipe())
+        .recipe(Recipe::metu_cifar10())
         .variant(row("bc", "BinaryConnect: weights ±1", 92.32))
         .variant(row("dorefa-w", "DoReFa-Net: 1-bit weights", 92.29))
         .variant(row("twn", "ternary weights", 92.95))
@@ -33,17 +33,4 @@ fn main() -> ExitCode {
 fn row(name: &'static str, about: &'static str, published: f64) -> Variant {
     let scheme = Scheme::preset(name).expect("a known preset");
     Variant::new(name, about, Vgg7Config { scheme, ..Vgg7Config::default() }).published(published)
-}
-
-/// The thesis's hyperparameters for CIFAR-10.
-fn recipe() -> Recipe {
-    Recipe {
-        epochs: 200,
-        batch: 100,
-        learning_rate: 0.1,
-        schedule: Schedule::Step { milestones: vec![80, 120, 160], factor: 0.1 },
-        weight_decay: 1e-4,
-        augment: true,
-        ..Recipe::default()
-    }
 }

@@ -1,6 +1,7 @@
 //! The sets this crate knows.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::{Error, Images, Result};
@@ -92,14 +93,15 @@ impl DatasetName {
         names.split(',').map(str::to_owned).collect()
     }
 
-    /// How to come by the set, for messages.
-    pub(crate) fn advice(self) -> String {
+    /// How to come by the set under a root that [`load`](crate::load) searches, for messages.
+    pub(crate) fn advice(self, root: &Path) -> String {
+        let folder = root.join(self.as_str());
+        let folder = folder.display();
         let source = match self {
             Self::Cifar10 => "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
             Self::Svhn => {
                 return format!(
-                    "put train.bin and test.bin, its cropped digits in records like CIFAR-10's, into the folder \
-                     `data/{self}` or `$QNN_DATA/{self}`"
+                    "put train.bin and test.bin, its cropped digits in records like CIFAR-10's, into the folder {folder}"
                 );
             }
             Self::Mnist => "https://ossci-datasets.s3.amazonaws.com/mnist/ (four IDX files)",
@@ -109,7 +111,7 @@ impl DatasetName {
             Self::Digits => "the program itself",
         };
         format!(
-            "download it, or put the files of {source} into the folder `data/{self}` or `$QNN_DATA/{self}`"
+            "download it (the experiments do with --download), or put the files of {source} into the folder {folder}"
         )
     }
 

@@ -56,10 +56,12 @@ pub enum Error {
         label_count: usize,
     },
     /// The set is not where it was looked for.
-    #[error("{name} is not at hand; looked at {}; {}", Listing(looked), name.advice())]
+    #[error("{name} is not at hand; looked at {}; {}", Listing(looked), name.advice(root))]
     NotFound {
         /// The set that was wanted.
         name: DatasetName,
+        /// The folder that was given.
+        root: PathBuf,
         /// Every place that was tried, in order.
         looked: Vec<PathBuf>,
     },
@@ -167,7 +169,7 @@ fn nothing_to_download(name: DatasetName) -> String {
         DatasetName::Digits => {
             format!("{name} is part of the program and needs no download; use `embedded` as the data source")
         }
-        _ => format!("{name} cannot be downloaded; {}", name.advice()),
+        _ => format!("{name} cannot be downloaded; {}", name.advice(Path::new("data"))),
     }
 }
 

@@ -104,20 +104,21 @@ fn load_with(name: DatasetName, source: &Source, roots: &[PathBuf]) -> Result<Lo
         _ if name == DatasetName::Digits => {
             Ok(Loaded { dataset: embedded_digits()?, is_embedded: true, notice: None })
         }
-        Source::Embedded => stand_in(name, "as wished".into()),
+        Source::Embedded => stand_in(name, "as requested".into()),
         Source::Path(root) => {
             let looked = places(name, root);
-            first(name, &looked)?.map(silent).ok_or_else(|| Error::NotFound { name, looked: paths(looked) })
+            let missing = || Error::NotFound { name, root: root.clone(), looked: paths(looked.clone()) };
+            first(name, &looked)?.map(silent).ok_or_else(missing)
         }
         Source::Auto => {
             let looked: Vec<Place> =
                 roots.iter().flat_map(|root| places(name, root)).chain(system(name)).collect();
             match first(name, &looked)? {
                 Some(dataset) => Ok(silent(dataset)),
-                None => stand_in(
-                    name,
-                    format!("which was not found at {}; {}", listing(&paths(looked)), name.advice()),
-                ),
+                None => {
+                    let advice = name.advice(roots.first().map_or(Path::new("data"), PathBuf::as_path));
+                    stand_in(name, format!("which was not found at {}; {advice}", listing(&paths(looked))))
+                }
             }
         }
     }
@@ -212,8 +213,9 @@ mod tests {
         assert_eq!((loaded.dataset.name.as_str(), loaded.is_embedded), ("digits", true));
         let notice = loaded.notice.unwrap();
         assert_eq!(notice.lines().count(), 1);
+        let own = root.path().join("cifar10").display().to_string();
         for word in
-            ["in place of cifar10", "cifar-10-batches-bin", "download", &root.path().display().to_string()]
+            ["in place of cifar10", "cifar-10-batches-bin", "--download", &format!("into the folder {own}")]
         {
             assert!(notice.contains(word), "{word:?} in {notice}");
         }
@@ -226,7 +228,10 @@ mod tests {
         for name in [DatasetName::Cifar10, DatasetName::Mnist, DatasetName::FashionMnist] {
             match load(name, &Source::Path(root.path().into())) {
                 Err(error @ Error::NotFound { .. }) => {
-                    assert!(error.to_string().contains("looked at"), "{error}")
+                    let folder = root.path().join(name.as_str()).display().to_string();
+                    for word in ["looked at", "--download", &format!("into the folder {folder}")] {
+                        assert!(error.to_string().contains(word), "{word:?} in {error}");
+                    }
                 }
                 other => panic!("{other:?}"),
             }

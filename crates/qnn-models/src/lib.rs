@@ -45,12 +45,12 @@ mod units;
 mod vgg7;
 
 pub use bnn_cnn::{BnnCnn, BnnCnnConfig};
+pub use build::Builder;
 pub use error::{Error, Result};
 pub use lenet5::{LeNet5, LeNet5Config};
 pub use mlp::{Mlp, MlpConfig};
 pub use pad_zero::PadZero;
 pub use preset::Preset;
 pub use resnet::{ResNet, ResNetConfig, Shortcut};
-pub use scheme::{Activation, Norm, Scheme};
-
+pub use scheme::{Activation, Norm, Place, Scheme};
 pub use vgg7::{Vgg7, Vgg7Config};

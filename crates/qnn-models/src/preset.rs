@@ -18,7 +18,7 @@ pub struct Preset {
 
 type Make = fn() -> Result<Scheme>;
 
-const PRESETS: [(Preset, Make); 29] = [
+const PRESETS: [(Preset, Make); 33] = [
     (preset("fp", "full precision"), || Ok(Scheme::default())),
     (preset("bc", "BinaryConnect: weights ±1"), || Ok(clipped(Sign))),
     (preset("bc-1.1", "BinaryConnect with weights ±0.1"), || constant(0.1)),
@@ -89,6 +89,18 @@ const PRESETS: [(Preset, Make); 29] = [
     }),
     (preset("lsq", "4-bit weights and activations with trained steps"), || {
         Ok(weights(Lsq::for_weights(4, 0.1)?).activated(Lsq::for_activations(4, 0.1)?))
+    }),
+    (preset("even-1", "weights and activations ±1, as even levels of 1 bit"), || {
+        Scheme::even_levels(1, None)
+    }),
+    (preset("even-2", "weights and activations at 4 even levels in [−1, 1]"), || {
+        Scheme::even_levels(2, None)
+    }),
+    (preset("even-3", "weights and activations at 8 even levels in [−1, 1]"), || {
+        Scheme::even_levels(3, None)
+    }),
+    (preset("even-4", "weights and activations at 16 even levels in [−1, 1]"), || {
+        Scheme::even_levels(4, None)
     }),
     (preset("w1a8", "1-bit weights with hysteresis 0.1, 8-bit activations"), || {
         Ok(clipped(HysteresisSign::new(0.1)?).activated(DorefaActivations::new(8)?))

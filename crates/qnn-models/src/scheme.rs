@@ -103,12 +103,16 @@ pub enum Norm {
     },
 }
 
-/// Where in a network a weight layer stands.
+/// Where in a network a weight layer stands, which decides whether a [`Scheme`] quantizes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub enum Place {
+    /// It takes the network's own input.
     First,
+    /// Anywhere else.
     Inner,
+    /// The 1×1 convolution of a shortcut.
     Projection,
+    /// Its sums are the logits.
     Last,
 }
 
@@ -121,7 +125,16 @@ impl Scheme {
 
     /// Whether the layer at `path` is quantized. `ends` is the model's own choice for first and
     /// last layers in full precision.
-    pub(crate) fn quantizes(&self, path: &str, place: Place, ends: bool) -> bool {
+    ///
+    /// ```
+    /// use qnn_models::{Place, Scheme};
+    /// let scheme = Scheme { full_precision: vec!["blocks.0".to_owned()], ..Scheme::preset("bc")? };
+    /// assert!(scheme.quantizes("stem", Place::First, false));
+    /// assert!(!scheme.quantizes("stem", Place::First, true));
+    /// assert!(!scheme.quantizes("blocks.0.conv1", Place::Inner, false));
+    /// # Ok::<(), qnn_models::Error>(())
+    /// ```
+    pub fn quantizes(&self, path: &str, place: Place, ends: bool) -> bool {
         let full_precision = match place {
             Place::First => self.first_full_precision.unwrap_or(ends),
             Place::Last => self.last_full_precision.unwrap_or(ends),
@@ -138,7 +151,13 @@ pub(crate) fn lies_below(path: &str, above: &str) -> bool {
 }
 
 impl Activation {
-    pub(crate) fn layer(&self, quantizer_rate: f32) -> Result<Box<dyn Layer>> {
+    /// The function as a layer. What its quantizer learns, if it has one that does, learns at `quantizer_rate` times the
+    /// base rate; see [`Scheme::quantizer_rate`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Layer`](crate::Error::Layer) for bits that no range has.
+    pub fn layer(&self, quantizer_rate: f32) -> Result<Box<dyn Layer>> {
         Ok(match self {
             Self::Identity => Box::new(Sequential::new()),
             Self::ReluInRange { bits } => Box::new(ReluInRange::new(range_of(*bits))?),
@@ -195,7 +214,12 @@ impl Scheme {
 }
 
 impl Norm {
-    pub(crate) fn layer(self, channels: usize) -> Result<Box<dyn Normalization>> {
+    /// The normalisation of so many channels as a layer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Layer`](crate::Error::Layer) for zero channels.
+    pub fn layer(self, channels: usize) -> Result<Box<dyn Normalization>> {
         Ok(match self {
             Self::Batch => Box::new(BatchNorm::new(&BatchNormConfig::new(channels))?),
             Self::ShiftBatch { round_variance } => {

@@ -124,6 +124,19 @@ impl Checkpoint {
         Self::assemble(path, note, archive.tensors)
     }
 
+    /// Each setting in which this checkpoint's run differs from another one, as `epochs is 10 there and 20 here`; empty if
+    /// none does. See [`run_settings`](crate::run_settings).
+    pub fn differences(&self, here: &BTreeMap<String, String>) -> String {
+        let there = &self.run;
+        let names = there.keys().chain(here.keys().filter(|name| !there.contains_key(*name)));
+        let value =
+            |run: &BTreeMap<String, String>, name| run.get(name).map_or("absent".to_owned(), String::clone);
+        let lines = names.map(|name| (name, value(there, name), value(here, name)));
+        let lines = lines.filter(|(_, there, here)| there != here);
+        let lines = lines.map(|(name, there, here)| format!("{name} is {there} there and {here} here"));
+        lines.collect::<Vec<_>>().join("; ")
+    }
+
     fn note(&self) -> Note {
         let Progress { epoch, batch, step, sums, ref history } = self.progress;
         let history = history.iter().map(EpochBits::of).collect();
@@ -298,6 +311,18 @@ mod tests {
             );
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
+    }
+
+    #[test]
+    fn settings_that_differ_are_named_with_both_values() {
+        let run = |settings: &[(&str, &str)]| -> BTreeMap<String, String> {
+            settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
+        assert_eq!(checkpoint().differences(&run(&[("seed", "7")])), "");
+        assert_eq!(
+            checkpoint().differences(&run(&[("seed", "8"), ("rate", "0.1")])),
+            "seed is 7 there and 8 here; rate is absent there and 0.1 here"
+        );
     }
 
     #[test]

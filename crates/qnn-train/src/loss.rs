@@ -1,3 +1,5 @@
+use std::str::FromStr;
+
 use qnn_tensor::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
@@ -6,6 +8,16 @@ use crate::Error;
 /// What training makes small: a mean over the images of a batch.
 ///
 /// Outputs have the shape `[images, classes]`; the class of the largest output is the prediction.
+///
+/// Parses from `cross-entropy` and `cross-entropy:0.1` (with that label smoothing), `squared-hinge` and
+/// `mean-squared-error`.
+///
+/// ```
+/// use qnn_train::Loss;
+/// assert_eq!("squared-hinge".parse::<Loss>()?, Loss::SquaredHinge);
+/// assert_eq!("cross-entropy:0.1".parse::<Loss>()?, Loss::CrossEntropy { smoothing: 0.1 });
+/// # Ok::<(), qnn_train::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Loss {
@@ -56,6 +68,25 @@ impl Loss {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl FromStr for Loss {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let expected = "cross-entropy, cross-entropy:SMOOTHING, squared-hinge or mean-squared-error";
+        let unknown = || Error::setting("the loss", format!("{text:?}"), expected);
+        let loss = match text.split_once(':') {
+            None if text == "cross-entropy" => Self::default(),
+            None if text == "squared-hinge" => Self::SquaredHinge,
+            None if text == "mean-squared-error" => Self::MeanSquaredError,
+            Some(("cross-entropy", smoothing)) => {
+                Self::CrossEntropy { smoothing: smoothing.parse().map_err(|_| unknown())? }
+            }
+            _ => return Err(unknown()),
+        };
+        loss.check().map(|()| loss)
     }
 }
 
@@ -145,6 +176,17 @@ mod tests {
         ] {
             let got = f64::from(loss(kind, &labels).unwrap());
             assert!((got - expected).abs() < 1e-6, "{kind:?}: {got}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn names_of_losses_are_read_and_others_refused() {
+        let parsed = |text: &str| text.parse::<Loss>();
+        assert_eq!(parsed("cross-entropy").unwrap(), Loss::default());
+        assert_eq!(parsed("mean-squared-error").unwrap(), Loss::MeanSquaredError);
+        for text in ["", "hinge", "squared-hinge:0.1", "cross-entropy:", "cross-entropy:x", "cross-entropy:1"]
+        {
+            assert!(matches!(parsed(text), Err(Error::Setting { .. })), "{text}");
         }
     }
 

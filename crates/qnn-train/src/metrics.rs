@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
-use crate::Error;
+use crate::{Error, files};
 
 /// What one epoch showed.
 ///
@@ -48,7 +48,7 @@ pub fn best_epoch(history: &[EpochMetrics]) -> Option<&EpochMetrics> {
 ///
 /// [`Error::File`] if a file cannot be written.
 pub fn write_history(folder: &Path, history: &[EpochMetrics]) -> Result<(), Error> {
-    let (csv, jsonl) = (folder.join("metrics.csv"), folder.join("metrics.jsonl"));
+    let (csv, jsonl) = (folder.join(files::METRICS_CSV), folder.join(files::METRICS_JSONL));
     let invalid = |error: csv::Error| Error::file(&csv)(std::io::Error::other(error));
     qnn_files::write_atomically(&csv, &to_csv(history).map_err(invalid)?)?;
     let invalid = |error: serde_json::Error| Error::file(&jsonl)(error.into());

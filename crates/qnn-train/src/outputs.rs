@@ -9,6 +9,7 @@ use qnn_layers::{Layer, Module, load_state_dict, state_dict};
 
 use crate::checkpoint::{Checkpoint, Progress};
 use crate::curves::write_curves;
+use crate::files;
 use crate::metrics::write_history;
 use crate::{EpochMetrics, Error, FitOptions, Optimizer, Recipe, TrainingData, best_epoch, save_model};
 
@@ -26,9 +27,7 @@ impl<'a> Outputs<'a> {
         if let Some(folder) = &options.out_dir {
             fs::create_dir_all(folder).map_err(Error::file(folder))?;
         }
-        let mut run = recipe.settings();
-        run.extend(data.settings());
-        run.insert("experiment".to_owned(), options.experiment.clone());
+        let run = run_settings(recipe, data, options);
         let batches = data.train.batches_per_epoch();
         Ok(Self { options, run, batches, last_checkpoint: Instant::now() })
     }
@@ -42,7 +41,7 @@ impl<'a> Outputs<'a> {
         if !self.options.resume {
             return Ok(None);
         }
-        let path = self.path("checkpoint.safetensors").ok_or(Error::NoFolder)?;
+        let path = self.path(files::CHECKPOINT).ok_or(Error::NoFolder)?;
         if !path.exists() {
             return Ok(None);
         }
@@ -55,7 +54,7 @@ impl<'a> Outputs<'a> {
     }
 
     fn check_run(&self, path: &Path, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let differences = differences(&checkpoint.run, &self.run);
+        let differences = checkpoint.differences(&self.run);
         if !differences.is_empty() {
             return Err(Error::OtherRun { path: path.to_owned(), differences });
         }
@@ -80,7 +79,7 @@ impl<'a> Outputs<'a> {
         optimizer: &dyn Optimizer,
         progress: &Progress,
     ) -> Result<Option<PathBuf>, Error> {
-        let Some(path) = self.path("checkpoint.safetensors") else { return Ok(None) };
+        let Some(path) = self.path(files::CHECKPOINT) else { return Ok(None) };
         self.check_finite(model, progress.epoch, progress.step)?;
         let (run, progress) = (self.run.clone(), progress.clone());
         let (model, optimizer) = (state_dict(model), optimizer.state());
@@ -93,7 +92,7 @@ impl<'a> Outputs<'a> {
     pub(crate) fn epoch(&self, model: &dyn Module, history: &[EpochMetrics]) -> Result<(), Error> {
         let Some(last) = history.last() else { return Ok(()) };
         if best_epoch(history) == Some(last) {
-            self.model("best.safetensors", model, last)?;
+            self.model(files::BEST_MODEL, model, last)?;
         }
         self.metrics(history)
     }
@@ -102,7 +101,7 @@ impl<'a> Outputs<'a> {
     /// process killed between two of them.
     pub(crate) fn finish(&self, model: &dyn Module, history: &[EpochMetrics]) -> Result<(), Error> {
         let Some(last) = history.last() else { return Ok(()) };
-        self.model("model.safetensors", model, last)?;
+        self.model(files::MODEL, model, last)?;
         self.metrics(history)
     }
 
@@ -120,7 +119,7 @@ impl<'a> Outputs<'a> {
         let Some(folder) = &self.options.out_dir else { return Ok(()) };
         write_history(folder, history)?;
         let FitOptions { title, published, .. } = self.options;
-        write_curves(&folder.join("curves.svg"), history, title, *published)
+        write_curves(&folder.join(files::CURVES), history, title, *published)
     }
 
     fn model(&self, name: &str, model: &dyn Module, epoch: &EpochMetrics) -> Result<(), Error> {
@@ -136,13 +135,11 @@ impl<'a> Outputs<'a> {
     }
 }
 
-/// Each setting that differs, as `epochs: 10 there, 20 here`.
-fn differences(there: &BTreeMap<String, String>, here: &BTreeMap<String, String>) -> String {
-    let names = there.keys().chain(here.keys().filter(|name| !there.contains_key(*name)));
-    let value =
-        |run: &BTreeMap<String, String>, name| run.get(name).map_or("absent".to_owned(), String::clone);
-    let lines = names.map(|name| (name, value(there, name), value(here, name)));
-    let lines = lines.filter(|(_, there, here)| there != here);
-    let lines = lines.map(|(name, there, here)| format!("{name} is {there} there and {here} here"));
-    lines.collect::<Vec<_>>().join("; ")
+/// What a run is, by name: the recipe, the data, and [`FitOptions::experiment`]. Runs with the same settings have the
+/// same results, and checkpoints hold them.
+pub fn run_settings(recipe: &Recipe, data: &TrainingData, options: &FitOptions) -> BTreeMap<String, String> {
+    let mut run = recipe.settings();
+    run.extend(data.settings());
+    run.insert("experiment".to_owned(), options.experiment.clone());
+    run
 }

@@ -7,7 +7,7 @@
 //!    │
 //! train        optimizers, schedules, exact checkpoints, curves ── deploy: packed programs of trained models
 //!    │
-//! models       ResNet, VGG-7, LeNet-5, multilayer perceptrons ── data: CIFAR-10, MNIST, embedded digits
+//! models       ResNet, VGG-7, LeNet-5, multilayer perceptrons ── data: CIFAR-10, SVHN, MNIST, Fashion-MNIST, embedded digits
 //!    │
 //! layers       convolution, dense, batch norm ... with optional quantizers
 //!    │

@@ -7,6 +7,62 @@ use qnn_models::{
 };
 
 /// A network as data: what a variant of an experiment holds and the command line changes.
+///
+/// The configurations of [`qnn::models`](qnn_models) are designs. So is any network of one's own that can say these four
+/// things; a [`Builder`](qnn_models::Builder) makes it follow its scheme, so that every preset and every flag works with it:
+///
+/// ```
+/// use qnn::data::embedded_digits;
+/// use qnn::experiment::Options;
+/// use qnn::layers::{DenseConfig, Flatten, Sequential};
+/// use qnn::prelude::*;
+///
+/// #[derive(Clone, Debug)]
+/// struct TwoLayers {
+///     hidden: usize,
+///     scheme: Scheme,
+/// }
+///
+/// impl Design for TwoLayers {
+///     fn build(&self, init: &mut Init) -> Result<Box<dyn Layer>, qnn::models::Error> {
+///         let mut builder = Builder::new(&self.scheme, Initializer::HeNormal, false, init);
+///         let hidden = builder.dense("hidden", Place::First, DenseConfig::new(64, self.hidden))?;
+///         let classifier = builder.dense("classifier", Place::Last, DenseConfig::new(self.hidden, 10))?;
+///         let model = Sequential::new()
+///             .with("flatten", Flatten)
+///             .with("hidden", hidden)
+///             .with("norm", builder.norm(self.hidden)?)
+///             .with("activation", builder.activation()?)
+///             .with("classifier", classifier);
+///         Ok(Box::new(builder.finish(model)?))
+///     }
+///
+///     fn input(&self) -> [usize; 3] {
+///         [8, 8, 1]
+///     }
+///
+///     fn scheme_mut(&mut self) -> &mut Scheme {
+///         &mut self.scheme
+///     }
+///
+///     fn boxed(&self) -> Box<dyn Design> {
+///         Box::new(self.clone())
+///     }
+/// }
+///
+/// // Any images will do: `Images::new` takes pixels and labels.
+/// let Dataset { train, test, .. } = embedded_digits()?;
+/// let experiment = Experiment::new("mine", "two layers on images of my own")
+///     .images(Dataset { name: "my-images".to_owned(), train, test })
+///     .recipe(Recipe { epochs: 3, learning_rate: 0.05, ..Recipe::default() })
+///     .variant(Variant::new("bc", "BinaryConnect", TwoLayers { hidden: 64, scheme: Scheme::preset("bc")? }));
+///
+/// let folder = tempfile::tempdir()?; // a program ends with `experiment.main()` instead, which reads its flags
+/// let options = Options { out: Some(folder.path().join("bc")), quiet: true, ..Options::default() };
+/// let summary = experiment.run(&options)?.expect("options that do not ask for a list");
+/// assert!(summary.mean_test_accuracy > 80.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Design: Debug + Send + Sync {
     /// Makes the network with fresh weights.
     ///

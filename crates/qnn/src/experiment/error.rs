@@ -21,6 +21,24 @@ pub enum Error {
         /// The output folder.
         folder: PathBuf,
     },
+    /// The output folder holds the files of another run.
+    #[error("{} holds {what}: choose another --out, or delete the folder", .folder.display())]
+    Occupied {
+        /// The output folder.
+        folder: PathBuf,
+        /// What is in it.
+        what: String,
+    },
+    /// Metadata of a model file that have no meaning.
+    #[error("the metadata of the model: {key} is {value:?}, expected {expected}")]
+    Metadata {
+        /// Their name.
+        key: &'static str,
+        /// Their value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
     /// The accuracy that `--require` asks for was not reached.
     #[error("the best test accuracy is {reached:.2} %, below the required {required:.2} %")]
     Accuracy {
@@ -60,10 +78,15 @@ pub enum Error {
 impl Error {
     /// Whether the command line was at fault.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Flag { .. } | Self::Unfinished { .. } | Self::Quantizer(_))
+        use Error::{Flag, Occupied, Quantizer, Unfinished};
+        matches!(self, Flag { .. } | Unfinished { .. } | Occupied { .. } | Quantizer(_))
     }
 
     pub(super) fn flag(flag: &'static str, reason: impl Into<String>) -> Self {
         Self::Flag { flag, reason: reason.into() }
+    }
+
+    pub(super) fn metadata(key: &'static str, value: &str, expected: &'static str) -> Self {
+        Self::Metadata { key, value: value.to_owned(), expected }
     }
 }

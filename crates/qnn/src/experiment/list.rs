@@ -2,6 +2,7 @@ use qnn_models::Scheme;
 use qnn_quant::registry;
 
 use super::Experiment;
+use super::images::Set;
 
 /// The variants with their published figures, as `--list` and `--help` show them.
 pub(super) fn list(experiment: &Experiment) -> String {
@@ -15,7 +16,7 @@ pub(super) fn list(experiment: &Experiment) -> String {
         }
         text.push('\n');
     }
-    let datasets: Vec<String> = experiment.datasets.iter().map(ToString::to_string).collect();
+    let datasets: Vec<_> = experiment.datasets.iter().map(Set::name).collect();
     text + &format!("Data sets: {}\n", datasets.join(", "))
 }
 

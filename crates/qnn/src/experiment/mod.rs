@@ -15,36 +15,47 @@
 //!         .main()
 //! }
 //! ```
+//!
+//! For networks and images of one's own see [`Design`].
 
 mod design;
 mod error;
+mod images;
+mod instruction_set;
 mod list;
+mod nearest;
 mod options;
 mod plan;
 mod progress;
+mod provenance;
 mod report;
 mod run;
 mod variant;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches};
-use qnn_data::DatasetName;
+use qnn_data::{Dataset, DatasetName};
 use qnn_train::{Recipe, Stop};
 
 pub use design::Design;
 pub use error::Error;
+pub use instruction_set::check_instruction_set;
 pub use options::Options;
+pub use provenance::Provenance;
 pub use report::{RunResult, Summary};
 pub use variant::Variant;
+
+use images::Set;
 
 /// A published table to reproduce: data, recipe and variants.
 #[derive(Debug)]
 pub struct Experiment {
     name: &'static str,
     about: &'static str,
-    datasets: Vec<DatasetName>,
+    datasets: Vec<Set>,
     recipe: Recipe,
     variants: Vec<Variant>,
 }
@@ -58,7 +69,15 @@ impl Experiment {
     /// Adds a data set that the experiment may run on. The first one is the published one.
     #[must_use]
     pub fn dataset(mut self, name: DatasetName) -> Self {
-        self.datasets.push(name);
+        self.datasets.push(Set::Known(name));
+        self
+    }
+
+    /// Adds a data set of one's own, which `--dataset` calls by its name. It is scaled to the size that a network takes
+    /// and normalised like any other; augmentation is CIFAR-10's, if the recipe wants it.
+    #[must_use]
+    pub fn images(mut self, dataset: Dataset) -> Self {
+        self.datasets.push(Set::Own(Arc::new(dataset)));
         self
     }
 

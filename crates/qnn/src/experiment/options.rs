@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser};
-use qnn_data::{DatasetName, Source};
+use qnn_data::Source;
 use qnn_quant::Granularity;
 use qnn_quant::registry::Parameters;
-use qnn_train::Schedule;
+use qnn_train::{Loss, Schedule};
 
 /// The flags that every experiment shares.
 ///
@@ -20,7 +20,7 @@ pub struct Options {
 
     /// The data set, where the experiment allows several
     #[arg(long, value_name = "NAME", help_heading = "Data")]
-    pub dataset: Option<DatasetName>,
+    pub dataset: Option<String>,
 
     /// Download the data set into the data folder first, with checksums, if it is not there
     #[arg(long, help_heading = "Data")]
@@ -126,6 +126,22 @@ pub struct Options {
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     pub schedule: Option<Schedule>,
 
+    /// Weight decay: L2 on full-precision kernels
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub weight_decay: Option<f32>,
+
+    /// The largest norm of the gradient of all parameters together
+    #[arg(long, value_name = "NORM", help_heading = "Training")]
+    pub clip_norm: Option<f32>,
+
+    /// End after so many epochs without a better test accuracy
+    #[arg(long, value_name = "EPOCHS", help_heading = "Training")]
+    pub early_stopping: Option<usize>,
+
+    /// cross-entropy, cross-entropy:SMOOTHING, squared-hinge, mean-squared-error
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    pub loss: Option<Loss>,
+
     /// Seed of weights, shuffling and augmentation
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub seed: Option<u64>,
@@ -142,7 +158,7 @@ pub struct Options {
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: Option<PathBuf>,
 
-    /// Go on from the checkpoint in the output folder
+    /// Go on from the checkpoint in the output folder, if there is one
     #[arg(long, help_heading = "Output")]
     pub resume: bool,
 

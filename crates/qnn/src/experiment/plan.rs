@@ -1,10 +1,13 @@
 use std::path::PathBuf;
 
-use qnn_data::{Augment, Dataset, DatasetName, Source};
+use qnn_data::{Augment, Dataset, Normalize};
 use qnn_models::Scheme;
 use qnn_quant::registry::{self, Parameters};
 use qnn_train::{Recipe, Schedule};
 
+use super::images::Set;
+use super::nearest::suggestion;
+use super::provenance::preset_of;
 use super::{Design, Error, Experiment, Options, Variant};
 
 /// What the options mean for an experiment: everything settled before training starts.
@@ -12,7 +15,10 @@ pub(super) struct Plan {
     /// The variant, or the preset that took the place of its scheme.
     pub(super) name: String,
     pub(super) design: Box<dyn Design>,
+    /// The preset whose networks compute what this one does.
+    pub(super) preset: Option<&'static str>,
     pub(super) dataset: Dataset,
+    pub(super) normalize: Normalize,
     pub(super) notice: Option<String>,
     pub(super) recipe: Recipe,
     pub(super) augment: Augment,
@@ -29,31 +35,39 @@ impl Plan {
         let variant = choose_variant(experiment, options)?;
         let mut design = variant.design.boxed();
         change_design(design.as_mut(), options)?;
-        let published_on = variant.dataset().unwrap_or(experiment.datasets[0]);
-        let name = choose_dataset(experiment, options, published_on)?;
-        let source = options.data.clone().unwrap_or(Source::Auto);
-        if options.download {
-            download(name, &source, options.quiet)?;
-        }
-        let loaded = qnn_data::load(name, &source)?;
+        let (set, is_published) = Set::choose(experiment, variant, options)?;
+        let loaded = set.load(options)?;
         let embedded = loaded.is_embedded;
         let dataset = match options.limit {
-            Some(0) => return Err(Error::flag("--limit", "at least one image is needed")),
             Some(limit) => loaded.dataset.take(limit),
             None => loaded.dataset,
         };
         let dataset = dataset.fit_to(design.input())?;
+        let normalize = Normalize::fit(&dataset.train);
         let (recipe, augment) = make_recipe(experiment, options, embedded)?;
         // A figure published for other data or another network is no measure of this run.
-        let comparable = !embedded && name == published_on && !changes_network(options);
+        let comparable = !embedded && is_published && !changes_network(options);
         let published = variant.published_for(design.depth()).filter(|_| comparable);
         let run = options.preset.clone().unwrap_or_else(|| variant.name.to_owned());
         let default_out = || PathBuf::from("runs").join(experiment.name).join(&run);
         let out = options.out.clone().unwrap_or_else(default_out);
         let label = label(experiment, variant, design.as_ref(), &dataset, options);
         let warnings = design.scheme_mut().diagnostics().iter().map(ToString::to_string).collect();
-        let notice = loaded.notice;
-        Ok(Self { name: run, design, dataset, notice, recipe, augment, published, out, label, warnings })
+        let (notice, preset) = (loaded.notice, preset_of(design.scheme_mut()));
+        Ok(Self {
+            name: run,
+            design,
+            preset,
+            dataset,
+            normalize,
+            notice,
+            recipe,
+            augment,
+            published,
+            out,
+            label,
+            warnings,
+        })
     }
 }
 
@@ -103,7 +117,8 @@ fn choose_variant<'e>(experiment: &'e Experiment, options: &Options) -> Result<&
     found.ok_or_else(|| {
         let known: Vec<_> = experiment.variants.iter().map(|variant| variant.name).collect();
         let name = options.variant.as_deref().unwrap_or_default();
-        Error::flag("--variant", format!("{name:?} is none of {}", known.join(", ")))
+        let suggestion = suggestion(name, known.iter().copied());
+        Error::flag("--variant", format!("{name:?} is none of {}{suggestion}", known.join(", ")))
     })
 }
 
@@ -115,43 +130,13 @@ fn change_design(design: &mut dyn Design, options: &Options) -> Result<(), Error
     }
     let scheme = design.scheme_mut();
     if let Some(name) = &options.preset {
-        *scheme = Scheme::preset(name).map_err(|error| Error::flag("--preset", error.to_string()))?;
+        let suggestion = || suggestion(name, Scheme::presets().map(|preset| preset.name));
+        *scheme = Scheme::preset(name)
+            .map_err(|error| Error::flag("--preset", format!("{error}{}", suggestion())))?;
     }
     scheme.first_full_precision = options.first_fp.or(scheme.first_full_precision);
     scheme.last_full_precision = options.last_fp.or(scheme.last_full_precision);
     change_quantizer(scheme, options)
-}
-
-fn choose_dataset(
-    experiment: &Experiment,
-    options: &Options,
-    published_on: DatasetName,
-) -> Result<DatasetName, Error> {
-    let allowed = &experiment.datasets;
-    match options.dataset {
-        None => Ok(published_on),
-        Some(name) if allowed.contains(&name) => Ok(name),
-        Some(name) => {
-            let allowed: Vec<_> = allowed.iter().map(ToString::to_string).collect();
-            Err(Error::flag("--dataset", format!("{name} is none of {}", allowed.join(", "))))
-        }
-    }
-}
-
-fn download(name: DatasetName, source: &Source, quiet: bool) -> Result<(), Error> {
-    let folder = match source {
-        Source::Embedded => return Err(Error::flag("--download", "the embedded digits need none")),
-        Source::Path(folder) => folder.clone(),
-        _ => std::env::var_os("QNN_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from),
-    };
-    let bar = super::progress::download_bar(quiet);
-    let mut show = |done, total: Option<u64>| {
-        bar.set_position(done);
-        total.into_iter().for_each(|total| bar.set_length(total));
-    };
-    qnn_data::download(name, &folder, &mut show)?;
-    bar.finish_and_clear();
-    Ok(())
 }
 
 fn make_recipe(
@@ -186,6 +171,10 @@ fn override_recipe(recipe: &mut Recipe, options: &Options) -> Result<(), Error> 
     if let Some(schedule) = &options.schedule {
         recipe.schedule = schedule.clone();
     }
+    recipe.weight_decay = options.weight_decay.unwrap_or(recipe.weight_decay);
+    recipe.clip_norm = options.clip_norm.or(recipe.clip_norm);
+    recipe.early_stopping = options.early_stopping.or(recipe.early_stopping);
+    recipe.loss = options.loss.unwrap_or(recipe.loss);
     recipe.glorot_rates |= options.glorot_rates;
     if let Some(name) = &options.optimizer {
         recipe.optimizer =

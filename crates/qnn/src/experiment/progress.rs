@@ -1,3 +1,4 @@
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,14 +10,17 @@ pub(super) struct Progress {
     bar: ProgressBar,
     quiet: bool,
     epochs: usize,
+    out: PathBuf,
+    is_finished: bool,
 }
 
 impl Progress {
-    pub(super) fn new(quiet: bool, epochs: usize) -> Self {
+    /// Of a training of so many epochs in the folder `out`, which perhaps holds it whole already.
+    pub(super) fn new(quiet: bool, epochs: usize, out: &Path, is_finished: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(None, target);
         bar.set_style(style());
-        Self { bar, quiet, epochs }
+        Self { bar, quiet, epochs, out: out.to_owned(), is_finished }
     }
 
     /// Shows what the trainer reports.
@@ -34,7 +38,10 @@ impl Progress {
                 ));
             }
             Event::Epoch(metrics) => self.line(&epoch_line(metrics, self.epochs)),
-            Event::Stopped { .. } => self.line("stopped; the checkpoint is saved"),
+            Event::Stopped { .. } => self.line(&format!(
+                "stopped; the checkpoint is in {}, and --resume goes on from it",
+                self.out.display()
+            )),
             _ => {}
         }
     }
@@ -60,7 +67,10 @@ impl Progress {
         self.bar.set_position((first_epoch * of + batch) as u64);
         self.bar.reset_eta();
         if resumed {
-            self.line(&format!("resuming in epoch {}, batch {}", first_epoch + 1, batch + 1));
+            self.line(&match self.is_finished {
+                true => "the run is already finished".to_owned(),
+                false => format!("resuming in epoch {}, batch {}", first_epoch + 1, batch + 1),
+            });
         }
     }
 }

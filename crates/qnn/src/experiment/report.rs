@@ -11,6 +11,8 @@ pub struct RunResult {
     pub experiment: String,
     /// The row of its table.
     pub variant: String,
+    /// The network in full: the variant, the data, and every flag that changed it.
+    pub network: String,
     /// The data set: `digits` if the published one was not at hand.
     pub dataset: String,
     /// The published test accuracy of this row in percent, where it is comparable.
@@ -88,8 +90,11 @@ impl Summary {
                 last.published_epochs, last.epochs
             );
         }
-        text += &format!("\nmodel, metrics and curves are in {}", out.display());
-        text
+        let out = out.display();
+        text + &match self.runs.len() {
+            1 => format!("\nmodel, metrics and curves are in {out}"),
+            _ => format!("\nthe summary is in {out}, models, metrics and curves in its folders seed-N"),
+        }
     }
 }
 

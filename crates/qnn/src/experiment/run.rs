@@ -1,14 +1,14 @@
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use qnn_data::Normalize;
-use qnn_kernels::{Isa, Kernels};
 use qnn_layers::{Count, Init, Layer, load_pretrained, parameter_count};
-use qnn_train::{Ending, FitOptions, Outcome, Recipe, Stop, TrainingData, fit, load_model};
+use qnn_train::{
+    Checkpoint, Ending, FitOptions, Outcome, Recipe, Stop, TrainingData, files, fit, load_model, run_settings,
+};
 
 use super::plan::Plan;
 use super::progress::Progress;
-use super::{Error, Experiment, Options, RunResult, Summary};
+use super::{Error, Experiment, Options, Provenance, RunResult, Summary, check_instruction_set};
 
 /// Runs every seed that the options ask for.
 pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Result<Summary, Error> {
@@ -19,14 +19,26 @@ pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Re
     if seeds == 0 {
         return Err(Error::flag("--seeds", "at least one seed is needed"));
     }
+    if options.limit == Some(0) {
+        return Err(Error::flag("--limit", "at least one image is needed"));
+    }
     check_instruction_set()?;
     let plan = Plan::new(experiment, options)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0)).build()?;
-    let mut results = Vec::new();
-    for offset in 0..seeds {
+    if seeds > 1 && plan.out.join(files::CHECKPOINT).exists() {
+        let what = "a run of one seed".to_owned();
+        return Err(Error::Occupied { folder: plan.out, what });
+    }
+    let runs = (0..seeds).map(|offset| {
         let recipe = Recipe { seed: plan.recipe.seed.wrapping_add(offset), ..plan.recipe.clone() };
         let out = if seeds == 1 { plan.out.clone() } else { plan.out.join(format!("seed-{}", recipe.seed)) };
-        let run = Run { experiment, plan: &plan, options, recipe, out };
+        Run { experiment, plan: &plan, options, recipe, out }
+    });
+    let runs: Vec<_> = runs.collect();
+    // All of them first: the last seed's folder must not fail after hours of training in the others.
+    runs.iter().try_for_each(Run::check_folder)?;
+    let mut results = Vec::new();
+    for run in runs {
         let (result, stopped) = pool.install(|| run.run(stop))?;
         results.push(result);
         if stopped {
@@ -35,7 +47,7 @@ pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Re
     }
     let summary = Summary::new(results, false);
     if seeds > 1 {
-        write_json(&plan.out.join("result.json"), &summary)?;
+        write_json(&plan.out.join(RESULT), &summary)?;
     }
     if !options.quiet {
         eprintln!("{}", summary.text(&plan.out));
@@ -44,28 +56,8 @@ pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Re
     Ok(summary)
 }
 
-/// What a training leaves in its folder besides the result.
-const EARLIER_FILES: [&str; 6] = [
-    "checkpoint.safetensors",
-    "model.safetensors",
-    "best.safetensors",
-    "metrics.csv",
-    "metrics.jsonl",
-    "curves.svg",
-];
-
-/// Refuses a `QNN_ISA` that the kernels would panic on.
-fn check_instruction_set() -> Result<(), Error> {
-    let Ok(name) = std::env::var("QNN_ISA") else { return Ok(()) };
-    let isa: Isa = name.parse().map_err(|error| Error::flag("QNN_ISA", format!("{error}")))?;
-    match Kernels::of(isa) {
-        Some(_) => Ok(()),
-        None => {
-            let has: Vec<_> = Isa::available().map(Isa::name).collect();
-            Err(Error::flag("QNN_ISA", format!("this machine lacks {isa}, it has {}", has.join(", "))))
-        }
-    }
-}
+/// What a run reached; it is written last, so that a folder without it holds an unfinished run.
+const RESULT: &str = "result.json";
 
 /// One training with one seed.
 struct Run<'e> {
@@ -81,9 +73,16 @@ impl Run<'_> {
     fn run(&self, stop: &Stop) -> Result<(RunResult, bool), Error> {
         let mut model = self.model()?;
         let data = self.data()?;
-        let result_file = self.prepare_folder()?;
-        let mut progress = Progress::new(self.options.quiet, self.recipe.epochs);
+        let result_file = self.out.join(RESULT);
+        let resume = self.options.resume;
+        let is_finished = resume && result_file.exists();
+        self.prepare_folder()?;
+        let mut progress = Progress::new(self.options.quiet, self.recipe.epochs, &self.out, is_finished);
         progress.line(&self.heading(model.as_ref()));
+        if resume && !self.out.join(files::CHECKPOINT).exists() {
+            let out = self.out.display();
+            progress.line(&format!("no checkpoint in {out}: starting from the beginning"));
+        }
         for warning in &self.plan.warnings {
             progress.line(&format!("warning: {warning}"));
         }
@@ -106,7 +105,6 @@ impl Run<'_> {
     fn fit_options(&self, stop: &Stop) -> FitOptions {
         let (experiment, variant) = (self.experiment.name, self.plan.name.as_str());
         let title = format!("{experiment} {variant} on {}", self.plan.dataset.name);
-        let metadata = [("experiment", experiment), ("variant", variant)];
         FitOptions {
             out_dir: Some(self.out.clone()),
             resume: self.options.resume,
@@ -114,8 +112,23 @@ impl Run<'_> {
             experiment: self.plan.label.clone(),
             title,
             published: self.plan.published,
-            metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            metadata: self.provenance().metadata(),
             ..FitOptions::default()
+        }
+    }
+
+    fn provenance(&self) -> Provenance {
+        let Plan { name, preset, dataset, normalize, label, .. } = self.plan;
+        Provenance {
+            experiment: Some(self.experiment.name.to_owned()),
+            variant: Some(name.clone()),
+            network: Some(label.clone()),
+            preset: preset.map(str::to_owned),
+            dataset: Some(dataset.name.clone()),
+            normalize: Some(normalize.clone()),
+            classes: dataset.train.class_names().to_vec(),
+            test_images: Some(dataset.test.len()),
+            test_accuracy: None,
         }
     }
 
@@ -128,33 +141,54 @@ impl Run<'_> {
     }
 
     fn data(&self) -> Result<TrainingData, Error> {
-        let dataset = self.plan.dataset.clone();
-        let normalize = Normalize::fit(&dataset.train);
-        Ok(TrainingData::new(dataset, &self.recipe, normalize, self.plan.augment)?)
+        let Plan { dataset, normalize, augment, .. } = self.plan;
+        Ok(TrainingData::new(dataset.clone(), &self.recipe, normalize.clone(), *augment)?)
+    }
+
+    /// Refuses a folder whose files this run must not replace. The same run may: it would only write the same again.
+    fn check_folder(&self) -> Result<(), Error> {
+        let (checkpoint, resume) = (self.out.join(files::CHECKPOINT), self.options.resume);
+        let folder = self.out.clone();
+        match (checkpoint.exists(), self.out.join(RESULT).exists()) {
+            (true, false) if !resume => Err(Error::Unfinished { folder }),
+            (true, true) if !resume => {
+                let settings = run_settings(&self.recipe, &self.data()?, &self.fit_options(&Stop::new()));
+                match Checkpoint::load(&checkpoint)?.differences(&settings) {
+                    differences if differences.is_empty() => Ok(()),
+                    differences => {
+                        let what = format!("a run with other settings ({differences})");
+                        Err(Error::Occupied { folder, what })
+                    }
+                }
+            }
+            (false, true) => {
+                let what =
+                    "a result without the checkpoint that would tell its settings (--seeds leaves such)"
+                        .to_owned();
+                Err(Error::Occupied { folder, what })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes the output folder and clears what an earlier, finished run left there.
-    fn prepare_folder(&self) -> Result<PathBuf, Error> {
-        let result = self.out.join("result.json");
-        let unfinished = self.out.join("checkpoint.safetensors").exists() && !result.exists();
-        if unfinished && !self.options.resume {
-            return Err(Error::Unfinished { folder: self.out.clone() });
-        }
+    fn prepare_folder(&self) -> Result<(), Error> {
         let write = |source| Error::Write { path: self.out.clone(), source };
         std::fs::create_dir_all(&self.out).map_err(write)?;
-        if result.exists() && !self.options.resume {
-            // The result goes last: until then the folder counts as finished.
-            for name in EARLIER_FILES.iter().chain(&["result.json"]) {
-                let file = self.out.join(name);
-                match std::fs::remove_file(&file) {
-                    Err(source) if source.kind() != ErrorKind::NotFound => {
-                        return Err(Error::Write { path: file, source });
-                    }
-                    _ => {}
+        if self.options.resume || !self.out.join(RESULT).exists() {
+            return Ok(());
+        }
+        // Once the result is gone, what remains counts as an unfinished run, which can be resumed.
+        for name in [RESULT].iter().chain(&files::ALL) {
+            let file = self.out.join(name);
+            match std::fs::remove_file(&file) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    return Err(Error::Write { path: file, source });
                 }
+                _ => {}
             }
         }
-        Ok(result)
+        Ok(())
     }
 
     fn heading(&self, model: &dyn Layer) -> String {
@@ -178,6 +212,7 @@ impl Run<'_> {
         RunResult {
             experiment: self.experiment.name.to_owned(),
             variant: self.plan.name.clone(),
+            network: self.plan.label.clone(),
             dataset: self.plan.dataset.name.clone(),
             published: self.plan.published,
             epochs: outcome.history.len(),
@@ -198,4 +233,71 @@ impl Run<'_> {
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).expect("a result is plain data");
     qnn_train::write_atomically(path, (text + "\n").as_bytes()).map_err(|error| Error::Train(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use qnn_data::{DatasetName, embedded_digits};
+    use qnn_models::MlpConfig;
+
+    use super::*;
+    use crate::experiment::Variant;
+
+    fn experiment() -> Experiment {
+        let net = MlpConfig::new(64, &[2], 10);
+        Experiment::new("t", "a test").variant(Variant::new("fp", "full precision", net))
+    }
+
+    /// What is left after a run with these options has made its folder ready.
+    fn left(options: &Options, before: &[&str]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        before.iter().for_each(|name| std::fs::write(folder.path().join(name), "").unwrap());
+        let experiment = experiment().dataset(DatasetName::Digits);
+        let plan = Plan::new(&experiment, options).unwrap();
+        let (recipe, out) = (plan.recipe.clone(), folder.path().to_owned());
+        Run { experiment: &experiment, plan: &plan, options, recipe, out }.prepare_folder().unwrap();
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_finished_run_is_cleared_whole_and_nothing_else_is() {
+        let mut files: Vec<&str> = files::ALL.to_vec();
+        files.extend([RESULT, "notes.txt"]);
+        files.sort_unstable();
+        assert_eq!(left(&Options::default(), &files), ["notes.txt"]);
+        assert_eq!(left(&Options { resume: true, ..Options::default() }, &files), files);
+        files.retain(|&name| name != RESULT);
+        assert_eq!(left(&Options::default(), &files), files);
+    }
+
+    #[test]
+    fn images_of_ones_own_are_trained_on_under_their_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let digits = embedded_digits().unwrap().take(20);
+        let own = |name: &str| qnn_data::Dataset { name: name.to_owned(), ..digits.clone() };
+        let experiment = experiment().images(own("first")).images(own("second"));
+        let options = Options {
+            out: Some(folder.path().join("run")),
+            quiet: true,
+            dataset: Some("second".to_owned()),
+            epochs: Some(1),
+            ..Options::default()
+        };
+        let summary = experiment.run(&options).unwrap().unwrap();
+        assert_eq!((summary.runs[0].dataset.as_str(), summary.runs[0].epochs), ("second", 1));
+        let found = Provenance::load(folder.path().join("run").join(files::MODEL)).unwrap();
+        assert_eq!(found.dataset.as_deref(), Some("second"));
+        assert_eq!(found.classes, digits.train.class_names());
+        for (wrong, flag) in [
+            (Options { data: Some(qnn_data::Source::Auto), ..options.clone() }, "--data"),
+            (Options { download: true, ..options.clone() }, "--download"),
+            (Options { dataset: Some("third".to_owned()), ..options }, "--dataset"),
+        ] {
+            assert!(experiment.run(&wrong).unwrap_err().to_string().starts_with(flag));
+        }
+    }
 }

@@ -2,13 +2,17 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use crate::example::{SMALL, command, run, run_well, said};
 
 /// An example, its flags, the exit code, and what the message must name: 2 where the command line
 /// itself is at fault, 1 where a value turns out to be impossible or a file is missing.
-const REFUSED: [(&str, &str, i32, &str); 33] = [
+const REFUSED: [(&str, &str, i32, &str); 40] = [
     ("resnet20_bc", "--nonsense", 2, "--nonsense"),
     ("resnet20_bc", "--variant nonsense", 2, "--variant"),
+    ("resnet20_bc", "--variant bc-12", 2, "did you mean bc-1.2?"),
+    ("resnet20_bc", "--preset twm", 2, "did you mean twn?"),
     ("resnet20_bc", "--preset nonsense", 2, "known are fp, bc,"),
     ("resnet20_bc", "--depth 9", 1, "6n + 2"),
     ("lenet5_mnist", "--depth 8", 2, "--depth"),
@@ -40,6 +44,11 @@ const REFUSED: [(&str, &str, i32, &str); 33] = [
     ("resnet20_bc", "--batch 0", 1, "batch"),
     ("resnet20_bc", "--lr nan", 1, "learning rate"),
     ("resnet20_bc", "--optimizer nonsense", 2, "--optimizer"),
+    ("resnet20_bc", "--loss hinge", 2, "cross-entropy:SMOOTHING"),
+    ("resnet20_bc", "--weight-decay=-1", 1, "weight decay"),
+    ("resnet20_bc", "--clip-norm 0", 1, "norm"),
+    ("resnet20_bc", "--early-stopping 0", 1, "patience"),
+    ("lenet5_mnist", "--data /nonexistent", 1, "/nonexistent/mnist"),
 ];
 
 #[test]
@@ -60,6 +69,44 @@ fn a_missed_accuracy_is_a_failure_after_the_result() {
     assert_eq!((said.code, said.out.lines().count()), (Some(1), 1), "{said:?}");
     assert!(said.err.starts_with("error: the best test accuracy is"), "{said:?}");
     assert!(said.err.contains("100.00 %") && folder.path().join("result.json").exists(), "{said:?}");
+}
+
+#[test]
+fn a_finished_run_is_replaced_by_itself_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    let flags = format!("{SMALL} --limit 16 --batch 8 --epochs 1");
+    let result = || {
+        let result: Value =
+            serde_json::from_str(&fs::read_to_string(out.join("result.json")).unwrap()).unwrap();
+        (result["network"].clone(), result["test_accuracy"].clone())
+    };
+    run_well("resnet20_bc", &flags, out);
+    let first = result();
+    let model = || fs::read(out.join("model.safetensors")).unwrap();
+    let before = model();
+    for (other, word) in [
+        ("--seed 1", "seed is 0 there and 1 here"),
+        ("--lr 0.05", "learning_rate is 0.1 there and 0.05 here"),
+        ("--no-augment", "augment is true there and false here"),
+        ("--loss squared-hinge", "loss"),
+        ("--weight-decay 0", "weight_decay"),
+        ("--clip-norm 1", "clip_norm"),
+        ("--early-stopping 3", "early_stopping"),
+        ("--quantizer ternary", "quantizer ternary"),
+        ("--seeds 2", "a run of one seed"),
+    ] {
+        run("resnet20_bc", &format!("{flags} {other}"), out).assert_refused(2, word);
+        assert!(model() == before, "{other} changed the model");
+    }
+    run_well("resnet20_bc", &flags, out);
+    assert!(model() == before, "the same run is the same model");
+    assert_eq!(result(), first);
+    assert_eq!(first.0, "resnet20_bc bc-1.2 on digits, depth 8");
+    fs::remove_file(out.join("checkpoint.safetensors")).unwrap();
+    for resume in ["", "--resume"] {
+        run("resnet20_bc", &format!("{flags} {resume}"), out).assert_refused(2, "without the checkpoint");
+    }
 }
 
 #[test]

@@ -64,18 +64,21 @@ fn interrupt(child: &mut Child) {
 }
 
 #[test]
-fn a_new_run_in_the_folder_of_a_finished_one_leaves_nothing_of_it_to_resume() {
+fn what_resuming_finds_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
-    let flags = format!("{SMALL} --limit 16 --batch 8 --epochs 1");
-    run_well(EXAMPLE, &flags, out);
-    // It ends before its first checkpoint.
-    run(EXAMPLE, &format!("{flags} --lr 1e30"), out).assert_refused(1, "diverged");
-    for name in
-        ["result.json", "checkpoint.safetensors", "model.safetensors", "best.safetensors", "metrics.csv"]
-    {
-        assert!(!out.join(name).exists(), "{name} is still that of the earlier run");
-    }
+    let said = |flags: &str| {
+        let said =
+            run(EXAMPLE, &format!("--depth 8 --data embedded --limit 16 --batch 8 --epochs 1 {flags}"), out);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        said.err
+    };
+    let fresh = format!("no checkpoint in {}: starting from the beginning", out.display());
+    let (first, again) = (said("--resume"), said("--resume"));
+    assert!(first.contains(&fresh) && !first.contains("finished"), "{first}");
+    assert!(again.contains("the run is already finished") && !again.contains(&fresh), "{again}");
+    let plain = said("");
+    assert!(!plain.contains("finished") && !plain.contains(&fresh), "{plain}");
 }
 
 fn assert_unfinished(out: &Path) {

@@ -3,18 +3,22 @@
 use std::fs;
 use std::path::Path;
 
+use qnn::train::load_model;
+
+/// Of each tensor its name, its shape, and its bits.
+type Weights = Vec<(String, Vec<usize>, Vec<u32>)>;
+
 /// What must not depend on anything but the settings of a run.
 #[derive(PartialEq)]
 pub(crate) struct Outputs {
-    model: Vec<u8>,
-    best: Vec<u8>,
+    model: Weights,
+    best: Weights,
     metrics: Vec<Vec<String>>,
 }
 
 impl Outputs {
     pub(crate) fn of(out: &Path) -> Self {
-        let bytes = |name| fs::read(out.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let (model, best) = (bytes("model.safetensors"), bytes("best.safetensors"));
+        let (model, best) = (weights(&out.join("model.safetensors")), weights(&out.join("best.safetensors")));
         Self { model, best, metrics: without_times(&rows(out)) }
     }
 
@@ -24,6 +28,13 @@ impl Outputs {
         assert!(self.model == other.model, "the last models differ: {what}");
         assert!(self.best == other.best, "the best models differ: {what}");
     }
+}
+
+/// Without the metadata, which tell runs apart that compute the same.
+fn weights(file: &Path) -> Weights {
+    let state = load_model(file).unwrap_or_else(|error| panic!("{error}"));
+    let bits = |tensor: &qnn::tensor::Tensor| tensor.as_slice().iter().map(|x| x.to_bits()).collect();
+    state.into_iter().map(|(name, tensor)| (name, tensor.shape().to_vec(), bits(&tensor))).collect()
 }
 
 /// The lines of `metrics.csv`, the names of the columns first; empty without the file.

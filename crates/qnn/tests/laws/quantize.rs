@@ -141,7 +141,10 @@ const REFUSED: [(&str, &str); 15] = [
     ("nan.npy --quantizer sign --codes c.npy", "element 1 is NaN"),
     ("inf.npy --quantizer scaled-sign --values y.npy", "element 0 is inf"),
     ("cut.npy --quantizer sign", "cut.npy"),
-    ("doubles.npy --quantizer sign", "doubles.npy"),
+    (
+        "doubles.npy --quantizer sign",
+        "doubles.npy holds <f8, expected float32: save it with x.astype(numpy.float32)",
+    ),
     ("missing.npy --quantizer sign", "missing.npy"),
 ];
 
@@ -172,6 +175,23 @@ fn what_cannot_be_quantized_is_named() {
         ["--quantizer sign --input x.npy --gradient dx.npy", "--quantizer sign --input x.npy --bits two"]
     {
         assert_eq!(quantize(folder.path(), flags).code, Some(2), "{flags}");
+    }
+}
+
+#[test]
+fn the_help_explains_every_flag_under_its_heading() {
+    let help = said(command("quantize").arg("--help")).out;
+    let (parameters, outputs) = help.split_once("Outputs (.npy files):").expect("a heading for the outputs");
+    let (_, parameters) =
+        parameters.split_once("Parameters (see --list):").expect("a heading for the parameters");
+    for flag in ["--values", "--codes", "--gradient"] {
+        assert!(outputs.contains(flag) && !parameters.contains(&format!(" {flag} ")), "{flag} in {help}");
+    }
+    let lines: Vec<&str> = parameters.lines().chain(outputs.lines()).collect();
+    for (i, line) in lines.iter().enumerate().filter(|(_, line)| line.trim_start().starts_with("--")) {
+        let beside = line.trim().contains("  ");
+        let below = lines.get(i + 1).is_some_and(|below| !below.trim().is_empty() && !below.contains("--"));
+        assert!(beside || below, "{line:?} has no explanation");
     }
 }
 

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use qnn::tensor::Tensor;
-use qnn::train::{Checkpoint, load_model};
+use qnn::prelude::*;
+use qnn::train::{Checkpoint, load_model, save_model};
 use rayon::prelude::*;
 use serde_json::Value;
 
@@ -102,19 +102,148 @@ fn every_tool_explains_itself() {
 fn a_trained_network_is_packed_verified_and_predicts() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    run_well("lenet5_mnist", "--variant bnn --data embedded --limit 64 --epochs 1 --batch 16 --quiet", &out);
+    let flags = "--variant bc --data embedded --limit 64 --epochs 1 --batch 16 --quiet";
+    let trained = run_well("lenet5_mnist", flags, &out);
+    let result: Value = serde_json::from_str(&trained.out).unwrap();
     let (model, packed) = (out.join("model.safetensors"), folder.path().join("lenet5.qnn"));
-    let mut deploy = command("deploy");
-    deploy.args("--network lenet5 --preset bnn --data embedded --limit 64".split(' '));
-    let said_deploy = said(deploy.arg("--model").arg(&model).arg("--out").arg(&packed));
-    assert_eq!(said_deploy.code, Some(0), "{}", said_deploy.err);
-    assert!(said_deploy.out.contains("64 equal predictions; no bit differs"), "{}", said_deploy.out);
-    let mut predict = command("predict");
-    let said_predict = said(
-        predict.arg("--model").arg(&packed).args("--data embedded --dataset digits --count 8".split(' ')),
+    let deploy = |flags: &str| {
+        let mut deploy = command("deploy");
+        // Nowhere near any data.
+        deploy.current_dir(folder.path()).arg("--model").arg(&model).arg("--out").arg(&packed);
+        said(deploy.args(flags.split_whitespace()))
+    };
+    // The file says how its network is quantized and on which data it was trained.
+    let packing = deploy("--limit 64");
+    assert_eq!((packing.code, packing.err.as_str()), (Some(0), ""), "{packing:?}");
+    let accuracy = format!("{:.2} %", result["test_accuracy"].as_f64().unwrap());
+    let accuracies = format!("test accuracy {accuracy}; the training reported {accuracy} on digits");
+    for word in ["lenet5_mnist bc on digits", "64 equal predictions; no bit differs", &accuracies] {
+        assert!(packing.out.contains(word), "{word:?} is not in {}", packing.out);
+    }
+    let predict = |flags: &str| {
+        said(command("predict").current_dir(folder.path()).arg("--model").arg(&packed).args(flags.split(' ')))
+    };
+    let predicted = predict("--data embedded --dataset digits --count 8");
+    assert_eq!((predicted.code, predicted.err.as_str()), (Some(0), ""), "{predicted:?}");
+    assert_eq!(predicted.out.matches('%').count(), 3 * 8, "{}", predicted.out);
+    // The normalisation is the training's, whatever images there are.
+    let whole = fs::read(&packed).unwrap();
+    deploy("--limit 32");
+    assert!(
+        fs::read(&packed).unwrap() == whole,
+        "the packed model depends on the images it is verified with"
     );
-    assert_eq!(said_predict.code, Some(0), "{}", said_predict.err);
-    assert!(said_predict.out.contains('%'), "{}", said_predict.out);
+    // Fashion has other classes, and is not at hand.
+    let fashion = predict("--dataset fashion-mnist --count 1");
+    assert!(fashion.code == Some(0) && fashion.err.contains("in place of fashion-mnist"), "{fashion:?}");
+    predict("--dataset digits --count 0").assert_named(2, "--count");
+}
+
+#[test]
+fn what_deploys_another_network_than_the_trained_one_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let flags =
+        "--variant bc-fp-projections --depth 8 --data embedded --limit 100 --epochs 2 --batch 10 --quiet";
+    run_well("resnet20_bc", flags, &out);
+    let packed = folder.path().join("resnet.qnn");
+    let deploy = |model: &str, flags: &str| {
+        let mut deploy = command("deploy");
+        deploy.current_dir(folder.path()).arg("--model").arg(out.join(model)).arg("--out").arg(&packed);
+        said(deploy.args("--network resnet --depth 8 --limit 100".split(' ')).args(flags.split_whitespace()))
+    };
+    let refused = deploy("model.safetensors", "");
+    refused.assert_refused(1, "does not name a preset");
+    assert!(refused.err.contains("bc-fp-projections on digits"), "{refused:?}");
+    let right = deploy("model.safetensors", "--preset bc --fp-projections");
+    assert_eq!((right.code, right.err.as_str()), (Some(0), ""), "{right:?}");
+    // Tensors of the same names and shapes, and another network.
+    let wrong = deploy("model.safetensors", "--preset bc");
+    assert!(wrong.err.contains("warning: these are the images"), "{wrong:?}");
+    // A checkpoint names the run, and neither a preset nor a normalisation.
+    deploy("checkpoint.safetensors", "").assert_refused(1, "does not name a preset");
+    let measured =
+        deploy("checkpoint.safetensors", "--preset bc --fp-projections --data embedded --dataset digits");
+    assert!(
+        measured.code == Some(0) && measured.out.contains("does not say how images were normalised"),
+        "{measured:?}"
+    );
+}
+
+#[test]
+fn another_preset_than_the_trained_one_and_missing_data_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    let mlp = |preset| MlpConfig { scheme: Scheme::preset(preset).unwrap(), ..MlpConfig::mlp3(8) };
+    let model = Mlp::new(&mlp("bc"), &mut Init::new(3)).unwrap();
+    let save = |metadata: &[(&str, &str)]| {
+        let metadata = metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        save_model(&file, &model, &metadata).unwrap();
+    };
+    let deploy = |flags: &str| {
+        let mut deploy = command("deploy");
+        deploy
+            .current_dir(folder.path())
+            .args("--network mlp3 --width 8 --limit 10 --model model.safetensors".split(' '));
+        said(deploy.args(flags.split_whitespace()))
+    };
+    // Files of earlier versions name the variant.
+    save(&[("experiment", "mine"), ("variant", "bc")]);
+    let old = deploy("--data embedded");
+    assert!(old.code == Some(0) && old.out.contains("measured on 10 training images of digits"), "{old:?}");
+    let warned = deploy("--preset bnn --data embedded");
+    assert!(warned.err.contains("was trained as --preset bc, not as bnn"), "{warned:?}");
+    save(&[("variant", "hard-2")]);
+    deploy("--data embedded").assert_refused(1, "holds hard-2");
+    save(&[]);
+    deploy("--data embedded").assert_refused(1, "give --preset");
+    // What was trained on a set that is not here is not measured on another one unasked.
+    save(&[("variant", "bc"), ("network", "mine bc on mnist"), ("preset", "bc"), ("dataset", "mnist")]);
+    deploy("").assert_named(1, "trained on mnist, but mnist is not at hand");
+    let embedded = deploy("--data embedded");
+    assert!(embedded.code == Some(0) && embedded.err.contains("is verified on digits"), "{embedded:?}");
+    // The packed model has the classes of its file, not those of the images.
+    let letters = r#"["a","b","c","d","e","f","g","h","i","j"]"#;
+    save(&[("variant", "bc"), ("dataset", "digits"), ("classes", letters)]);
+    assert_eq!(deploy("").code, Some(0));
+    let mut predict = command("predict");
+    let told = said(predict.current_dir(folder.path()).args("--dataset digits --count 1".split(' ')));
+    assert!(told.err.contains("warning: the model tells a, b, c"), "{told:?}");
+    assert!(told.out.starts_with("test image 0 ("), "{told:?}");
+}
+
+#[test]
+fn flags_without_a_meaning_and_impossible_outputs_are_refused_by_the_tools() {
+    let folder = tempfile::tempdir().unwrap();
+    for (tool, flags, code, word) in [
+        ("deploy", "--depth 20", 2, "--depth belongs to --network resnet, not to lenet5"),
+        ("deploy", "--network vgg7 --shortcut none", 2, "--shortcut belongs"),
+        ("deploy", "--network mlp3 --fp-projections", 2, "--fp-projections belongs"),
+        ("deploy", "--network resnet --width 8", 2, "--width belongs"),
+        ("deploy", "--calibrate 16", 2, "--post-training"),
+        ("deploy", "--range min-max", 2, "--post-training"),
+        ("deploy", "--limit 0", 2, "--limit"),
+        ("deploy", "--threads 0", 2, "--threads"),
+        ("deploy", "--batch 0", 2, "--batch"),
+        ("deploy", "--out nowhere/model.qnn", 1, "nowhere"),
+        ("deploy", "--out .", 1, "is a folder"),
+        ("deploy", "--preset nonsense", 1, "known are fp, bc,"),
+        ("predict", "--dataset digits --top 0", 2, "--top"),
+        ("predict", "--dataset digits --model missing.qnn", 1, "missing.qnn"),
+    ] {
+        said(command(tool).current_dir(folder.path()).args(flags.split(' '))).assert_refused(code, word);
+    }
+    for (tool, flags) in [
+        ("deploy", "--data embedded"),
+        ("predict", "--dataset digits"),
+        ("conv_system", "--repetitions 1"),
+        ("quantize", "--quantizer sign --input x.npy"),
+    ] {
+        let mut command = command(tool);
+        command.current_dir(folder.path()).args(flags.split(' ')).env("QNN_ISA", "sse9");
+        said(&mut command).assert_refused(1, "\"sse9\" is no instruction set");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 /// The names that `--list` shows: indented lines, a name first.

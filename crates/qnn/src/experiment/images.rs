@@ -1,0 +1,80 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use qnn_data::{Dataset, DatasetName, Loaded, Source};
+
+use super::{Error, Experiment, Options, Variant};
+
+/// A data set that an experiment may run on.
+#[derive(Clone, Debug)]
+pub(super) enum Set {
+    /// One that is loaded by its name.
+    Known(DatasetName),
+    /// One that the program made.
+    Own(Arc<Dataset>),
+}
+
+impl Set {
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Known(name) => name.as_str(),
+            Self::Own(dataset) => &dataset.name,
+        }
+    }
+
+    /// The set that the options name, and whether it is the one that the variant's figures are for.
+    pub(super) fn choose(
+        experiment: &Experiment,
+        variant: &Variant,
+        options: &Options,
+    ) -> Result<(Self, bool), Error> {
+        let sets = &experiment.datasets;
+        let published_on = variant.dataset().map_or_else(|| sets[0].clone(), Self::Known);
+        let Some(name) = &options.dataset else { return Ok((published_on, true)) };
+        let found = sets.iter().find(|set| set.name() == name).cloned().ok_or_else(|| {
+            let known: Vec<_> = sets.iter().map(Self::name).collect();
+            Error::flag("--dataset", format!("{name} is none of {}", known.join(", ")))
+        })?;
+        let is_published = found.name() == published_on.name();
+        Ok((found, is_published))
+    }
+
+    /// The images, from where the options say that they are.
+    pub(super) fn load(&self, options: &Options) -> Result<Loaded, Error> {
+        match self {
+            Self::Known(name) => {
+                let source = options.data.clone().unwrap_or(Source::Auto);
+                if options.download {
+                    download(*name, &source, options.quiet)?;
+                }
+                Ok(qnn_data::load(*name, &source)?)
+            }
+            Self::Own(dataset) => {
+                let has_no_use = || format!("{} is part of the program", dataset.name);
+                match (&options.data, options.download) {
+                    (Some(_), _) => Err(Error::flag("--data", has_no_use())),
+                    (None, true) => Err(Error::flag("--download", has_no_use())),
+                    (None, false) => {
+                        Ok(Loaded { dataset: (**dataset).clone(), is_embedded: false, notice: None })
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn download(name: DatasetName, source: &Source, quiet: bool) -> Result<(), Error> {
+    let folder = match source {
+        Source::Embedded => return Err(Error::flag("--download", "the embedded digits need none")),
+        Source::Path(folder) => folder.clone(),
+        _ => std::env::var_os("QNN_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from),
+    };
+    let bar = super::progress::download_bar(quiet);
+    let mut show = |done, total: Option<u64>| {
+        bar.set_position(done);
+        total.into_iter().for_each(|total| bar.set_length(total));
+    };
+    qnn_data::download(name, &folder, &mut show)?;
+    bar.finish_and_clear();
+    Ok(())
+}
