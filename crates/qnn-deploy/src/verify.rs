@@ -119,9 +119,10 @@ impl Comparison<'_> {
     fn check_same(&self, graph: &Graph<'_>) -> Result<()> {
         let layers = || self.program.stages.iter().flat_map(|stage| &stage.layers);
         for layer in layers() {
-            let found = graph.names.get(layer.step).map_or("nothing", String::as_str);
-            if found != layer.name {
-                return Err(Error::OtherModel { found: found.to_owned(), expected: layer.name.clone() });
+            let found = graph.names.get(layer.step);
+            if found != Some(&layer.name) {
+                let found = found.map_or_else(|| "nothing".to_owned(), String::clone);
+                return Err(Error::OtherModel { found, expected: layer.name.clone() });
             }
         }
         let done: BTreeSet<usize> = layers().map(|layer| layer.step).collect();

@@ -208,6 +208,18 @@ fn a_program_that_ends_before_its_model_is_refused() {
     assert_eq!((found.as_str(), expected.as_str()), ("relu after head", "nothing"));
 }
 
+/// `nothing` is also what the error calls a step that the model does not have.
+#[test]
+fn layers_that_no_model_has_are_refused() {
+    let (_folder, path, model, _) = saved("bnn");
+    forge(&path, |description, _| {
+        description["program"]["stages"][0]["layers"][0] = json!({"step": 1_000_000, "name": "nothing"});
+    });
+    let batch = [images(1, NET.shape(), 5).as_slice().to_vec()];
+    let found = verify(model.as_ref(), &Program::load(&path).unwrap(), batch);
+    assert!(matches!(found, Err(Error::OtherModel { .. })), "{found:?}");
+}
+
 /// A stage's output may be right where the graph's is another value.
 #[test]
 fn logits_that_are_not_the_last_stage_are_compared_too() {
