@@ -2,23 +2,33 @@ use std::collections::BTreeSet;
 
 use qnn_kernels::packed::ConvGeometry;
 use qnn_quant::Alphabet;
-use qnn_tensor::ops::slices::pool_output;
 
-use crate::codes::{encoding, is, planes};
+use crate::codes::{encoding, planes};
+use crate::geometry::{LARGEST, borders_are_small, convolution, convolved, frame_bytes, pooled};
+use crate::integer::{ByteCodes, IntegerStage};
 use crate::program::{
     Action, Arithmetic, Chain, Data, Elements, Finish, Link, Product, Program, Stage, Weights,
 };
 use crate::{Error, Result};
 
-/// No value of a sensible network has more elements per image.
-const LARGEST: usize = 1 << 26;
+/// No session needs more bytes for the values of one image and what kernels make of them.
+const MOST_BYTES: usize = 1 << 32;
+
+/// No image with statistics of their own for each channel has more channels; each takes a table.
+const MOST_NORMALIZED: usize = 1 << 12;
 
 impl Program {
     /// Whether the stages fit together: every value is made once, before it is read, with the shape and
     /// the elements that its maker gives. Tensors are compared when a session takes them.
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |stage: usize, reason: String| Err(Error::Program { stage, reason });
-        self.check_values().or_else(|reason| wrong(0, reason))?;
+        for i in 0..self.values.len() {
+            let maker = || self.stages.iter().position(|stage| stage.output == i).unwrap_or(0);
+            self.check_value(i).or_else(|reason| wrong(maker(), reason))?;
+        }
+        if self.values.first().is_none_or(|image| image.elements != Elements::Float) {
+            return wrong(0, "value 0, the image, is not there or not in f32".to_owned());
+        }
         let mut made = BTreeSet::from([0]);
         for (i, stage) in self.stages.iter().enumerate() {
             for value in [Some(stage.input), stage.operand].into_iter().flatten() {
@@ -35,32 +45,51 @@ impl Program {
             self.check_stage(stage).or_else(|reason| wrong(i, reason))?;
         }
         match self.values.get(self.output) {
-            Some(value) if made.contains(&self.output) && value.elements == Elements::Float => Ok(()),
-            _ => wrong(self.stages.len(), format!("the output, value {}, is not made in f32", self.output)),
+            Some(value) if made.contains(&self.output) && value.elements == Elements::Float => {}
+            _ => {
+                let reason = format!("the output, value {}, is not made in f32", self.output);
+                return wrong(self.stages.len(), reason);
+            }
         }
+        self.check_whole().or_else(|reason| wrong(self.stages.len(), reason))
     }
 
-    fn check_values(&self) -> Result<(), String> {
-        for (i, value) in self.values.iter().enumerate() {
-            let len = value.shape.iter().try_fold(1_usize, |len, &axis| len.checked_mul(axis));
-            if !len.is_some_and(|len| (1..=LARGEST).contains(&len)) {
-                return Err(format!(
-                    "value {i} has the shape {:?}, beyond 1 to {LARGEST} elements",
-                    value.shape
-                ));
-            }
-            if value.byte_codes().is_some_and(|codes| !codes.are_sound()) {
-                return Err(format!("value {i} holds {:?}, which no byte does", value.elements));
-            }
-            if let Elements::Packed(codes) = value.elements
-                && !(is_sound(codes) && encoding(codes).is_some())
-            {
-                return Err(format!("value {i} holds {codes:?}, which no encoding has"));
-            }
+    /// What no stage alone shows.
+    fn check_whole(&self) -> Result<(), String> {
+        let (classes, outputs) = (self.classes.len(), self.outputs());
+        if classes != 0 && classes != outputs {
+            return Err(format!("it names {classes} classes for {outputs} outputs"));
         }
-        match self.values.first() {
-            Some(image) if image.elements == Elements::Float => Ok(()),
-            _ => Err("value 0, the image, is not there or not in f32".to_owned()),
+        let means = self.normalization.as_ref().map_or(0, |normalization| normalization.mean.len());
+        if means > MOST_NORMALIZED {
+            return Err(format!("it normalises {means} channels, beyond {MOST_NORMALIZED}"));
+        }
+        let frames = self.stages.iter().filter_map(|stage| {
+            let [input, output] = [stage.input, stage.output].map(|value| self.values[value].shape);
+            stage.action.convolution(input, output[2])
+        });
+        let bytes =
+            self.activation_bytes() + frames.map(|geometry| frame_bytes(&geometry)).max().unwrap_or(0);
+        if bytes > MOST_BYTES {
+            return Err(format!("it needs {bytes} bytes for one image, beyond {MOST_BYTES}"));
+        }
+        Ok(())
+    }
+
+    fn check_value(&self, i: usize) -> Result<(), String> {
+        let value = &self.values[i];
+        let len = value.shape.iter().try_fold(1_usize, |len, &axis| len.checked_mul(axis));
+        if !len.is_some_and(|len| (1..=LARGEST).contains(&len)) {
+            return Err(format!("value {i} has the shape {:?}, beyond 1 to {LARGEST} elements", value.shape));
+        }
+        match value.elements {
+            Elements::Bytes(codes) if !ByteCodes(codes).are_sound() => {
+                Err(format!("value {i} holds {codes:?}, which no byte does"))
+            }
+            Elements::Packed(codes) if !(is_sound(codes) && encoding(codes).is_some()) => {
+                Err(format!("value {i} holds {codes:?}, which no encoding has"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -89,6 +118,12 @@ impl Program {
         {
             return Err("what selects its thresholds is not packed in planes of bits".to_owned());
         }
+        stage.action.check_alphabets()?;
+        if let (Action::Product(product), Elements::Packed(codes)) = (&stage.action, input.elements)
+            && !borders_are_small(codes, &product.geometry(input.shape, output.shape[2]), product.pad_code)
+        {
+            return Err("its kernel is too large to be padded with zeros, which its codes lack".to_owned());
+        }
         stage.action.check_elements(input.elements, output.elements)
     }
 
@@ -114,12 +149,20 @@ fn is_sound(codes: Alphabet) -> bool {
 impl Product {
     /// What it convolves.
     pub(crate) fn geometry(&self, input: [usize; 3], out_channels: usize) -> ConvGeometry {
-        let Self { kernel, stride, padding, groups, .. } = *self;
-        ConvGeometry { stride, padding, groups, ..ConvGeometry::new(input, kernel, out_channels) }
+        convolution(input, [self.kernel, self.stride], self.padding, self.groups, out_channels)
     }
 }
 
 impl Action {
+    /// What it convolves, if it is a product.
+    fn convolution(&self, input: [usize; 3], out_channels: usize) -> Option<ConvGeometry> {
+        match self {
+            Self::Product(product) => Some(product.geometry(input, out_channels)),
+            Self::Integer(IntegerStage::Product(product)) => Some(product.geometry(input, out_channels)),
+            _ => None,
+        }
+    }
+
     /// The functions of single elements in it.
     pub(crate) fn chain(&self) -> Option<&Chain> {
         match self {
@@ -156,16 +199,29 @@ impl Action {
             Self::PadZero { stride: 0 } => Err("its stride is 0".to_owned()),
             Self::PadZero { stride } => Ok([h.div_ceil(*stride), w.div_ceil(*stride), output[2].max(c)]),
             Self::MaxPool { options, .. } | Self::AveragePool(options) => {
-                match pool_output([h, w], options) {
-                    Some([h, w]) => Ok([h, w, c]),
-                    None => Err(format!("{options:?} does not fit images of {h} × {w}")),
-                }
+                pooled([h, w], options).map(|[h, w]| [h, w, c])
             }
-            Self::Product(product) => {
-                let geometry = product.geometry([h, w, c], output[2]);
-                geometry.check().map_err(|error| error.to_string())?;
-                Ok([geometry.out_height(), geometry.out_width(), output[2]])
-            }
+            Self::Product(product) => convolved(&product.geometry([h, w, c], output[2])),
+        }
+    }
+
+    /// Whether the alphabets that it names are some.
+    fn check_alphabets(&self) -> Result<(), String> {
+        let links = self.chain().into_iter().flat_map(|chain| &chain.links);
+        let quantized = links.filter_map(|link| match link {
+            Link::Quantize { alphabet, .. } => Some(*alphabet),
+            _ => None,
+        });
+        let packed = match self {
+            Self::Product(Product { weights: Weights::Packed { alphabet, .. }, .. }) => Some(*alphabet),
+            _ => None,
+        };
+        let unsound = quantized.chain(packed).find(|&codes| !is_sound(codes));
+        // What a quantizer makes may lie as numbers; weights that do are no codes.
+        let unpacked = || packed.filter(|&codes| encoding(codes).is_none());
+        match unsound.or_else(unpacked) {
+            Some(codes) => Err(format!("it has the codes {codes:?}, which no encoding has")),
+            None => Ok(()),
         }
     }
 
@@ -215,8 +271,7 @@ impl Product {
         };
         let finish = match (&self.finish, output) {
             (Finish::Thresholds { .. } | Finish::Selected { .. }, Elements::Packed(codes)) => {
-                self.arithmetic == Arithmetic::Integer
-                    && encoding(codes).is_some_and(|encoding| is(encoding, codes))
+                self.arithmetic == Arithmetic::Integer && planes(codes)
             }
             (Finish::Thresholds { .. } | Finish::Selected { .. }, Elements::Float | Elements::Bytes(_)) => {
                 false

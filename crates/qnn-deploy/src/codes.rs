@@ -19,7 +19,7 @@ pub(crate) fn encoding(alphabet: Alphabet) -> Option<Encoding> {
 }
 
 /// Whether the codes of the two are the same.
-pub(crate) fn is(encoding: Encoding, alphabet: Alphabet) -> bool {
+fn is(encoding: Encoding, alphabet: Alphabet) -> bool {
     encoding.levels() == alphabet.count as usize
         && encoding.code(0) == alphabet.first
         && encoding.code(encoding.levels() - 1) == alphabet.last()

@@ -4,6 +4,9 @@ use qnn_quant::{Alphabet, Grid, Quantizer};
 use crate::chain::Cuts;
 use crate::{Error, Result};
 
+/// Each code of a program's quantizers has a cut of its own in memory, and takes part in the search for all of them.
+const MOST_CODES: u32 = 1 << 16;
+
 impl Cuts {
     /// The step function that a fixed quantizer is, found by asking the quantizer itself: for each
     /// code the least f32 that reaches it.
@@ -16,6 +19,12 @@ impl Cuts {
             return Err(Error::Measures { layer: layer.to_owned(), quantizer: map.name() });
         }
         let asked = Asked { layer, map, grid, alphabet };
+        if alphabet.count > MOST_CODES {
+            return Err(asked.no_steps(format!(
+                "it has {} codes, and a program holds the cuts of {MOST_CODES}; quantize to fewer bits",
+                alphabet.count
+            )));
+        }
         let cuts = asked.search()?;
         let found = Self { alphabet, cuts };
         asked.check(&found)?;
@@ -146,9 +155,9 @@ mod tests {
         assert!(matches!(cuts(&ScaledSign::per_tensor()), Err(Error::Measures { .. })));
     }
 
-    /// Ternary codes of a function of one element.
+    /// Codes of a function of one element, ternary or of another alphabet.
     #[derive(Debug)]
-    struct Made(fn(f32) -> f32);
+    struct Made(fn(f32) -> f32, Alphabet);
 
     impl Quantizer for Made {
         fn name(&self) -> &'static str {
@@ -160,7 +169,7 @@ mod tests {
         }
 
         fn fit(&self, _: ArrayViewD<'_, f32>) -> qnn_quant::Result<Grid> {
-            Grid::unit(Alphabet::TERNARY)
+            Grid::unit(self.1)
         }
 
         fn codes_into(
@@ -179,20 +188,34 @@ mod tests {
 
     #[test]
     fn codes_that_never_occur_have_no_cut_and_constants_have_one_below_all() {
-        let never = cuts(&Made(|x| if x >= 2.5 { 0.0 } else { -1.0 })).unwrap();
+        let never = cuts(&Made(|x| if x >= 2.5 { 0.0 } else { -1.0 }, Alphabet::TERNARY)).unwrap();
         assert!(never.cuts[0] == 2.5 && never.cuts[1].is_nan());
         assert_eq!((never.level(1e30), never.level(-1e30)), (1, 0));
-        assert_eq!(cuts(&Made(|_| 1.0)).unwrap().cuts, [f32::NEG_INFINITY; 2]);
+        assert_eq!(cuts(&Made(|_| 1.0, Alphabet::TERNARY)).unwrap().cuts, [f32::NEG_INFINITY; 2]);
     }
 
     #[test]
     fn what_is_no_ascending_step_function_is_refused() {
-        let falling = Made(|x| if x < 0.0 { 1.0 } else { -1.0 });
-        let hill = Made(|x| if x.abs() < 1.0 { 1.0 } else { -1.0 });
-        let two_zeros = Made(|x| if x.is_sign_negative() { -1.0 } else { 1.0 });
-        let half = Made(|x| x.clamp(-1.0, 1.0));
-        for map in [falling, hill, two_zeros, half] {
+        let maps: [fn(f32) -> f32; 4] = [
+            |x| if x < 0.0 { 1.0 } else { -1.0 },
+            |x| if x.abs() < 1.0 { 1.0 } else { -1.0 },
+            |x| if x.is_sign_negative() { -1.0 } else { 1.0 },
+            |x| x.clamp(-1.0, 1.0),
+        ];
+        for map in maps {
+            let map = Made(map, Alphabet::TERNARY);
             assert!(matches!(cuts(&map), Err(Error::NoSteps { .. })), "{map:?}");
         }
+    }
+
+    #[test]
+    fn maps_of_more_codes_than_anyone_wants_are_refused() {
+        let whole = |x: f32| x.round().clamp(-8_388_608.0, 8_388_608.0);
+        let Err(Error::NoSteps { reason, .. }) = cuts(&Made(whole, Alphabet::symmetric(1 << 23))) else {
+            panic!("accepted")
+        };
+        assert!(reason.contains("16777217 codes"), "{reason}");
+        let some = |x: f32| x.round().clamp(0.0, 65_535.0);
+        assert_eq!(cuts(&Made(some, Alphabet::unsigned(16))).unwrap().level(3.0), 3);
     }
 }

@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use qnn_files::{Container, Digest};
+use qnn_files::{Container, Digest, Signature};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::program::{Data, Program};
+use crate::serial::ProgramText;
 use crate::{Error, Result, Session};
 
 const FORMAT: &str = "qnn-packed-model";
@@ -65,6 +66,7 @@ const NEWER_CONVENTIONS: [(&str, &str); 5] = [
 #[serde(deny_unknown_fields)]
 struct Description {
     conventions: BTreeMap<String, String>,
+    #[serde(with = "ProgramText")]
     program: Program,
 }
 
@@ -81,7 +83,7 @@ impl Program {
         let version = self.version();
         let description = Description { conventions: conventions(version), program: self.clone() };
         let json = serde_json::to_string(&description).map_err(|error| format(path, error.to_string()))?;
-        let digest = digest(&json, &self.tensors);
+        let signature = Signature { version, digest: digest(&json, &self.tensors) };
         let bytes: Vec<_> =
             self.tensors.iter().map(|(name, data)| (name.as_str(), data, data.to_bytes())).collect();
         let views = bytes.iter().map(|(name, data, bytes)| {
@@ -89,7 +91,7 @@ impl Program {
             view.map(|view| (*name, view)).map_err(|error| format(path, error.to_string()))
         });
         let views = views.collect::<Result<Vec<_>>>()?;
-        Ok(Container::write(path, views, format!("{FORMAT} {version} {digest:016x}\n{json}"))?)
+        Ok(Container::write(path, views, signature.sign(FORMAT, &json))?)
     }
 
     /// Reads a program, of which nothing is trusted.
@@ -98,11 +100,11 @@ impl Program {
     ///
     /// [`Error::File`] if the file cannot be read, [`Error::Version`] if another version of this
     /// program wrote it, [`Error::Format`] if it is damaged or holds no program, [`Error::Program`]
-    /// if the program's parts do not fit together.
+    /// if the program's parts do not fit together, [`Error::Data`] if its normalisation is none.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let container = Container::read(path)?;
-        let (version, expected, json) = open(path, container.note())?;
+        let (Signature { version, digest: expected }, json) = open(path, container.note())?;
         let tensors = read_tensors(path, &container)?;
         if digest(json, &tensors) != expected {
             return Err(format(path, "its contents do not have the digest of its header".to_owned()));
@@ -129,19 +131,16 @@ fn conventions(version: u64) -> BTreeMap<String, String> {
     all.map(|&(what, rule)| (what.to_owned(), rule.to_owned())).collect()
 }
 
-/// Splits a note into version, digest and description, once the format is known.
-fn open<'n>(path: &Path, note: &'n str) -> Result<(u64, u64, &'n str)> {
-    let (first, json) = note.split_once('\n').unwrap_or((note, ""));
-    let no_model = || format(path, "its header does not say that it is a packed model".to_owned());
-    let [kind, version, digest] = first.split(' ').collect::<Vec<_>>()[..] else { return Err(no_model()) };
-    if kind != FORMAT {
-        return Err(no_model());
-    }
-    let found: u64 = version.parse().map_err(|_| no_model())?;
+/// Splits a note into signature and description, once the format is known.
+fn open<'n>(path: &Path, note: &'n str) -> Result<(Signature, &'n str)> {
+    let opened = Signature::open(FORMAT, note);
+    let (signature, json) =
+        opened.ok_or_else(|| format(path, "its header does not say that it is a packed model".to_owned()))?;
+    let found = signature.version;
     if !(1..=VERSION).contains(&found) {
         return Err(Error::Version { path: path.to_owned(), found, supported: VERSION });
     }
-    Ok((found, u64::from_str_radix(digest, 16).map_err(|_| no_model())?, json))
+    Ok((signature, json))
 }
 
 fn read_tensors(path: &Path, container: &Container) -> Result<BTreeMap<String, Data>> {

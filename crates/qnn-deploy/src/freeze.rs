@@ -67,9 +67,10 @@ impl Program {
     ///
     /// [`Error::Data`] if the normalisation is for another number of channels.
     pub fn with_normalization(mut self, normalize: &Normalize) -> Result<Self> {
-        normalize.tables(self.input_shape()[2])?;
         let (mean, std) = (normalize.mean().to_vec(), normalize.std().to_vec());
-        self.normalization = Some(Normalization { mean, std });
+        let normalization = Normalization { mean, std };
+        normalization.tables(self.input_shape()[2])?;
+        self.normalization = Some(normalization);
         Ok(self)
     }
 

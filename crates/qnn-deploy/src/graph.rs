@@ -48,6 +48,23 @@ impl<'t> Graph<'t> {
     }
 }
 
+impl Graph<'_> {
+    /// The shape per image of what a step made: `[n, h, w, c]`, `[n, w, c]` or `[n, c]`.
+    pub(crate) fn shape(&self, step: usize) -> Result<[usize; 3]> {
+        match self.steps[step].output.shape()[..] {
+            [1, h, w, c] => Ok([h, w, c]),
+            [1, w, c] => Ok([1, w, c]),
+            [1, c] => Ok([1, 1, c]),
+            ref other => Err(Error::Unsupported {
+                layer: self.names[step].clone(),
+                reason: format!(
+                    "its output has the shape {other:?}; a program holds images [n, h, w, c] and rows [n, c]"
+                ),
+            }),
+        }
+    }
+}
+
 /// Every input must be the output of an earlier step, or the image.
 fn check_reported(steps: &[Step<'_>], names: &[String], input: usize) -> Result<()> {
     let mut known = BTreeSet::from([input]);

@@ -5,8 +5,12 @@ use qnn_quant::Alphabet;
 use qnn_tensor::Padding;
 use serde::{Deserialize, Serialize};
 
+use crate::geometry::{convolution, convolved};
 use crate::program::{Elements, Value};
 use crate::serial::PaddingText;
+
+/// So many codes of bytes, none beyond ±255, have a sum of 32 bits.
+const LARGEST_MEAN: usize = 1 << 23;
 
 /// What a stage does to codes that lie in bytes. Each rule is that of the training graph's evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,14 +131,13 @@ impl IntegerStage {
     ) -> Result<[usize; 3], String> {
         match self {
             Self::Quantize { .. } | Self::Sum { .. } => Ok([h, w, c]),
+            Self::Mean { .. } if h * w > LARGEST_MEAN => {
+                Err(format!("its sums of {h} × {w} codes exceed 32 bits, which hold {LARGEST_MEAN}"))
+            }
             Self::Mean { .. } => Ok([1, 1, c]),
             Self::PadZero { stride: 0 } => Err("its stride is 0".to_owned()),
             Self::PadZero { stride } => Ok([h.div_ceil(*stride), w.div_ceil(*stride), output[2].max(c)]),
-            Self::Product(product) => {
-                let geometry = product.geometry([h, w, c], output[2]);
-                geometry.check().map_err(|error| error.to_string())?;
-                Ok([geometry.out_height(), geometry.out_width(), output[2]])
-            }
+            Self::Product(product) => convolved(&product.geometry([h, w, c], output[2])),
         }
     }
 
@@ -183,8 +186,7 @@ impl IntegerStage {
 impl IntegerProduct {
     /// What it convolves.
     pub(crate) fn geometry(&self, input: [usize; 3], out_channels: usize) -> ConvGeometry {
-        let Self { kernel, stride, padding, groups, .. } = *self;
-        ConvGeometry { stride, padding, groups, ..ConvGeometry::new(input, kernel, out_channels) }
+        convolution(input, [self.kernel, self.stride], self.padding, self.groups, out_channels)
     }
 }
 

@@ -47,6 +47,7 @@ mod display;
 mod error;
 mod file;
 mod freeze;
+mod geometry;
 mod graph;
 mod integer;
 mod lower;

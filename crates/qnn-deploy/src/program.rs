@@ -10,8 +10,7 @@ use crate::serial::{AlphabetText, PaddingText, PoolText};
 
 /// A frozen network: stages in order of execution over values in memory. It holds no tape, no layer
 /// and no quantizer, and can be printed, saved, loaded and run by a [`Session`](crate::Session).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Program {
     /// Everything that flows. Value 0 is the image, in f32.
     pub(crate) values: Vec<Value>,
@@ -24,7 +23,6 @@ pub struct Program {
     /// What the outputs stand for, if that is known.
     pub(crate) classes: Vec<String>,
     /// The numbers that stages refer to by name.
-    #[serde(skip)]
     pub(crate) tensors: BTreeMap<String, Data>,
 }
 

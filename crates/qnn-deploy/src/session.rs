@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::memory::Memory;
 use crate::plan::Plan;
-use crate::program::Program;
+use crate::program::{Normalization, Program};
 use crate::run::StageRun;
 use crate::{Error, Result};
 
@@ -25,7 +25,7 @@ pub struct Session {
     image: usize,
     outputs: usize,
     output_slot: usize,
-    /// For each channel, the number of each byte.
+    /// For each channel, or once for all, the number of each byte.
     bytes: Option<Vec<[f32; 256]>>,
     /// How many images go through all stages together.
     group: usize,
@@ -52,20 +52,20 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`Error::Program`] if its parts do not fit together, as in a forged file.
+    /// [`Error::Program`] if its parts do not fit together, as in a forged file; [`Error::Data`] if its
+    /// normalisation is none, or for another number of channels.
     pub fn new(program: &Program) -> Result<Self> {
         program.check()?;
         let plan = Plan::new(program);
         let stages = (0..program.stages.len()).map(|stage| StageRun::new(program, &plan, stage));
         let stages = stages.collect::<Result<_>>()?;
         let channels = program.input_shape()[2];
-        let tables = |n: &crate::Normalization| n.normalize()?.tables(channels).map_err(Error::from);
         Ok(Self {
             stages,
             image: program.values[0].len(),
             outputs: program.outputs(),
             output_slot: plan.of[program.output],
-            bytes: program.normalization.as_ref().map(tables).transpose()?,
+            bytes: program.normalization.as_ref().map(|n| n.tables(channels)).transpose()?,
             group: (CACHE / plan.bytes().max(1)).clamp(1, MOST_IMAGES),
             plan,
             memories: Vec::new(),
@@ -208,6 +208,10 @@ impl Session {
     fn fill(&self, images: Images<'_>, numbers: &mut [f32]) {
         match (images, &self.bytes) {
             (Images::Numbers(images), _) => numbers.copy_from_slice(images),
+            (Images::Bytes(images), Some(tables)) if tables.len() == 1 => {
+                let pixels = numbers.iter_mut().zip(images);
+                pixels.for_each(|(x, &byte)| *x = tables[0][usize::from(byte)]);
+            }
             (Images::Bytes(images), Some(tables)) => {
                 let pixels = numbers.chunks_exact_mut(tables.len()).zip(images.chunks_exact(tables.len()));
                 for (numbers, bytes) in pixels {
@@ -255,8 +259,10 @@ impl<'a> From<&'a [u8]> for Images<'a> {
     }
 }
 
-impl crate::Normalization {
-    fn normalize(&self) -> Result<Normalize> {
-        Ok(Normalize::new(self.mean.clone(), self.std.clone())?)
+impl Normalization {
+    /// The number of each byte, for each of so many channels or once for all of them: channels may be many.
+    pub(crate) fn tables(&self, channels: usize) -> Result<Vec<[f32; 256]>> {
+        let normalize = Normalize::new(self.mean.clone(), self.std.clone())?;
+        Ok(normalize.tables(if self.mean.len() == 1 { 1 } else { channels })?)
     }
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt;
 
 use qnn_kernels::{ChannelAffine, Conv2dShape, MatmulShape};
@@ -47,7 +48,7 @@ pub struct Difference {
 }
 
 /// Runs a model and its program on batches of images `[n, height, width, channels]` and compares every
-/// integer sum and the output of every stage, bit for bit.
+/// integer sum, the output of every stage and the logits of [`Session::run`], bit for bit.
 ///
 /// # Errors
 ///
@@ -100,24 +101,41 @@ impl Comparison<'_> {
                 Moment::After => stages += usize::from(self.values(&graph, stage, run, memory, count)),
             }
         })?;
+        // As whoever deploys it runs it: in groups, on all threads, in memory that was used before.
         let logits = session.run(images)?;
-        let expected = graph.steps.last().map_or_else(|| images.to_vec(), |_| value_of(&graph, output));
+        let expected = match graph.maker(output) {
+            Some(maker) => graph.steps[maker].output.value().as_slice().to_vec(),
+            None => images.to_vec(),
+        };
+        self.report.values += logits.len() as u64;
+        self.compare("the logits", "values", count, &expected, &logits);
         self.report.equal_predictions += equal_predictions(&logits, &expected, self.program.outputs());
         self.report.images += count;
         self.report.stages = stages;
         Ok(())
     }
 
-    /// The layers of the program must be those of the trace.
+    /// The layers of the program must be those of the trace, and all of them; nothing is left of a flattening.
     fn check_same(&self, graph: &Graph<'_>) -> Result<()> {
-        let layers = self.program.stages.iter().flat_map(|stage| &stage.layers);
-        for layer in layers {
-            let found = graph.names.get(layer.step).map_or("nothing", String::as_str);
-            if found != layer.name {
-                return Err(Error::OtherModel { found: found.to_owned(), expected: layer.name.clone() });
+        let layers = || self.program.stages.iter().flat_map(|stage| &stage.layers);
+        for layer in layers() {
+            let found = graph.names.get(layer.step);
+            if found != Some(&layer.name) {
+                let found = found.map_or_else(|| "nothing".to_owned(), String::clone);
+                return Err(Error::OtherModel { found, expected: layer.name.clone() });
             }
         }
-        Ok(())
+        let done: BTreeSet<usize> = layers().map(|layer| layer.step).collect();
+        let more = |&step: &usize| {
+            graph.lives[step] && !done.contains(&step) && !matches!(graph.steps[step].op, Op::Flatten)
+        };
+        match (0..graph.steps.len()).find(more) {
+            Some(step) => {
+                let (found, expected) = (graph.names[step].clone(), "nothing".to_owned());
+                Err(Error::OtherModel { found, expected })
+            }
+            None => Ok(()),
+        }
     }
 
     fn sums(&mut self, graph: &Graph<'_>, stage: &Stage, run: &StageRun, memory: &Memory, images: usize) {
@@ -251,11 +269,6 @@ fn integer_sums_of(step: &Step<'_>) -> Option<Vec<i32>> {
         Op::Integer(IntegerOp::Dense { product }) => Some(product.accumulators(&x, None)),
         _ => None,
     }
-}
-
-fn value_of(graph: &Graph<'_>, node: usize) -> Vec<f32> {
-    let step = graph.maker(node).map(|maker| &graph.steps[maker]);
-    step.map_or_else(Vec::new, |step| step.output.value().as_slice().to_vec())
 }
 
 fn equal_predictions(a: &[f32], b: &[f32], outputs: usize) -> usize {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use common::{Net, bits, forge, images, randomize};
 use qnn_deploy::{Action, Error, Finish, Program, Session, freeze, verify};
 use qnn_files::Container;
-use qnn_layers::Layer;
+use qnn_layers::{Dense, DenseConfig, Init, Layer, Relu, Sequential};
 use qnn_models::{Scheme, Shortcut};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -192,6 +192,56 @@ fn verification_names_the_layer_of_a_changed_weight() {
     let report = verify(model.as_ref(), &Program::load(&path).unwrap(), batch()).unwrap();
     let difference = report.difference.as_ref().unwrap();
     assert_eq!((difference.layer.as_str(), difference.what), ("blocks.1.conv2", "sums"), "{report}");
+    assert!(!report.is_exact());
+}
+
+/// Whoever compares only what the program has does not see what it lacks.
+#[test]
+fn a_program_that_ends_before_its_model_is_refused() {
+    let layers =
+        || Sequential::new().with("head", Dense::new(&DenseConfig::new(4, 3), &mut Init::new(1)).unwrap());
+    let program = freeze(&layers(), [1, 1, 4]).unwrap();
+    let batch = || [images(5, [1, 1, 4], 2).as_slice().to_vec()];
+    assert!(verify(&layers(), &program, batch()).unwrap().is_exact());
+    let error = verify(&layers().then(Relu::default()), &program, batch()).unwrap_err();
+    let Error::OtherModel { found, expected } = &error else { panic!("{error}") };
+    assert_eq!((found.as_str(), expected.as_str()), ("relu after head", "nothing"));
+}
+
+/// `nothing` is also what the error calls a step that the model does not have.
+#[test]
+fn layers_that_no_model_has_are_refused() {
+    let (_folder, path, model, _) = saved("bnn");
+    forge(&path, |description, _| {
+        description["program"]["stages"][0]["layers"][0] = json!({"step": 1_000_000, "name": "nothing"});
+    });
+    let batch = [images(1, NET.shape(), 5).as_slice().to_vec()];
+    let found = verify(model.as_ref(), &Program::load(&path).unwrap(), batch);
+    assert!(matches!(found, Err(Error::OtherModel { .. })), "{found:?}");
+}
+
+/// A stage's output may be right where the graph's is another value.
+#[test]
+fn logits_that_are_not_the_last_stage_are_compared_too() {
+    let (_folder, path, model, _) = saved("bnn");
+    forge(&path, |description, _| {
+        let program = &mut description["program"];
+        let (values, stages) = (program["values"].clone(), program["stages"].as_array_mut().unwrap());
+        let last = stages.last_mut().unwrap();
+        let output = last["output"].as_u64().unwrap() as usize;
+        let mut negative = last.clone();
+        negative["layers"] = json!([]);
+        negative["input"] = json!(output);
+        negative["output"] = json!(values.as_array().unwrap().len());
+        negative["action"] = json!({"chain": {"links": [{"factor": {"factor": 1.5}}]}});
+        stages.push(negative);
+        program["output"] = json!(values.as_array().unwrap().len());
+        program["values"].as_array_mut().unwrap().push(values[output].clone());
+    });
+    let batch = [images(3, NET.shape(), 5).as_slice().to_vec()];
+    let report = verify(model.as_ref(), &Program::load(&path).unwrap(), batch).unwrap();
+    let difference = report.difference.as_ref().expect("the logits are one and a half times the model's");
+    assert_eq!((difference.layer.as_str(), report.equal_predictions), ("the logits", 3), "{report}");
     assert!(!report.is_exact());
 }
 

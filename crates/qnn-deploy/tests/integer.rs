@@ -2,18 +2,16 @@
 
 mod common;
 
-use common::{Net, assert_exact, bits, graph_logits, images, randomize};
+use common::{Net, assert_exact, bits, calibrated, graph_logits, images};
 use qnn_deploy::{Action, Elements, Error, Program, Session, freeze, verify};
 use qnn_files::Container;
 use qnn_layers::{
     BatchNormConfig, Calibration, Conv2dConfig, Ctx, FoldedConv2d, Init, Layer, LeafMut, MaxPool2d, Module,
-    Path, QuantizeRange, QuantizeRangeConfig, Relu, Role, Sequential, apply_updates,
+    Path, QuantizeRange, QuantizeRangeConfig, Relu, Sequential, apply_updates,
 };
 use qnn_models::{Scheme, Shortcut};
 use qnn_quant::{Affine, Granularity, Pair, RangeMethod};
 use qnn_tensor::Tape;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 const NETS: [Net; 7] = [
     Net::LeNet5,
@@ -24,26 +22,6 @@ const NETS: [Net; 7] = [
     Net::ResNet8(Shortcut::PadZero),
     Net::ResNet8(Shortcut::None),
 ];
-
-/// Batch-norm scales of every size and sign, and ranges that some images have.
-fn calibrated(net: Net, seed: u64, gammas: &[f32]) -> Box<dyn Layer> {
-    let mut model = net.build(&Scheme::preset("int8").unwrap(), seed);
-    randomize(model.as_mut(), seed);
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    model.visit_mut(&mut Path::default(), &mut |_, leaf| match leaf {
-        LeafMut::Param(param) if param.role() == Role::Gamma => {
-            let gamma = param.value_mut().as_mut_slice();
-            gamma.iter_mut().for_each(|gamma| *gamma = gammas[rng.random_range(0..gammas.len())]);
-        }
-        _ => {}
-    });
-    let tape = Tape::new();
-    let mut cx = Ctx::calibrating(&tape, Calibration::new(RangeMethod::MinMax).unwrap());
-    model.forward(&mut cx, tape.constant(images(6, net.shape(), seed)).into()).unwrap();
-    let updates = cx.into_calibration().into_updates();
-    apply_updates(model.as_mut(), updates);
-    model
-}
 
 const ORDINARY: [f32; 6] = [1.0, 0.5, 2.0, -1.0, -0.25, 0.0];
 const EXTREME: [f32; 10] = [-1e-12, 0.0, -0.0, 1e-30, 1e-40, -1e-38, 1.0, -1.5, 300.0, 1e-6];

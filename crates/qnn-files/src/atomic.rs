@@ -9,7 +9,7 @@ use crate::Error;
 /// Writes beside the file, waits until the bytes are on the disk, and renames.
 ///
 /// The name of the file beside is fixed (`NAME.partial`): what a killed process leaves there is
-/// overwritten by the next one instead of piling up.
+/// overwritten by the next one instead of piling up. After an error it is removed.
 ///
 /// # Errors
 ///
@@ -18,10 +18,13 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let partial = path.with_file_name(name);
-    write_through(&partial, bytes).map_err(Error::file(&partial))?;
-    fs::rename(&partial, path).map_err(Error::file(path))?;
-    sync_folder(path);
-    Ok(())
+    let written = write_through(&partial, bytes).map_err(Error::file(&partial));
+    let renamed = written.and_then(|()| fs::rename(&partial, path).map_err(Error::file(path)));
+    if renamed.is_err() {
+        // What went wrong is worth more to the caller than what goes wrong now.
+        let _ = fs::remove_file(&partial);
+    }
+    renamed.map(|()| sync_folder(path))
 }
 
 fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
@@ -51,6 +54,17 @@ mod tests {
         write(&path, b"first").unwrap();
         write(&path, b"second").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_error_leaves_nothing_beside_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("inside"), "a folder that no file replaces").unwrap();
+        let error = write(&path, b"x").unwrap_err();
+        assert!(matches!(&error, Error::File { path: at, .. } if *at == path), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -71,11 +71,12 @@ impl Container {
 /// large takes memory.
 fn read_bytes(path: &Path) -> Result<Vec<u8>, Error> {
     let io = |error| Error::file(path)(error);
-    let mut file = File::open(path).map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() {
+    // Asked by name: opening a pipe waits for whoever writes into it.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
         return Err(Error::format(path, "it is not a file"));
     }
+    let mut file = File::open(path).map_err(io)?;
+    let metadata = file.metadata().map_err(io)?;
     let mut bytes = Vec::new();
     file.by_ref().take(8).read_to_end(&mut bytes).map_err(io)?;
     let header = header_len(path, &bytes, metadata.len())?;
@@ -137,6 +138,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(Container::read(folder.path()), Err(Error::Format { .. } | Error::File { .. })));
         assert!(matches!(Container::read(&folder.path().join("none")), Err(Error::File { .. })));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_an_error_and_nothing_to_wait_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        if !made.is_ok_and(|status| status.success()) {
+            return; // A system without the program has no pipes to offer.
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(Container::read(&path)));
+        let read = receiver.recv_timeout(std::time::Duration::from_secs(20)).expect("an answer");
+        assert!(matches!(read, Err(Error::Format { .. })), "{read:?}");
     }
 
     #[test]

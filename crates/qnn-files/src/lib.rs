@@ -4,6 +4,7 @@
 //!   write_atomically      beside the target, then renamed
 //!   Container             a safetensors file: tensors by name and one note in its header
 //!   Digest                a number that changes with any bit
+//!   Signature             the first line of a note: kind, version, digest
 //! ```
 //!
 //! ```
@@ -30,8 +31,10 @@ mod atomic;
 mod container;
 mod digest;
 mod error;
+mod signature;
 
 pub use atomic::write as write_atomically;
 pub use container::Container;
 pub use digest::Digest;
 pub use error::Error;
+pub use signature::Signature;

@@ -60,10 +60,10 @@ fn to_tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Tensor, E
         let reason = format!("the tensor {name:?} is of type {:?}, expected F32", view.dtype());
         return Err(Error::format(path, reason));
     }
-    Ok(Tensor::build(view.shape(), |out| {
-        let words = view.data().as_chunks::<4>().0;
-        out.iter_mut().zip(words).for_each(|(y, &word)| *y = f32::from_le_bytes(word));
-    }))
+    let values = view.data().as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word)).collect();
+    // The format lets an axis of 0 hide any other.
+    Tensor::from_vec(view.shape(), values)
+        .map_err(|error| Error::format(path, format!("the tensor {name:?}: {error}")))
 }
 
 #[cfg(test)]
@@ -104,6 +104,25 @@ mod tests {
         let mut other = archive();
         other.tensors.get_mut("b").unwrap().as_mut_slice()[0] = 7.000_000_5;
         assert_ne!(other.digest(), archive().digest());
+    }
+
+    /// The format multiplies the sizes of a shape to 0 before it sees that no machine has such an axis.
+    #[test]
+    fn empty_tensors_of_absurd_shapes_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("absurd");
+        let header = br#"{"x":{"dtype":"F32","shape":[0,9223372036854775808],"data_offsets":[0,0]}}"#;
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header].concat();
+        std::fs::write(&path, bytes).unwrap();
+        let errors = [crate::load_model(&path).unwrap_err(), crate::Checkpoint::load(&path).unwrap_err()];
+        for error in errors {
+            assert!(matches!(error, Error::Format { .. }), "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("absurd: the tensor \"x\": ") && text.contains("9223372036854775808"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use qnn_files::Signature;
 use qnn_layers::StateDict;
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +60,10 @@ pub struct EpochSums {
 }
 
 const FORMAT: &str = "qnn-checkpoint";
-const VERSION: u32 = 1;
+const VERSION: u64 = 1;
+
+/// No training counts further; f64 does not either.
+const LARGEST: u64 = 1 << 53;
 
 /// What the header says beside the tensors.
 #[derive(Serialize, Deserialize)]
@@ -97,7 +101,7 @@ impl Checkpoint {
         let note = serde_json::to_string(&self.note());
         let note = note.map_err(|error| Error::format(path, error.to_string()))?;
         let mut archive = Archive { tensors: self.tensors(), note };
-        archive.note = format!("{FORMAT} {VERSION} {:016x}\n{}", archive.digest(), archive.note);
+        archive.note = Signature { version: VERSION, digest: archive.digest() }.sign(FORMAT, &archive.note);
         archive.write(path)
     }
 
@@ -111,7 +115,7 @@ impl Checkpoint {
         let path = path.as_ref();
         let mut archive = Archive::read(path)?;
         let (digest, note) = open_note(path, &archive.note)?;
-        archive.note = note;
+        archive.note = note.to_owned();
         if archive.digest() != digest {
             return Err(Error::format(path, "its contents do not have the digest of its header"));
         }
@@ -121,6 +125,7 @@ impl Checkpoint {
             let reason = format!("it is in epoch {} with {} before", note.epoch, note.history.len());
             return Err(Error::format(path, reason));
         }
+        note.sums.check().map_err(|reason| Error::format(path, reason))?;
         Self::assemble(path, note, archive.tensors)
     }
 
@@ -170,25 +175,30 @@ impl Checkpoint {
     }
 }
 
-/// The digest and the rest of a note; the first line is `qnn-checkpoint VERSION DIGEST`.
-fn open_note(path: &Path, note: &str) -> Result<(u64, String), Error> {
-    let unknown = || Error::format(path, "it is no checkpoint");
-    let (line, rest) = note.split_once('\n').ok_or_else(unknown)?;
-    let mut words = line.split(' ');
-    if words.next() != Some(FORMAT) {
-        return Err(unknown());
+/// The digest and the rest of a note.
+fn open_note<'n>(path: &Path, note: &'n str) -> Result<(u64, &'n str), Error> {
+    let opened = Signature::open(FORMAT, note);
+    let (Signature { version, digest }, rest) =
+        opened.ok_or_else(|| Error::format(path, "it is no checkpoint"))?;
+    if version != VERSION {
+        return Err(Error::Version { path: path.to_owned(), found: version, supported: VERSION });
     }
-    let found = words.next().and_then(|word| word.parse().ok()).ok_or_else(unknown)?;
-    if found != VERSION {
-        return Err(Error::Version { path: path.to_owned(), found, supported: VERSION });
+    Ok((digest, rest))
+}
+
+impl EpochSums {
+    /// Refuses sums that no epoch has, before anything is added to them.
+    fn check(&self) -> Result<(), String> {
+        let parts = [
+            ("correct", self.correct, "images", self.images),
+            ("flips", self.flips, "latent weights", self.binary_weights),
+        ];
+        let wrong = parts.iter().find(|(_, part, _, whole)| part > whole || *whole > LARGEST);
+        match wrong {
+            Some((what, part, of, whole)) => Err(format!("it counts {part} {what} of {whole} {of}")),
+            None => Ok(()),
+        }
     }
-    let word = words.next().ok_or_else(unknown)?;
-    let digest = u64::from_str_radix(word, 16).map_err(|_| unknown())?;
-    // One spelling only, so that no damage to the digest itself is harmless.
-    if word != format!("{digest:016x}") {
-        return Err(unknown());
-    }
-    Ok((digest, rest.to_owned()))
 }
 
 impl EpochBits {
@@ -310,6 +320,42 @@ mod tests {
                 bit / 8
             );
             bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    /// Whoever signs anew what no training has counted.
+    #[test]
+    fn sums_that_no_epoch_has_are_errors() {
+        let (_folder, path, _) = saved();
+        let changes: [fn(&mut EpochSums); 4] = [
+            |sums| sums.correct = sums.images + 1,
+            |sums| sums.flips = sums.binary_weights + 1,
+            |sums| sums.images = u64::MAX,
+            |sums| sums.binary_weights = u64::MAX,
+        ];
+        for change in changes {
+            let mut forged = checkpoint();
+            change(&mut forged.progress.sums);
+            forged.save(&path).unwrap();
+            let error = Checkpoint::load(&path).unwrap_err();
+            assert!(matches!(error, Error::Format { .. }), "{error}");
+            assert!(error.to_string().contains("it counts "), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_the_first_line_is_an_error() {
+        let (_folder, path, bytes) = saved();
+        let start = bytes.windows(FORMAT.len()).position(|at| at == FORMAT.as_bytes()).unwrap();
+        // Behind the digest stand the two characters of an escaped line break.
+        let end = start + format!("{FORMAT} {VERSION} {:016x}\\n", 0).len();
+        for bit in 8 * start..8 * end {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            let result = Checkpoint::load(&path);
+            let noticed = matches!(result, Err(Error::Format { .. } | Error::Version { .. }));
+            assert!(noticed, "bit {} of {:?}", bit % 8, char::from(bytes[bit / 8]));
         }
     }
 

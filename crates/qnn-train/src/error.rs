@@ -30,9 +30,9 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The file's version.
-        found: u32,
+        found: u64,
         /// The version that can be read.
-        supported: u32,
+        supported: u64,
     },
     /// A checkpoint of another experiment.
     #[error(

@@ -19,6 +19,8 @@ pub(crate) struct Outputs<'a> {
     /// What run this is.
     run: BTreeMap<String, String>,
     batches: usize,
+    /// Images of a batch, and of the whole epoch.
+    images: [usize; 2],
     last_checkpoint: Instant,
 }
 
@@ -29,7 +31,8 @@ impl<'a> Outputs<'a> {
         }
         let run = run_settings(recipe, data, options);
         let batches = data.train.batches_per_epoch();
-        Ok(Self { options, run, batches, last_checkpoint: Instant::now() })
+        let images = [data.train.config().batch, data.train.images().len()];
+        Ok(Self { options, run, batches, images, last_checkpoint: Instant::now() })
     }
 
     /// Puts a checkpoint's state into model and optimizer, if there is one to go on from.
@@ -47,6 +50,7 @@ impl<'a> Outputs<'a> {
         }
         let checkpoint = Checkpoint::load(&path)?;
         self.check_run(&path, &checkpoint)?;
+        self.check_counts(&checkpoint).map_err(|reason| Error::format(&path, reason))?;
         load_state_dict(model, &checkpoint.model)
             .map_err(|source| Error::Weights { path: path.clone(), source })?;
         optimizer.load_state(model, checkpoint.optimizer)?;
@@ -63,6 +67,21 @@ impl<'a> Outputs<'a> {
         if batch > self.batches || expected.map(|steps| steps as u64) != Some(step) {
             let reason = format!("it is at step {step}, which is not batch {batch} of epoch {epoch}");
             return Err(Error::format(path, reason));
+        }
+        Ok(())
+    }
+
+    /// Refuses counts that this run cannot have reached where it stands.
+    fn check_counts(&self, checkpoint: &Checkpoint) -> Result<(), String> {
+        let Progress { batch, step, sums, .. } = checkpoint.progress;
+        let steps = checkpoint.optimizer.steps;
+        if steps != step {
+            return Err(format!("its optimizer has made {steps} steps, the training {step}"));
+        }
+        let [each, all] = self.images;
+        let expected = batch.saturating_mul(each).min(all) as u64;
+        if sums.images != expected {
+            return Err(format!("its sums are over {} images, {batch} batches have {expected}", sums.images));
         }
         Ok(())
     }
@@ -97,8 +116,8 @@ impl<'a> Outputs<'a> {
         self.metrics(history)
     }
 
-    /// After the last epoch: the last model; the rest again, in case a file was removed or the
-    /// process killed between two of them.
+    /// After the last epoch: the last model; metrics and curves again, in case one was removed or the
+    /// process killed between two of them. The best model is not at hand any more.
     pub(crate) fn finish(&self, model: &dyn Module, history: &[EpochMetrics]) -> Result<(), Error> {
         let Some(last) = history.last() else { return Ok(()) };
         self.model(files::MODEL, model, last)?;

@@ -234,6 +234,28 @@ fn checkpoints_of_other_runs_are_refused_with_the_difference() {
     assert!(matches!(error, Error::Format { .. }), "{error}");
 }
 
+/// Counters that are added to, or that decide where the training goes on.
+#[test]
+fn checkpoints_that_count_what_the_run_cannot_have_done_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&options(folder.path()), |_| {}).unwrap();
+    let path = folder.path().join("checkpoint.safetensors");
+    let sound = Checkpoint::load(&path).unwrap();
+    type Change = fn(&mut Checkpoint);
+    let changes: [(&str, Change); 3] = [
+        ("its optimizer has made 18446744073709551615 steps", |forged| forged.optimizer.steps = u64::MAX),
+        ("its sums are over 5 images, 0 batches have 0", |forged| forged.progress.sums.images = 5),
+        ("which is not batch 1 of epoch 3", |forged| forged.progress.batch += 1),
+    ];
+    for (expected, change) in changes {
+        let mut forged = sound.clone();
+        change(&mut forged);
+        forged.save(&path).unwrap();
+        let error = run(&options(folder.path()), |_| {}).unwrap_err();
+        assert!(matches!(error, Error::Format { .. }) && error.to_string().contains(expected), "{error}");
+    }
+}
+
 #[test]
 fn divergence_is_an_error_that_leaves_the_last_good_checkpoint() {
     let folder = tempfile::tempdir().unwrap();

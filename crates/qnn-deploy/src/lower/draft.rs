@@ -4,6 +4,7 @@ use qnn_layers::Op;
 use qnn_tensor::Tensor;
 use qnn_tensor::ops::PoolOptions;
 
+use super::Store;
 use crate::chain::Cuts;
 use crate::graph::Graph;
 use crate::program::{Data, Link};
@@ -47,13 +48,13 @@ pub(crate) struct Drafting<'a, 't> {
     taken: Vec<bool>,
     /// From flattened nodes to what they were flattened from.
     flattened: BTreeMap<usize, usize>,
-    pub(crate) tensors: BTreeMap<String, Data>,
+    pub(crate) tensors: Store<'a, 't>,
 }
 
 impl<'a, 't> Drafting<'a, 't> {
     pub(crate) fn new(graph: &'a Graph<'t>) -> Self {
         let taken = graph.lives.iter().map(|lives| !lives).collect();
-        Self { graph, taken, flattened: BTreeMap::new(), tensors: BTreeMap::new() }
+        Self { graph, taken, flattened: BTreeMap::new(), tensors: Store::new(graph) }
     }
 
     /// The drafts in an order in which they can run: each ends after all that it reads.
@@ -135,7 +136,7 @@ impl<'a, 't> Drafting<'a, 't> {
             },
             Op::Quantize { map, grid } => {
                 let cuts = Cuts::of(&graph.names[i], &**map, grid)?;
-                let name = self.store(i, "cuts", Data::Floats(cuts.cuts));
+                let name = self.tensors.put(i, "cuts", Data::Floats(cuts.cuts));
                 Link::Quantize { alphabet: cuts.alphabet, cuts: name }
             }
             Op::Value { scale } => Link::Value((*scale).into()),
@@ -192,7 +193,7 @@ impl<'a, 't> Drafting<'a, 't> {
         let mut links = Vec::new();
         if let Some(factors) = product.factors.output_scale("freeze", channels) {
             let factors = self.checked(i, "scale", factors)?;
-            links.push(Link::Scale { factors: self.store(i, "scale", Data::Floats(factors)) });
+            links.push(Link::Scale { factors: self.tensors.put(i, "scale", Data::Floats(factors)) });
         }
         if let Some(bias) = &product.bias {
             links.push(Link::Bias { bias: self.floats(i, "bias", bias)? });
@@ -202,14 +203,7 @@ impl<'a, 't> Drafting<'a, 't> {
 
     fn floats(&mut self, i: usize, what: &'static str, values: &Tensor) -> Result<String> {
         let values = self.checked(i, what, values.as_slice().to_vec())?;
-        Ok(self.store(i, what, Data::Floats(values)))
-    }
-
-    /// Puts a tensor of a step into the program.
-    pub(crate) fn store(&mut self, i: usize, what: &str, data: Data) -> String {
-        let name = format!("{i:03}.{}.{what}", self.graph.names[i]);
-        self.tensors.insert(name.clone(), data);
-        name
+        Ok(self.tensors.put(i, what, Data::Floats(values)))
     }
 
     /// The values themselves if all are finite.

@@ -6,9 +6,10 @@ use qnn_quant::Alphabet;
 use super::draft::{Body, Draft};
 use super::product::Factorization;
 use super::thresholds::{NotMonotone, thresholds};
-use super::{Nodes, pool_geometry};
+use super::{Nodes, Store};
 use crate::chain::{Cuts, Functions};
 use crate::codes::{kernel_layout, planes};
+use crate::geometry::pool_geometry;
 use crate::graph::Graph;
 use crate::program::{
     Action, Arithmetic, Chain, Data, Elements, Finish, LayerName, Link, Product, Program, Remark, Stage,
@@ -25,7 +26,7 @@ pub(crate) struct Emission<'a, 't> {
     graph: &'a Graph<'t>,
     nodes: &'a Nodes<'a, 't>,
     drafts: Vec<Draft>,
-    tensors: BTreeMap<String, Data>,
+    tensors: Store<'a, 't>,
     values: Vec<Value>,
     stages: Vec<Stage>,
     /// From nodes to values.
@@ -40,7 +41,7 @@ impl<'a, 't> Emission<'a, 't> {
     pub(crate) fn new(
         graph: &'a Graph<'t>,
         nodes: &'a Nodes<'a, 't>,
-        tensors: BTreeMap<String, Data>,
+        tensors: Store<'a, 't>,
         drafts: Vec<Draft>,
     ) -> Self {
         let (values, stages, done) = (Vec::new(), Vec::new(), BTreeSet::new());
@@ -63,10 +64,9 @@ impl<'a, 't> Emission<'a, 't> {
         let output = self.places[&output];
         let Self { values, stages, tensors, .. } = self;
         let (normalization, classes) = (None, Vec::new());
-        let mut program = Program { values, stages, output, normalization, classes, tensors };
+        let mut program = Program { values, stages, output, normalization, classes, tensors: tensors.data };
         program.forget_unused_tensors();
-        program.check()?;
-        Ok(program)
+        program.checked()
     }
 
     /// The value of a node, made when first asked for.
@@ -156,6 +156,7 @@ impl<'a, 't> Emission<'a, 't> {
         let weights = self.weights(draft, &factors)?;
         match factors.arithmetic {
             Arithmetic::Integer if node.packed => self.integer_product(drafts, i, &factors, weights),
+            Arithmetic::Integer => self.float_product(draft, &factors.with_numbers(), weights),
             _ => self.float_product(draft, &factors, weights),
         }
     }
@@ -165,14 +166,10 @@ impl<'a, 't> Emission<'a, 't> {
         // A window of constants is nobody's to quantize.
         let owned = self.graph.steps[draft.start].param.is_some();
         let remarks: Vec<_> = factors.remark.clone().filter(|_| owned).into_iter().collect();
-        let arithmetic = match factors.arithmetic {
-            Arithmetic::Float => Arithmetic::Float,
-            _ => Arithmetic::WeightOnly,
-        };
         let output = self.value(draft.output);
         let operand = draft.operand.map(|operand| self.operand(operand, output));
         let finish = Finish::Chain(Chain { links: draft.links.clone() });
-        let product = Action::Product(assemble(factors, weights, arithmetic, finish));
+        let product = Action::Product(assemble(factors, weights, factors.arithmetic, finish));
         self.push(&draft.steps, input, operand, output, product, remarks);
         Ok(())
     }
@@ -247,7 +244,8 @@ impl<'a, 't> Emission<'a, 't> {
         let between = self.new_value(self.nodes.of(draft.output).shape, self.values[output].elements);
         let flips: Vec<u8> = found_flips.iter().map(|&flip| flip.into()).collect();
         let finish = self.finish(draft, &found);
-        let falling = flips.contains(&1).then(|| self.store(draft.start, "falling", Data::Bytes(flips)));
+        let falling =
+            flips.contains(&1).then(|| self.tensors.put(draft.start, "falling", Data::Bytes(flips)));
         self.push(&draft.steps, input, None, between, product(finish), Vec::new());
         let steps = [&drafts[pool].steps[..], &last.steps[..]].concat();
         self.push(&steps, between, None, output, Action::MaxPool { options, falling }, Vec::new());
@@ -259,7 +257,7 @@ impl<'a, 't> Emission<'a, 't> {
     fn never_falls(&self, links: &[Link]) -> bool {
         links.iter().all(|link| match link {
             Link::Scale { factors } => {
-                matches!(self.tensors.get(factors), Some(Data::Floats(values)) if values.iter().all(|&x| x >= 0.0))
+                matches!(self.tensors.data.get(factors), Some(Data::Floats(values)) if values.iter().all(|&x| x >= 0.0))
             }
             Link::Bias { .. } => true,
             _ => false,
@@ -297,7 +295,7 @@ impl<'a, 't> Emission<'a, 't> {
             let reason = "the activation before the quantizer is not known to be monotone in f32";
             return Ok(Err(Some(remark(reason, "leave it out: the quantizer saturates by itself"))));
         }
-        let tensors = Tensors { data: &self.tensors, stage: self.stages.len() };
+        let tensors = Tensors { data: &self.tensors.data, stage: self.stages.len() };
         let channels = factors.geometry.out_channels;
         let functions = Functions::new(&Chain { links: before.to_vec() }, channels, &tensors)?;
         let steps = Cuts::stored(*alphabet, cuts, &tensors)?;
@@ -333,7 +331,7 @@ impl<'a, 't> Emission<'a, 't> {
         let flips = found.iter().flat_map(|found| found.flips().iter().map(|&flip| flip.into()));
         let flips = Data::Bytes(flips.collect());
         let [cuts, flips] =
-            [("cuts", cuts), ("flips", flips)].map(|(what, data)| self.store(draft.start, what, data));
+            [("cuts", cuts), ("flips", flips)].map(|(what, data)| self.tensors.put(draft.start, what, data));
         match draft.operand {
             None => Finish::Thresholds { cuts, flips },
             Some(_) => Finish::Selected { cuts, flips },
@@ -352,7 +350,7 @@ impl<'a, 't> Emission<'a, 't> {
             .alphabet
             .and_then(|alphabet: Alphabet| Some((alphabet, kernel_layout(alphabet, codes.len())?)));
         let Some((alphabet, layout)) = packed else {
-            let tensor = self.store(draft.start, "kernel", Data::Floats(codes.to_vec()));
+            let tensor = self.tensors.put(draft.start, "kernel", Data::Floats(codes.to_vec()));
             return Ok(Weights::Float { tensor });
         };
         let pack = layout.and_then(|layout| {
@@ -360,14 +358,8 @@ impl<'a, 't> Emission<'a, 't> {
             layout.pack(codes, &mut bytes).map(|()| bytes)
         });
         let bytes = pack.map_err(|source| Error::Pack { layer: layer(), source })?;
-        let tensor = self.store(draft.start, "kernel", Data::Bytes(bytes));
+        let tensor = self.tensors.put(draft.start, "kernel", Data::Bytes(bytes));
         Ok(Weights::Packed { alphabet, tensor })
-    }
-
-    fn store(&mut self, step: usize, what: &str, data: Data) -> String {
-        let name = format!("{step:03}.{}.{what}", self.graph.names[step]);
-        self.tensors.insert(name.clone(), data);
-        name
     }
 }
 

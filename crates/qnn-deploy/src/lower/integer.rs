@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use qnn_kernels::packed::{ByteInput, ConvGeometry, Int8Conv};
 use qnn_layers::{IntegerFinish as Ending, IntegerOp, IntegerProduct as Operands, Op};
 use qnn_quant::{Grid, Quantizer};
-use qnn_tensor::Padding;
 use qnn_tensor::ops::{Conv2dOptions, PoolOptions};
 
-use super::pool_geometry;
+use super::Store;
+use super::product::dense_geometry;
+use crate::geometry::{convolution, pool_geometry};
 use crate::graph::Graph;
 use crate::integer::{ByteCodes, IntegerFinish, IntegerProduct, IntegerStage};
 use crate::program::{Action, Data, Elements, LayerName, Program, Stage, Value};
@@ -26,7 +27,7 @@ pub(super) fn lower(graph: &Graph<'_>, input: usize, shape: [usize; 3]) -> Resul
         graph,
         values: vec![image],
         stages: Vec::new(),
-        tensors: BTreeMap::new(),
+        tensors: Store::new(graph),
         places: BTreeMap::from([(input, 0)]),
     };
     for i in (0..graph.steps.len()).filter(|&i| graph.lives[i]) {
@@ -34,16 +35,15 @@ pub(super) fn lower(graph: &Graph<'_>, input: usize, shape: [usize; 3]) -> Resul
     }
     let output = lowering.places[&graph.output];
     let Lowering { values, stages, tensors, .. } = lowering;
-    let program = Program { values, stages, output, normalization: None, classes: Vec::new(), tensors };
-    program.check()?;
-    Ok(program)
+    let (normalization, classes) = (None, Vec::new());
+    Program { values, stages, output, normalization, classes, tensors: tensors.data }.checked()
 }
 
 struct Lowering<'a, 't> {
     graph: &'a Graph<'t>,
     values: Vec<Value>,
     stages: Vec<Stage>,
-    tensors: BTreeMap<String, Data>,
+    tensors: Store<'a, 't>,
     /// From nodes to values.
     places: BTreeMap<usize, usize>,
 }
@@ -62,7 +62,8 @@ impl Lowering<'_, '_> {
             Op::PadZero { stride, channels } => {
                 let elements = self.input(i).elements;
                 self.bytes_in(i)?;
-                let value = Value { shape: self.shape(i, Some(*channels))?, elements };
+                let [height, width, _] = graph.shape(i)?;
+                let value = Value { shape: [height, width, *channels], elements };
                 self.push(i, value, Action::Integer(IntegerStage::PadZero { stride: *stride }));
                 Ok(())
             }
@@ -78,7 +79,7 @@ impl Lowering<'_, '_> {
 
     fn integer(&mut self, i: usize, op: &IntegerOp) -> Result<()> {
         self.bytes_in(i)?;
-        let shape = self.shape(i, None)?;
+        let shape = self.graph.shape(i)?;
         let value = |codes| Value { shape, elements: Elements::Bytes(codes) };
         match op {
             IntegerOp::Conv2d { product, options } => self.product(i, product, Some(options)),
@@ -107,9 +108,9 @@ impl Lowering<'_, '_> {
         }
         let falling = falling.contains(&true).then(|| {
             let flags = falling.iter().map(|&falls| falls.into()).collect();
-            self.store(i, "falling", Data::Bytes(flags))
+            self.tensors.put(i, "falling", Data::Bytes(flags))
         });
-        let value = Value { shape: self.shape(i, None)?, ..from };
+        let value = Value { shape: self.graph.shape(i)?, ..from };
         self.push(i, value, Action::MaxPool { options: *options, falling });
         Ok(())
     }
@@ -146,20 +147,20 @@ impl Lowering<'_, '_> {
             Ending::Codes { multipliers, codes } => {
                 let of = |part: fn(&qnn_quant::Multiplier) -> i32| multipliers.iter().map(part).collect();
                 let (bits, shifts) = (of(|by| by.multiplier()), of(|by| by.shift()));
-                let multipliers = self.store(i, "multipliers", Data::Integers(bits));
-                let shifts = self.store(i, "shifts", Data::Integers(shifts));
+                let multipliers = self.tensors.put(i, "multipliers", Data::Integers(bits));
+                let shifts = self.tensors.put(i, "shifts", Data::Integers(shifts));
                 (IntegerFinish::Codes { multipliers, shifts }, Elements::Bytes(*codes))
             }
             Ending::Values { scales } => {
-                let scales = self.store(i, "scales", Data::Floats(scales.clone()));
+                let scales = self.tensors.put(i, "scales", Data::Floats(scales.clone()));
                 (IntegerFinish::Values { scales }, Elements::Float)
             }
         };
         let ConvGeometry { kernel, stride, padding, groups, .. } = geometry;
-        let weights = self.store(i, "kernel", Data::Bytes(weights));
-        let bias = self.store(i, "bias", Data::Integers(product.bias.clone()));
+        let weights = self.tensors.put(i, "kernel", Data::Bytes(weights));
+        let bias = self.tensors.put(i, "bias", Data::Integers(product.bias.clone()));
         let stage = IntegerProduct { kernel, stride, padding, groups, weights, bias, finish };
-        let value = Value { shape: self.shape(i, None)?, elements };
+        let value = Value { shape: self.graph.shape(i)?, elements };
         self.push(i, value, Action::Integer(IntegerStage::Product(stage)));
         Ok(())
     }
@@ -176,17 +177,11 @@ impl Lowering<'_, '_> {
         let geometry = match (options, kernel) {
             (Some(options), &[height, width, _, channels]) if options.pad_value == 0.0 => {
                 let Conv2dOptions { stride, padding, groups, .. } = *options;
-                ConvGeometry {
-                    stride,
-                    padding,
-                    groups,
-                    ..ConvGeometry::new(shape, [height, width], channels)
-                }
+                convolution(shape, [[height, width], stride], padding, groups, channels)
             }
             (None, &[_, channels]) => {
                 let flat = self.graph.steps[i].inputs[0].shape().len() == 2;
-                let kernel = if flat { [shape[0], shape[1]] } else { [1, 1] };
-                ConvGeometry { padding: Padding::NONE, ..ConvGeometry::new(shape, kernel, channels) }
+                dense_geometry(shape, channels, flat)
             }
             _ => return Err(self.unsupported(i, "integers are padded with the code 0")),
         };
@@ -207,17 +202,6 @@ impl Lowering<'_, '_> {
         Err(self.unsupported(i, "it reads numbers where integers are expected; quantize the image first"))
     }
 
-    /// The shape per image of what a step made.
-    fn shape(&self, i: usize, channels: Option<usize>) -> Result<[usize; 3]> {
-        let shape = match self.graph.steps[i].output.shape()[..] {
-            [1, h, w, c] => [h, w, c],
-            [1, w, c] => [1, w, c],
-            [1, c] => [1, 1, c],
-            ref other => return Err(self.unsupported(i, &format!("its output has the shape {other:?}"))),
-        };
-        Ok([shape[0], shape[1], channels.unwrap_or(shape[2])])
-    }
-
     fn push(&mut self, i: usize, value: Value, action: Action) {
         let step = &self.graph.steps[i];
         let place = |node: usize| self.places[&node];
@@ -228,12 +212,6 @@ impl Lowering<'_, '_> {
         self.stages.push(Stage { layers, input, operand, output, action, remarks: Vec::new() });
         self.values.push(value);
         self.places.insert(step.output.index(), output);
-    }
-
-    fn store(&mut self, i: usize, what: &str, data: Data) -> String {
-        let name = format!("{i:03}.{}.{what}", self.graph.names[i]);
-        self.tensors.insert(name.clone(), data);
-        name
     }
 
     fn unsupported(&self, i: usize, reason: &str) -> Error {

@@ -12,12 +12,12 @@ mod thresholds;
 
 use std::collections::BTreeMap;
 
-use qnn_kernels::packed::PoolGeometry;
 use qnn_quant::Alphabet;
 
 use crate::codes::{encoding, planes};
+use crate::geometry::pool_geometry;
 use crate::graph::Graph;
-use crate::program::{Link, Program};
+use crate::program::{Data, Link, Program, Stage};
 use crate::{Error, Result};
 
 use draft::{Body, Draft, Drafting};
@@ -31,7 +31,7 @@ pub(crate) fn lower(graph: &Graph<'_>, input: usize, shape: [usize; 3]) -> Resul
     let mut drafting = Drafting::new(graph);
     let drafts = drafting.drafts()?;
     let output = drafting.root(graph.output);
-    let tensors = std::mem::take(&mut drafting.tensors);
+    let tensors = drafting.tensors;
     let mut nodes = Nodes { graph, by_node: BTreeMap::new() };
     nodes.by_node.insert(input, Node { shape, codes: None, packed: false });
     for draft in &drafts {
@@ -39,6 +39,38 @@ pub(crate) fn lower(graph: &Graph<'_>, input: usize, shape: [usize; 3]) -> Resul
     }
     nodes.choose_formats(&drafts, output)?;
     emit::Emission::new(graph, &nodes, tensors, drafts).program(input, output)
+}
+
+impl Program {
+    /// The program itself, if a session would take it; else which layers it would not.
+    fn checked(self) -> Result<Self> {
+        match self.check() {
+            Err(Error::Program { stage, reason }) => {
+                let layer = self.stages.get(stage).map_or_else(|| "the model".to_owned(), Stage::title);
+                Err(Error::Unsupported { layer, reason: format!("no program holds it: {reason}") })
+            }
+            found => found.map(|()| self),
+        }
+    }
+}
+
+/// The tensors of a program in the making, named by the steps that they belong to.
+pub(crate) struct Store<'a, 't> {
+    graph: &'a Graph<'t>,
+    data: BTreeMap<String, Data>,
+}
+
+impl<'a, 't> Store<'a, 't> {
+    fn new(graph: &'a Graph<'t>) -> Self {
+        Self { graph, data: BTreeMap::new() }
+    }
+
+    /// Takes in a tensor of a step and returns its name.
+    fn put(&mut self, step: usize, what: &str, data: Data) -> String {
+        let name = format!("{step:03}.{}.{what}", self.graph.names[step]);
+        self.data.insert(name.clone(), data);
+        name
+    }
 }
 
 /// What is known of the values between drafts.
@@ -69,7 +101,7 @@ impl Nodes<'_, '_> {
         let shape = match draft.body {
             // The functions of single elements do not mind a flattening.
             Body::Input => from.shape,
-            _ => self.shape(draft.start)?,
+            _ => self.graph.shape(draft.start)?,
         };
         let codes = match (draft.body, draft.links.last()) {
             (_, Some(Link::Quantize { alphabet, .. })) => Some(*alphabet),
@@ -81,56 +113,39 @@ impl Nodes<'_, '_> {
         Ok(())
     }
 
-    /// The shape per image of what a step made: `[n, h, w, c]`, `[n, w, c]` or `[n, c]`.
-    fn shape(&self, step: usize) -> Result<[usize; 3]> {
-        match self.graph.steps[step].output.shape()[..] {
-            [1, h, w, c] => Ok([h, w, c]),
-            [1, w, c] => Ok([1, w, c]),
-            [1, c] => Ok([1, 1, c]),
-            ref other => Err(Error::Unsupported {
-                layer: self.graph.names[step].clone(),
-                reason: format!(
-                    "its output has the shape {other:?}; a program holds images [n, h, w, c] and rows [n, c]"
-                ),
-            }),
-        }
-    }
-
-    /// Codes are packed where a kernel takes them so. Whether a pool takes them so depends on who
-    /// takes the pool's, hence the reverse order.
+    /// Codes are packed where a kernel takes them so, if they can be made so. Whether a pool takes them so
+    /// depends on who takes the pool's, hence the reverse order.
     fn choose_formats(&mut self, drafts: &[Draft], output: usize) -> Result<()> {
         for draft in drafts.iter().rev() {
             let input = self.of(draft.input);
             let Some(codes) = input.codes.filter(|&codes| encoding(codes).is_some()) else { continue };
             let wants = match draft.body {
                 Body::Product => Factorization::of(self.graph, draft, &input)?.is_integer(),
-                Body::MaxPool(options) => {
-                    self.of(draft.output).packed
-                        && pool_geometry(input.shape, &options).is_some()
-                        && planes(codes)
-                }
+                // It was asked whether this pool can.
+                Body::MaxPool(_) => self.of(draft.output).packed,
                 // A mean of packed codes lets the layer before it end in thresholds.
                 Body::GlobalAveragePool => planes(codes),
                 _ => false,
             };
-            if wants && draft.input != output {
+            if wants && draft.input != output && self.can_lie_packed(drafts, draft.input) {
                 self.by_node.entry(draft.input).and_modify(|node| node.packed = true);
             }
         }
         Ok(())
     }
-}
 
-/// The pool as a kernel over packed codes does it, if it can: it knows no incomplete windows.
-pub(crate) fn pool_geometry(
-    [height, width, _]: [usize; 3],
-    options: &qnn_tensor::ops::PoolOptions,
-) -> Option<PoolGeometry> {
-    let qnn_tensor::ops::PoolOptions { size: window, stride, padding, .. } = *options;
-    let geometry = PoolGeometry { height, width, window, stride, padding };
-    let same = qnn_tensor::ops::slices::pool_output([height, width], options)
-        == Some([geometry.out_height(), geometry.out_width()]);
-    (geometry.check().is_ok() && same).then_some(geometry)
+    /// Whether the draft that makes codes can make them packed.
+    fn can_lie_packed(&self, drafts: &[Draft], node: usize) -> bool {
+        let Some(maker) = drafts.iter().find(|draft| draft.output == node) else { return false };
+        match maker.body {
+            Body::MaxPool(options) => {
+                pool_geometry(self.of(maker.input).shape, &options).is_some()
+                    && self.can_lie_packed(drafts, maker.input)
+            }
+            Body::PadZero { .. } => false,
+            _ => true,
+        }
+    }
 }
 
 /// The least alphabet that holds these codes and zero.

@@ -1,5 +1,5 @@
 use qnn_kernels::ShapeError;
-use qnn_kernels::packed::{ConvGeometry, PackError};
+use qnn_kernels::packed::{ConvGeometry, Encoding, PackError};
 use qnn_layers::{Op, Product as Operands};
 use qnn_quant::Alphabet;
 use qnn_tensor::ops::Conv2dOptions;
@@ -7,6 +7,7 @@ use qnn_tensor::ops::Conv2dOptions;
 use super::Node;
 use super::draft::Draft;
 use crate::codes::{encoding, magnitude};
+use crate::geometry::{borders_are_small, convolution};
 use crate::graph::Graph;
 use crate::program::{Arithmetic, Remark};
 use crate::run::IntegerConv;
@@ -38,7 +39,7 @@ impl<'a> Factorization<'a> {
             }
             Op::Dense { product } => {
                 let flat = graph.steps[draft.start].inputs[0].shape().len() == 2;
-                (product, dense_geometry(input.shape, product, flat), 0.0)
+                (product, dense_geometry(input.shape, product.kernel.shape()[1], flat), 0.0)
             }
             other => return Err(unsupported(format!("{other:?} is no product"))),
         };
@@ -55,20 +56,27 @@ impl<'a> Factorization<'a> {
     pub(crate) fn is_integer(&self) -> bool {
         self.arithmetic == Arithmetic::Integer
     }
+
+    /// The same product where its input, though codes, lies as numbers.
+    pub(crate) fn with_numbers(self) -> Self {
+        let reason = "its input's codes lie as numbers: packed weights, sums in f32".to_owned();
+        let remedy =
+            "quantize right before it, behind pools of incomplete windows and channels of zeros".to_owned();
+        Self { arithmetic: Arithmetic::WeightOnly, remark: Some(Remark { reason, remedy }), ..self }
+    }
 }
 
 fn conv_geometry(shape: [usize; 3], product: &Operands, options: &Conv2dOptions) -> ConvGeometry {
     let kernel = product.kernel.shape();
     let Conv2dOptions { stride, padding, groups, .. } = *options;
-    ConvGeometry { stride, padding, groups, ..ConvGeometry::new(shape, [kernel[0], kernel[1]], kernel[3]) }
+    convolution(shape, [[kernel[0], kernel[1]], stride], padding, groups, kernel[3])
 }
 
 /// A dense layer over flattened images is a convolution as large as the image; otherwise one of single
 /// pixels.
-fn dense_geometry([height, width, channels]: [usize; 3], product: &Operands, flat: bool) -> ConvGeometry {
-    let columns = product.kernel.shape()[1];
-    let kernel = if flat { [height, width] } else { [1, 1] };
-    ConvGeometry::new([height, width, channels], kernel, columns)
+pub(super) fn dense_geometry(shape: [usize; 3], columns: usize, flat: bool) -> ConvGeometry {
+    let kernel = if flat { [shape[0], shape[1]] } else { [1, 1] };
+    ConvGeometry::new(shape, kernel, columns)
 }
 
 /// The largest magnitude of a sum: that of the filter with the largest weights.
@@ -106,11 +114,16 @@ fn choose(
             return (Arithmetic::Float, remark(reason, remedy));
         }
     };
+    if !borders_are_small(x, geometry, pad_code) {
+        let reason = "its kernel is too large to be padded with zeros, which its codes lack".to_owned();
+        return (Arithmetic::WeightOnly, remark(reason, "pad with 1 or −1, or use a smaller kernel"));
+    }
     if reach > EXACT {
         let reason = format!("its sums reach {reach}, beyond 2²⁴ the training graph itself rounds them");
         return (Arithmetic::WeightOnly, remark(reason, "use fewer bits"));
     }
-    match packable(x, w, geometry, pad_code) {
+    let largest = reach / i64::from(magnitude(x)).max(i64::from(pad_code).abs()).max(1);
+    match packable(x, w, geometry, pad_code, largest) {
         Ok(()) => (Arithmetic::Integer, None),
         Err(error) => {
             let remedy = "use codes of up to 8 bits in planes (sign, unsigned, odd, ternary)";
@@ -119,11 +132,27 @@ fn choose(
     }
 }
 
-/// Asks the kernel itself, with a kernel of the least size that has the same encodings.
-fn packable(x: Alphabet, w: Alphabet, geometry: &ConvGeometry, pad_code: i8) -> Result<(), PackError> {
+/// Asks the kernel itself, with a kernel of the least size that has the same encodings, and whether the whole one's sums
+/// fit its accumulators: its weights' magnitudes add up to `largest`.
+fn packable(
+    x: Alphabet,
+    w: Alphabet,
+    geometry: &ConvGeometry,
+    pad_code: i8,
+    largest: i64,
+) -> Result<(), PackError> {
     let (Some(x), Some(code)) = (encoding(x), encoding(w)) else {
         return Err(PackError::Bits { bits: x.bits().max(w.bits()) });
     };
+    // Planes of bits take any codes of their encodings; bytes any input, but these weights.
+    let (terms, product) = (geometry.terms(), i64::from(x.magnitude()) * i64::from(code.magnitude()));
+    let most = match x {
+        Encoding::Int8 => largest.saturating_mul(x.magnitude().into()),
+        _ => (terms as i64).saturating_mul(product),
+    };
+    if most >= i64::from(i32::MAX) {
+        return Err(PackError::Accumulator { terms, product });
+    }
     let channels = geometry.groups;
     let small = ConvGeometry { channels, out_channels: channels, ..*geometry };
     let weights = vec![w.first as f32; small.weight_len()];

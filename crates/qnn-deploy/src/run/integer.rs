@@ -3,7 +3,7 @@ use qnn_kernels::packed::{ByteInput, CodeRange, FixedPoint, Int8Conv, Int8Output
 use qnn_quant::{Affine, CodeSum, Multiplier};
 use qnn_tensor::parallel::{for_each_chunk, for_each_chunk_of};
 
-use super::{Target, unpackable};
+use super::{Target, ZeroChannels, unpackable};
 use crate::Result;
 use crate::integer::{ByteCodes, IntegerFinish, IntegerProduct, IntegerStage};
 use crate::memory::Source;
@@ -17,7 +17,7 @@ pub(crate) enum IntegerRun {
     Product { conv: Box<Int8Conv>, end: End },
     Sum { sum: CodeSum, from: [ByteCodes; 2], to: ByteCodes },
     Mean { multiplier: Multiplier, pixels: usize, channels: usize, from: ByteCodes, to: ByteCodes },
-    PadZero { stride: usize, from: [usize; 3], to: [usize; 3], zero: u8 },
+    PadZero { channels: ZeroChannels, zero: u8 },
 }
 
 #[derive(Debug)]
@@ -60,8 +60,8 @@ impl IntegerRun {
                 Self::Mean { multiplier, pixels: height * width, channels, from, to }
             }
             IntegerStage::PadZero { stride } => {
-                let zero = codes(input)?.byte(0);
-                Self::PadZero { stride: *stride, from: input.shape, to: output.shape, zero }
+                let channels = ZeroChannels { stride: *stride, from: input.shape, to: output.shape };
+                Self::PadZero { channels, zero: codes(input)?.byte(0) }
             }
         })
     }
@@ -100,7 +100,9 @@ impl IntegerRun {
                 });
             }
             (Self::Mean { .. }, Source::Codes(_, x), None, Target::Codes(_, y)) => self.means(x, y),
-            (Self::PadZero { .. }, Source::Codes(_, x), None, Target::Codes(_, y)) => self.pad_zero(x, y),
+            (Self::PadZero { channels, zero }, Source::Codes(_, x), None, Target::Codes(_, y)) => {
+                channels.append(*zero, x, y);
+            }
             _ => unreachable!("the program was checked"),
         }
     }
@@ -121,21 +123,6 @@ impl IntegerRun {
             for (channel, y) in y.iter_mut().enumerate() {
                 let codes = image[channel..].iter().step_by(*channels);
                 *y = to.byte(multiplier.apply(codes.map(|&byte| from.code(byte)).sum()));
-            }
-        });
-    }
-
-    fn pad_zero(&self, x: &[u8], y: &mut [u8]) {
-        let &Self::PadZero { stride, from: [height, width, channels], to, zero } = self else { return };
-        let [out_height, out_width, out_channels] = to;
-        let (x_row, y_row) = (width * channels, out_width * out_channels);
-        for_each_chunk_of(y_row, y, |at, y| {
-            let (image, row) = (at / y_row / out_height, at / y_row % out_height);
-            let x = &x[(image * height + row * stride) * x_row..][..x_row];
-            let pixels = x.chunks_exact(channels).step_by(stride);
-            for (y, x) in y.chunks_exact_mut(out_channels).zip(pixels) {
-                y[..channels].copy_from_slice(x);
-                y[channels..].fill(zero);
             }
         });
     }

@@ -6,6 +6,8 @@ mod pool;
 mod product;
 mod signs;
 
+use qnn_tensor::parallel::for_each_chunk_of;
+
 use crate::memory::{Memory, Source};
 use crate::plan::Plan;
 use crate::program::{Action, Program, Value};
@@ -32,7 +34,7 @@ pub(crate) enum Kind {
     Product(Box<ProductRun>),
     Chain(ChainRun),
     Pool(PoolRun),
-    PadZero { stride: usize },
+    PadZero(ZeroChannels),
     Integer(IntegerRun),
 }
 
@@ -56,7 +58,11 @@ impl StageRun {
                 Kind::Product(Box::new(ProductRun::new(product, values, operand, &tensors)?))
             }
             Action::Chain(chain) => Kind::Chain(ChainRun::new(chain, &output.value, &tensors)?),
-            Action::PadZero { stride } => Kind::PadZero { stride: *stride },
+            Action::PadZero { stride } => Kind::PadZero(ZeroChannels {
+                stride: *stride,
+                from: input.value.shape,
+                to: output.value.shape,
+            }),
             Action::Integer(integer) => {
                 let operand = of.operand.map(|value| &program.values[value]);
                 Kind::Integer(IntegerRun::new(integer, &input.value, operand, &output.value, &tensors)?)
@@ -83,7 +89,12 @@ impl StageRun {
                 Kind::Chain(chain) => chain.run(Some(x), operand, y),
                 Kind::Pool(pool) => pool.run(x, y),
                 Kind::Integer(integer) => integer.run(x, operand, y),
-                Kind::PadZero { stride } => pad_zero(input.value.shape, output.value.shape, *stride, x, y),
+                Kind::PadZero(channels) => {
+                    let (Source::Floats(x), Target::Floats(y)) = (x, y) else {
+                        unreachable!("the program was checked")
+                    };
+                    channels.append(0.0, x, y);
+                }
             }
         });
     }
@@ -116,20 +127,30 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Every `stride`-th pixel, with channels of zeros.
-fn pad_zero(from: [usize; 3], to: [usize; 3], stride: usize, x: Source<'_>, y: Target<'_>) {
-    let (Source::Floats(x), Target::Floats(y)) = (x, y) else { unreachable!("the program was checked") };
-    let ([_, x_width, x_channels], [height, width, channels]) = (from, to);
-    let x_row = x_width * x_channels;
-    let images = x.chunks_exact(from.iter().product()).zip(y.chunks_exact_mut(height * width * channels));
-    for (x, y) in images {
-        for (y, x) in y.chunks_exact_mut(width * channels).zip(x.chunks_exact(x_row).step_by(stride)) {
-            let pixels = x.chunks_exact(x_channels).step_by(stride);
-            for (y, x) in y.chunks_exact_mut(channels).zip(pixels) {
-                y[..x_channels].copy_from_slice(x);
-                y[x_channels..].fill(0.0);
+/// Every `stride`-th pixel of images, with channels of zeros appended.
+#[derive(Debug)]
+pub(crate) struct ZeroChannels {
+    pub(crate) stride: usize,
+    /// The shapes of the images before and after.
+    pub(crate) from: [usize; 3],
+    pub(crate) to: [usize; 3],
+}
+
+impl ZeroChannels {
+    fn append<T: Copy + Send + Sync>(&self, zero: T, x: &[T], y: &mut [T]) {
+        let ([_, width, channels], [_, out_width, out_channels]) = (self.from, self.to);
+        let [x_image, y_image] = [self.from, self.to].map(|shape| shape.iter().product::<usize>());
+        for_each_chunk_of(y_image, y, |at, y| {
+            let x = &x[at / y_image * x_image..][..x_image];
+            let rows = x.chunks_exact(width * channels).step_by(self.stride);
+            for (y, x) in y.chunks_exact_mut(out_width * out_channels).zip(rows) {
+                let pixels = x.chunks_exact(channels).step_by(self.stride);
+                for (y, x) in y.chunks_exact_mut(out_channels).zip(pixels) {
+                    y[..channels].copy_from_slice(x);
+                    y[channels..].fill(zero);
+                }
             }
-        }
+        });
     }
 }
 

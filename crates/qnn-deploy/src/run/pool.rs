@@ -8,7 +8,7 @@ use qnn_tensor::parallel::for_each_chunk_of;
 use super::Target;
 use crate::Result;
 use crate::bits::unpack;
-use crate::lower::pool_geometry;
+use crate::geometry::pool_geometry;
 use crate::memory::{Source, with_scratch};
 use crate::program::{Action, Elements, Value};
 use crate::tensors::Tensors;

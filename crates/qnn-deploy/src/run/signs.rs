@@ -4,6 +4,9 @@ use crate::chain::Functions;
 use crate::cuts::{key, number};
 use crate::program::{Chain, Link};
 
+/// Searching more channels than this would be noticed when loading.
+const MOST_CHANNELS: usize = 1 << 16;
+
 /// Scale and bias of each channel after which a sum's sign is that of its functions' code, if they are known to be monotone and agree wherever
 /// they are asked.
 ///
@@ -15,7 +18,7 @@ use crate::program::{Chain, Link};
 /// The sign of a rounded difference is that of the exact one, so no functions need run after the sum.
 pub(crate) fn sign_map(chain: &Chain, functions: &Functions, channels: usize) -> Option<[Vec<f32>; 2]> {
     let quantized = matches!(chain.links.last(), Some(Link::Quantize { .. }));
-    if !quantized || !chain.links.iter().all(Link::is_monotone) {
+    if !quantized || channels > MOST_CHANNELS || !chain.links.iter().all(Link::is_monotone) {
         return None;
     }
     let mut asked = Asked { functions, row: vec![0.0; channels] };

@@ -4,10 +4,11 @@
 
 use qnn_deploy::{Session, freeze};
 use qnn_files::{Container, Digest};
-use qnn_layers::{Ctx, Init, Layer, LeafMut, Mode, Module, Path, Role};
+use qnn_layers::{Calibration, Ctx, Init, Layer, LeafMut, Mode, Module, Path, Role, apply_updates};
 use qnn_models::{
     LeNet5, LeNet5Config, Mlp, MlpConfig, ResNet, ResNetConfig, Scheme, Shortcut, Vgg7, Vgg7Config,
 };
+use qnn_quant::RangeMethod;
 use qnn_tensor::{Tape, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -98,6 +99,26 @@ pub(crate) fn randomize(model: &mut dyn Module, seed: u64) {
 
 fn fill(tensor: &mut Tensor, mut value: impl FnMut() -> f32) {
     tensor.as_mut_slice().iter_mut().for_each(|x| *x = value());
+}
+
+/// Batch-norm scales of every size and sign, and ranges that some images have.
+pub(crate) fn calibrated(net: Net, seed: u64, gammas: &[f32]) -> Box<dyn Layer> {
+    let mut model = net.build(&Scheme::preset("int8").unwrap(), seed);
+    randomize(model.as_mut(), seed);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    model.visit_mut(&mut Path::default(), &mut |_, leaf| match leaf {
+        LeafMut::Param(param) if param.role() == Role::Gamma => {
+            let gamma = param.value_mut().as_mut_slice();
+            gamma.iter_mut().for_each(|gamma| *gamma = gammas[rng.random_range(0..gammas.len())]);
+        }
+        _ => {}
+    });
+    let tape = Tape::new();
+    let mut cx = Ctx::calibrating(&tape, Calibration::new(RangeMethod::MinMax).unwrap());
+    model.forward(&mut cx, tape.constant(images(6, net.shape(), seed)).into()).unwrap();
+    let updates = cx.into_calibration().into_updates();
+    apply_updates(model.as_mut(), updates);
+    model
 }
 
 /// Images of small dyadic numbers.
