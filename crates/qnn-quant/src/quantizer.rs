@@ -64,6 +64,10 @@ pub trait Quantizer: Debug + Send + Sync {
 
     /// Whether [`fit`](Quantizer::fit) gives the same grid for every tensor, so that each element has its code by itself
     /// and a deployed network need not measure its activations. False unless a map says otherwise.
+    ///
+    /// Whoever deploys a fixed map writes it as one threshold for each code from the least to the greatest. That does not suit
+    /// [`LogAp2`](crate::LogAp2), whose codes may be 2^23 apart, nor [`Ap2`](crate::Ap2), which has no scale to multiply a sum by:
+    /// these two answer false, although they measure nothing.
     fn is_fixed(&self) -> bool {
         false
     }

@@ -20,7 +20,8 @@ use crate::{Alphabet, Estimator, Grid, Quantizer, Result, StraightThrough};
 #[doc = include_str!("../../plots/ap2.svg")]
 ///
 /// Codes: 0 for 0, else `±(exponent + 150)`, the exponent from −149 to 127; 10 bits. There is no common scale: the grid is
-/// [not factored](Grid::is_factored). For few exponents, with a scale, there is [`LogAp2`](crate::LogAp2).
+/// [not factored](Grid::is_factored). For few exponents, with a scale, there is [`LogAp2`](crate::LogAp2). All its grids are
+/// one, and yet the map is not called [fixed](Quantizer::is_fixed), for the reason given there.
 ///
 /// ```
 /// # use qnn_quant::{Ap2, quantize};

@@ -120,6 +120,10 @@ impl Quantizer for EvenLevels {
 
     one_pass!(write);
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity { c: self.end })
     }

@@ -69,6 +69,10 @@ impl Quantizer for FixedPoint {
 
     one_pass!(write);
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity::default())
     }

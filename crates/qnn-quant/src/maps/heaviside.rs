@@ -64,6 +64,10 @@ impl Quantizer for Heaviside {
 
     one_pass!(write);
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity::default())
     }

@@ -20,7 +20,8 @@ use crate::{Alphabet, Error, Estimator, Grid, Groups, Quantizer, Result, Straigh
 ///
 #[doc = include_str!("../../plots/log-ap2.svg")]
 ///
-/// Codes: 0 and `±2^0` to `±2^(highest − lowest)`, ⌈log2(2(highest − lowest) + 3)⌉ bits, scale `2^lowest`.
+/// Codes: 0 and `±2^0` to `±2^(highest − lowest)`, ⌈log2(2(highest − lowest) + 3)⌉ bits, scale `2^lowest`. As of
+/// [`Ap2`](crate::Ap2), all grids are one, and the map is not called [fixed](Quantizer::is_fixed) all the same.
 ///
 /// ```
 /// # use qnn_quant::{LogAp2, quantize};

@@ -134,6 +134,10 @@ impl Quantizer for Lsq {
 
     one_pass!(write);
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(LsqGradient)
     }

@@ -102,6 +102,10 @@ impl Quantizer for Pact {
 
     one_pass!(write);
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(PactGradient)
     }

@@ -63,6 +63,10 @@ impl Quantizer for QuantizedHardTanh {
         self.map.values_into(x, grid, values)
     }
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity::default())
     }

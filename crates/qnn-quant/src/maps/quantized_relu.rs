@@ -76,6 +76,10 @@ impl Quantizer for QuantizedRelu {
 
     one_pass!(write);
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedUnit)
     }

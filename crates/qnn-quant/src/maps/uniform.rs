@@ -111,6 +111,10 @@ impl Quantizer for Uniform {
 
     one_pass!(write);
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity { c: self.alpha })
     }
