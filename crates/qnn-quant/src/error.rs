@@ -120,8 +120,8 @@ pub enum Error {
         /// The array's shape.
         shape: Vec<usize>,
     },
-    /// The grid was fitted by another map, which measured other things.
-    #[error("{map} needs a grid that it fitted itself: the number it measures per group is missing")]
+    /// The grid was fitted by another map, which has other codes, other groups, or measures other things.
+    #[error("{map} needs a grid that it fitted itself: this one has other codes or groups, or lacks what the map measures")]
     ForeignGrid {
         /// The map's command line name.
         map: &'static str,

@@ -321,14 +321,12 @@ mod tests {
     #[test]
     fn what_training_replaces_need_not_be_given() {
         let bits = Parameters { bits: Some(3), ..Parameters::default() };
-        let start = |name, given| {
-            let map = quantizer(name, given).unwrap();
-            map.trained().map(Trained::parameters).unwrap_or_default()
-        };
-        assert_eq!(start("trained-ternary", &Parameters::default()), [1.0, 1.0]);
-        assert_eq!(start("trained-ternary", &Parameters { wn: Some(0.5), ..Parameters::default() }), [1.0, 0.5]);
-        assert_eq!(start("lsq", &bits), [1.0]);
-        let levels = quantizer("log-ap2", &Parameters::default()).unwrap();
+        let start = |name, given: Parameters| quantizer(name, &given).unwrap().trained().unwrap().parameters();
+        let none = Parameters::default();
+        assert_eq!(start("trained-ternary", none), [1.0, 1.0]);
+        assert_eq!(start("trained-ternary", Parameters { wn: Some(0.5), ..none }), [1.0, 0.5]);
+        assert_eq!(start("lsq", bits), [1.0]);
+        let levels = quantizer("log-ap2", &none).unwrap();
         let grid = levels.fit(ndarray::aview1(&[]).into_dyn()).unwrap();
         assert_eq!((grid.bits(), grid.scales(), grid.levels(0, 0).highest), (4, &[2_f32.powi(-6)][..], 1.0));
     }

@@ -73,6 +73,7 @@ impl DorefaGradients {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_codes(self.name(), grid, Alphabet::odd(self.bits))?;
         let n = f64::from(self.denominator());
         let words = Words { seed: self.seed, draw: moment.draw };
         let factors = match form {

@@ -54,6 +54,7 @@ impl FixedPoint {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::signed(self.bits))?;
         places_into(x, 1 << (self.bits - 1), Alphabet::signed(self.bits), grid, form, out)
     }
 }

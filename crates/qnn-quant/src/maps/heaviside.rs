@@ -38,6 +38,7 @@ impl Heaviside {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::UNIT)?;
         quantize_into(
             x,
             grid,

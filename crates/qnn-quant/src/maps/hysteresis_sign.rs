@@ -82,10 +82,12 @@ impl Quantizer for HysteresisSign {
     }
 
     fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_codes(self.name(), grid, Alphabet::BINARY)?;
         signs_into(x, grid, elementwise::Form::Codes, codes)
     }
 
     fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_codes(self.name(), grid, Alphabet::BINARY)?;
         signs_into(x, grid, elementwise::Form::Values, values)
     }
 
@@ -105,6 +107,8 @@ impl Quantizer for HysteresisSign {
         codes: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let Some(previous) = &moment.previous else { return self.codes_into(x, grid, codes) };
+        super::own_codes(self.name(), grid, Alphabet::BINARY)?;
+        grid.groups().partition(x.shape())?;
         let threshold = self.threshold;
         elementwise::zip_into(
             x,

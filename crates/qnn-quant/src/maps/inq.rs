@@ -110,6 +110,7 @@ impl Inq {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::symmetric(1 << self.span()))?;
         let scale = grid.scales()[0];
         // Of a zero tensor every element is below every level.
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };

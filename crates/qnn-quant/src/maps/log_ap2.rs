@@ -55,6 +55,10 @@ impl LogAp2 {
         })
     }
 
+    fn alphabet(&self) -> Alphabet {
+        Alphabet::symmetric(1 << (self.highest - self.lowest))
+    }
+
     fn write(
         &self,
         x: ArrayViewD<'_, f32>,
@@ -62,6 +66,7 @@ impl LogAp2 {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, self.alphabet())?;
         let (low, high) = (power(self.lowest), power(self.highest));
         // The reciprocal of a power of two is one, at worst a subnormal one.
         let inverse = low.recip();
@@ -103,8 +108,7 @@ impl Quantizer for LogAp2 {
     fn fit(&self, _: ArrayViewD<'_, f32>) -> Result<Grid> {
         let codes: Vec<i32> = (0..=self.highest - self.lowest).map(|exponent| 1 << exponent).collect();
         let members = codes.iter().rev().map(|code| -code).chain([0]).chain(codes.iter().copied()).collect();
-        let alphabet = Alphabet::symmetric(1 << (self.highest - self.lowest));
-        let grid = Grid::new(alphabet, Groups::Tensor, vec![power(self.lowest)])?.with_members(members)?;
+        let grid = Grid::new(self.alphabet(), Groups::Tensor, vec![power(self.lowest)])?.with_members(members)?;
         let ends = (self.lowest..self.highest).map(|e| std::f32::consts::SQRT_2 * power(e));
         grid.with_thresholds(mirrored([0.0].into_iter().chain(ends).collect()))
     }

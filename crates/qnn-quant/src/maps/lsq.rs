@@ -108,6 +108,7 @@ impl Lsq {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, self.alphabet())?;
         let alphabet = self.alphabet();
         quantize_checked_into(
             x,

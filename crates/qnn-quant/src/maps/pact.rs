@@ -66,6 +66,10 @@ impl Pact {
         self.height
     }
 
+    fn alphabet(&self) -> Alphabet {
+        Alphabet::unsigned(self.bits)
+    }
+
     fn write(
         &self,
         x: ArrayViewD<'_, f32>,
@@ -73,6 +77,7 @@ impl Pact {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, self.alphabet())?;
         let (n, height) = (f64::from((1_u32 << self.bits) - 1), f64::from(self.height));
         let by_height = Divisor::new(height);
         let (per_height, greatest) = (quick_factor(n / height), n as f32);
@@ -96,7 +101,7 @@ impl Quantizer for Pact {
     }
 
     fn fit(&self, _: ArrayViewD<'_, f32>) -> Result<Grid> {
-        let grid = Grid::new(Alphabet::unsigned(self.bits), Groups::Tensor, vec![self.height])?;
+        let grid = Grid::new(self.alphabet(), Groups::Tensor, vec![self.height])?;
         grid.divided_by((1 << self.bits) - 1)
     }
 

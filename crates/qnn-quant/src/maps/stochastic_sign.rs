@@ -67,10 +67,11 @@ impl Quantizer for StochasticSign {
     fn codes_at_into(
         &self,
         x: ArrayViewD<'_, f32>,
-        _: &Grid,
+        grid: &Grid,
         moment: &Moment<'_>,
         codes: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::BINARY)?;
         let words = Words { seed: self.seed, draw: moment.draw };
         chance::map_into(
             x,

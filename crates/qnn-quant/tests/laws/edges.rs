@@ -150,6 +150,65 @@ fn grids_of_other_maps_and_shapes_are_refused() {
     }
 }
 
+/// One scale per column, a table of values, powers of two, zero points, and no levels at all.
+fn all_sorts_of_grids(x: &ArrayD<f32>) -> Vec<Grid> {
+    let maps: [&dyn Quantizer; 12] = [
+        &Sign,
+        &ScaledSign::per_axis(1),
+        &Ternary::per_axis(1),
+        &Ternary::per_tensor(),
+        &DorefaWeights::new(2).unwrap().with_granularity(Granularity::Axis(1)),
+        &DorefaGradients::new(2, 0).unwrap(),
+        &DorefaActivations::new(2).unwrap(),
+        &Affine::asymmetric(2).unwrap().with_granularity(Granularity::Axis(1)),
+        &TrainedTernary::new(0.7, 0.4).unwrap(),
+        &Ap2,
+        &Inq::new(3).unwrap(),
+        &Identity,
+    ];
+    let mut grids: Vec<Grid> = maps.iter().map(|map| map.fit(x.view()).unwrap()).collect();
+    let empty = ArrayD::<f32>::zeros(IxDyn(&[2, 0]));
+    grids.push(ScaledSign::per_axis(1).fit(empty.view()).unwrap());
+    let unit = Grid::unit(Alphabet::TERNARY).unwrap();
+    grids.push(unit.clone().with_statistics(vec![0.5]).unwrap());
+    grids.push(unit.with_table(vec![-3.0, 0.5, 2.0]).unwrap());
+    for bits in 1..=8 {
+        let columns = Groups::Axis { axis: 1, len: 2 };
+        for alphabet in [Alphabet::signed(bits), Alphabet::unsigned(bits), Alphabet::odd(bits)] {
+            grids.push(Grid::new(alphabet, columns, vec![0.5, 2.0]).unwrap());
+            let table = alphabet.codes().map(|code| code as f32 + 0.25).collect();
+            grids.push(Grid::unit(alphabet).unwrap().with_table(table).unwrap());
+        }
+    }
+    grids
+}
+
+#[test]
+fn whatever_the_grid_there_is_an_error_or_a_value_on_it() {
+    let x = array![[1.0, -2.0], [0.3, 4.0]].into_dyn();
+    let identity: crate::cases::Map = std::sync::Arc::new(Identity);
+    for map in all().into_iter().map(|case| case.map).chain([identity]) {
+        let mut refused = 0;
+        for grid in all_sorts_of_grids(&x) {
+            let (mut codes, mut values) = (ArrayD::zeros(x.raw_dim()), ArrayD::zeros(x.raw_dim()));
+            let outcome = map.codes_into(x.view(), &grid, codes.view_mut());
+            assert_eq!(map.values_into(x.view(), &grid, values.view_mut()), outcome, "{map:?} on {grid:?}");
+            match outcome {
+                Err(error) => {
+                    let shape = matches!(error, Error::GroupsDoNotFit { .. });
+                    assert!(shape || error == Error::ForeignGrid { map: map.name() }, "{map:?}: {error}");
+                    refused += 1;
+                }
+                Ok(()) => {
+                    grid.dequantize_mut(codes.view_mut()).unwrap();
+                    assert_eq!(codes, values, "{map:?} on {grid:?}");
+                }
+            }
+        }
+        assert!(refused > 40, "{map:?} refuses {refused} grids");
+    }
+}
+
 #[test]
 fn messages_say_what_and_where() {
     let error = DorefaWeights::new(33).unwrap_err();
