@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use ndarray::{aview_mut1, aview1};
-use qnn_quant::{Dependence, ErrorDecay, Estimator, Grid, Groups, Moment, Pair, Quantizer, Sign, Trained};
+use qnn_quant::{Dependence, Estimator, Grid, Groups, Moment, Pair, Quantizer, Trained};
 use qnn_tensor::parallel::{CHUNK, vectorized, with_scratch};
 use qnn_tensor::{Tensor, Var};
 use rand::Rng;
@@ -73,10 +73,8 @@ impl Slot {
     /// The map with its present parameters, and these on the tape.
     fn map<'t>(&self, cx: &mut Ctx<'t>, x: &Tensor) -> qnn_quant::Result<(Arc<dyn Quantizer>, Vec<Var<'t>>)> {
         let Some(trained) = self.pair.map.trained().filter(|_| !self.parameters.is_empty()) else {
-            // Tests of stochastically binarized networks are deterministic (Courbariaux et al. 2016, section 1.1).
-            let is_stochastic_sign = !cx.is_training() && self.pair.map.name() == "stochastic-sign";
-            let map = if is_stochastic_sign { Arc::new(Sign) } else { Arc::clone(&self.pair.map) };
-            return Ok((map, Vec::new()));
+            let evaluated = if cx.is_training() { None } else { self.pair.map.evaluated() };
+            return Ok((evaluated.unwrap_or_else(|| Arc::clone(&self.pair.map)), Vec::new()));
         };
         if self.is_set(cx) {
             let parameters: Vec<_> = self.parameters.iter().map(|param| cx.param(param)).collect();
@@ -129,12 +127,10 @@ impl Slot {
         }
     }
 
-    /// The pseudo-gradient at this time of training: error decay goes by the training's progress.
+    /// The pseudo-gradient at this time of training.
     fn gradient(&self, cx: &Ctx<'_>) -> Arc<dyn Estimator> {
-        if self.pair.gradient.name() == "error-decay" {
-            return Arc::new(ErrorDecay::at(cx.progress()));
-        }
-        Arc::clone(&self.pair.gradient)
+        let gradient = &self.pair.gradient;
+        gradient.scheduled(cx.progress()).unwrap_or_else(|| Arc::clone(gradient))
     }
 
     /// The codes as a node with the gradients of the input and of the parameters.

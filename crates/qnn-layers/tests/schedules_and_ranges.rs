@@ -8,7 +8,7 @@ use qnn_layers::{
     state_dict,
 };
 use qnn_quant::{
-    Affine, ErrorDecay, Granularity, Pair, RangeMethod, ScaledSign, Sign, StochasticSign, quantize,
+    Affine, Custom, ErrorDecay, Granularity, Identity, Pair, RangeMethod, ScaledSign, Sign, StochasticSign, quantize,
 };
 use qnn_tensor::{Tape, Tensor};
 
@@ -63,6 +63,24 @@ fn error_decay_sharpens_with_the_progress_of_training() {
         let expected = pair.pullback(x.view(), &grid, numbers(y.shape(), 5).view()).unwrap();
         assert_eq!(dx.unwrap(), Tensor::from_array(&expected), "{progress}");
     }
+}
+
+#[test]
+fn no_name_makes_a_quantizer_or_a_gradient_another_one() {
+    let x = numbers(&[30], 2);
+    let dy = numbers(&[30], 5);
+    let mut steady = ErrorDecay::new(2.0).unwrap();
+    steady.k = 5.0;
+    let own = Custom { name: "error-decay", f: |_: f32| 0.5 };
+    let slopes = |pair: Pair| pass(&mut Quantize::new(pair), Mode::Train, (0, 0.9), &x).1.unwrap();
+    assert_eq!(slopes(Pair::new(Sign, own)), dy.map(|dy| 0.5 * dy));
+    let pair = Pair::new(Sign, steady);
+    let grid = pair.map.fit(x.view()).unwrap();
+    let expected = pair.pullback(x.view(), &grid, dy.view()).unwrap();
+    assert_eq!(slopes(pair), Tensor::from_array(&expected));
+    // A map of the name of the sign, a gradient of the name of the identity.
+    let straight = Custom { name: "identity", f: |_: f32| 0.0 };
+    assert_eq!(slopes(Pair::new(Identity, straight)), dy.map(|dy| 0.0 * dy));
 }
 
 #[test]

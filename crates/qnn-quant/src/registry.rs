@@ -62,13 +62,13 @@ pub struct Parameters {
     pub highest: Option<i32>,
     /// `--clip`: where the estimator's slope ends, and the range of `alphabet`, `uniform` and `pact`.
     pub clip: Option<f32>,
-    /// `--k`: the steepness of `modified-tanh`, the height of `error-decay`.
+    /// `--k`: the steepness of `modified-tanh`, the height of `error-decay`, which then stays the same throughout training.
     pub k: Option<f32>,
     /// `--periodic`: of `modified-tanh`: steps outside of the levels as well.
     pub periodic: bool,
     /// `--beta`: of `swish-sign`.
     pub beta: Option<f32>,
-    /// `--t`: the steepness of `error-decay`.
+    /// `--t`: the steepness of `error-decay`, which then stays the same throughout training.
     pub t: Option<f32>,
     /// `--leak`: the slope of `leaky-clipped` outside.
     pub leak: Option<f32>,
@@ -329,6 +329,17 @@ mod tests {
         let levels = quantizer("log-ap2", &none).unwrap();
         let grid = levels.fit(ndarray::aview1(&[]).into_dyn()).unwrap();
         assert_eq!((grid.bits(), grid.scales(), grid.levels(0, 0).highest), (4, &[2_f32.powi(-6)][..], 1.0));
+    }
+
+    #[test]
+    fn error_decay_follows_training_unless_its_shape_is_given() {
+        let decay = |given: Parameters| estimator("error-decay", &given).unwrap();
+        let none = Parameters::default();
+        let end = decay(none).scheduled(1.0).expect("it is scheduled");
+        assert_eq!(format!("{end:?}"), format!("{:?}", ErrorDecay::at(1.0)));
+        for fixed in [Parameters { t: Some(2.0), ..none }, Parameters { k: Some(5.0), ..none }] {
+            assert!(decay(fixed).scheduled(0.5).is_none(), "{fixed:?}");
+        }
     }
 
     #[test]

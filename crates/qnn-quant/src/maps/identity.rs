@@ -50,6 +50,10 @@ impl Quantizer for Identity {
         true
     }
 
+    fn is_identity(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(StraightThrough)
     }

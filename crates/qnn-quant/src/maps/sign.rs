@@ -53,6 +53,10 @@ impl Quantizer for Sign {
         true
     }
 
+    fn is_sign(&self) -> bool {
+        true
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity::default())
     }

@@ -182,11 +182,19 @@ pub(super) const ESTIMATORS: &[Entry<dyn Estimator>] = &[
     entry("swish-sign", &["beta"], "dy * b (2 - b x tanh(b x / 2)) / (1 + cosh(b x)), b = beta (5)", |p| {
         Ok(Arc::new(SwishSign { beta: finite("swish-sign", "beta", p.beta.unwrap_or(5.0))? }))
     }),
-    entry("error-decay", &["t", "k"], "dy * k t (1 - tanh(t x)^2), t = 1, k = max(1/t, 1)", |p| {
-        let published = ErrorDecay::new(p.t.unwrap_or(1.0))?;
-        let k = finite("error-decay", "k", p.k.unwrap_or(published.k))?;
-        Ok(Arc::new(ErrorDecay { k, ..published }))
-    }),
+    entry(
+        "error-decay",
+        &["t", "k"],
+        "dy * k t (1 - tanh(t x)^2), k = max(1/t, 1); without t and k: t = 1, in training from 0.1 to 10",
+        |p| {
+            if p.t.is_none() && p.k.is_none() {
+                return Ok(Arc::new(ErrorDecay::at(0.5)));
+            }
+            let mut decay = ErrorDecay::new(p.t.unwrap_or(1.0))?;
+            decay.k = finite("error-decay", "k", p.k.unwrap_or(decay.k))?;
+            Ok(Arc::new(decay))
+        },
+    ),
     entry("dorefa-tanh", &[], "dy * (1 - tanh(x)^2) / max|tanh x|", |_| Ok(Arc::new(DorefaTanh))),
     entry("magnitude-aware-sign", &[], "dy * m (2 - 2|x|) if |x| <= 1, else 0; m = greatest level", |_| {
         Ok(Arc::new(MagnitudeAwareGradient))
