@@ -195,7 +195,7 @@ impl FakeQuantize for Slot {
             return self.pair.apply(cx, x);
         }
         if let Some(frozen) = &self.frozen {
-            return frozen.apply(cx, &self.pair, x);
+            return frozen.apply(cx, self.gradient(cx), x);
         }
         let value = x.value();
         let (map, parameters) = self.map(cx, &value)?;

@@ -4,7 +4,9 @@ use qnn_layers::{
     Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, FakeQuantize, Init, Layer, LeafMut, Mode, Module,
     PaddingRule, Path, Quantize, apply_updates, for_each_param, load_state_dict, state_dict,
 };
-use qnn_quant::{HysteresisSign, Inq, Lsq, Pact, Pair, ScaledSign, Sign, Trained, TrainedTernary};
+use qnn_quant::{
+    Custom, HysteresisSign, Inq, InqOrder, Lsq, Pact, Pair, ScaledSign, Sign, Trained, TrainedTernary,
+};
 use qnn_tensor::{Tape, Tensor};
 
 fn numbers(shape: &[usize], seed: usize) -> Tensor {
@@ -181,6 +183,32 @@ fn frozen_weights_stay_where_they_are_and_all_are_frozen_in_the_end() {
         let moved: Vec<f32> = layer.kernel().value().as_slice().iter().map(|w| 0.9 * w + 0.01).collect();
         set(&mut layer, "kernel", &moved);
     }
+}
+
+#[test]
+fn weights_that_are_not_frozen_have_the_gradient_of_the_pair_and_the_levels_that_were_given() {
+    let slope = 0.25;
+    let map = Inq::new(3).unwrap().with_top(2).unwrap().with_order(InqOrder::Random { seed: 5 });
+    let mut layer = dense(Pair::new(map, Custom { name: "quarter", f: move |_: f32| slope }));
+    let mut plain = dense(Pair::published(Inq::new(3).unwrap()));
+    let mut unit = Tensor::zeros(&[6, 6]);
+    (0..6).for_each(|i| unit.as_mut_slice()[7 * i] = 1.0);
+    let before = layer.kernel().value().clone();
+    let (values, gradients) = train(&mut layer, &unit);
+    let (_, all) = train(&mut plain, &unit);
+    let mask = |layer: &Dense| state_dict(layer)["kernel_quantizer.frozen.mask"].clone();
+    let (masks, magnitudes_first) = (mask(&layer), mask(&plain));
+    assert_ne!(masks, magnitudes_first);
+    let dy = numbers(&[6, 4], 5);
+    for i in 0..24 {
+        let (frozen, w) = (masks.as_slice()[i] == 1.0, values.as_slice()[i]);
+        let expected = if frozen { 0.0 } else { slope * dy.as_slice()[i] };
+        assert_eq!(gradients[0].1.as_slice()[i], expected, "{i}");
+        // Levels 0, ±2 and ±4, above what any weight is: the given top is kept.
+        assert!(if frozen { [0.0, 2.0].contains(&w.abs()) } else { w == before.as_slice()[i] }, "{i}: {w}");
+    }
+    let published = all[0].1.as_slice().iter().zip(magnitudes_first.as_slice()).zip(dy.as_slice());
+    assert!(published.clone().all(|((dw, frozen), dy)| *dw == if *frozen == 1.0 { 0.0 } else { *dy }));
 }
 
 #[test]

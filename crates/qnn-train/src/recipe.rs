@@ -46,7 +46,8 @@ pub struct Recipe {
     pub seed: u64,
     /// Whether training images are augmented.
     pub augment: bool,
-    /// After how many epochs without a better test accuracy training ends.
+    /// After how many epochs without a better test accuracy training ends, once the model has no weights left to freeze (incremental
+    /// network quantization freezes the last ones after three quarters of the epochs).
     pub early_stopping: Option<usize>,
 }
 

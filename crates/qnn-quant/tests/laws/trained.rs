@@ -125,7 +125,7 @@ proptest! {
         let mut partition = InqPartition::new(map, start.shape());
         for portion in InqPartition::PORTIONS {
             let before = (w.clone(), partition.mask().to_owned());
-            partition.advance(portion, InqOrder::Magnitude, w.view_mut()).unwrap();
+            partition.advance(portion, w.view_mut()).unwrap();
             prop_assert_eq!(partition.frozen(), (portion * w.len() as f64).round_ties_even() as usize);
             for ((&was, &is), (&frozen, &now)) in before.0.iter().zip(&w).zip(before.1.iter().zip(partition.mask())) {
                 prop_assert!(frozen == 0.0 || now == 1.0, "a frozen weight has thawed");
@@ -143,8 +143,8 @@ proptest! {
 fn random_portions_are_others_and_repeat() {
     let freeze = |order| {
         let mut w = random(100, 7);
-        let mut partition = InqPartition::new(Inq::new(5).unwrap(), w.shape());
-        partition.advance(0.5, order, w.view_mut()).unwrap();
+        let mut partition = InqPartition::new(Inq::new(5).unwrap().with_order(order), w.shape());
+        partition.advance(0.5, w.view_mut()).unwrap();
         partition.mask().to_owned()
     };
     let random = |seed| freeze(InqOrder::Random { seed });
@@ -157,10 +157,19 @@ fn random_portions_are_others_and_repeat() {
 fn frozen_weights_stay_levels_while_others_grow() {
     let mut w = array![1.0, 0.4, 0.2, 0.1].into_dyn();
     let mut partition = InqPartition::new(Inq::new(3).unwrap(), w.shape());
-    partition.advance(0.5, InqOrder::Magnitude, w.view_mut()).unwrap();
+    partition.advance(0.5, w.view_mut()).unwrap();
     w[2] = 7.0;
-    partition.advance(1.0, InqOrder::Magnitude, w.view_mut()).unwrap();
+    partition.advance(1.0, w.view_mut()).unwrap();
     assert_eq!(w, array![1.0, 0.5, 1.0, 0.0].into_dyn());
+}
+
+#[test]
+fn a_greatest_level_that_is_given_is_not_measured() {
+    let mut w = array![1.0, 0.4, 0.2, 0.1].into_dyn();
+    let map = Inq::new(3).unwrap().with_top(-2).unwrap();
+    let mut partition = InqPartition::new(map, w.shape());
+    partition.advance(1.0, w.view_mut()).unwrap();
+    assert_eq!((w, partition.top()), (array![0.25, 0.25, 0.25, 0.125].into_dyn(), Some(-2)));
 }
 
 #[test]
@@ -168,11 +177,11 @@ fn impossible_portions_change_nothing() {
     let mut w = array![1.0, f32::NAN].into_dyn();
     let mut partition = InqPartition::new(Inq::new(3).unwrap(), w.shape());
     assert!(matches!(
-        partition.advance(0.5, InqOrder::Magnitude, w.view_mut()),
+        partition.advance(0.5, w.view_mut()),
         Err(Error::NotANumber { index: 1 })
     ));
     assert!(matches!(
-        partition.advance(1.5, InqOrder::Magnitude, w.view_mut()),
+        partition.advance(1.5, w.view_mut()),
         Err(Error::Parameter { .. })
     ));
     assert_eq!((partition.frozen(), partition.top(), w[0]), (0, None, 1.0));
