@@ -117,6 +117,13 @@ pub(crate) fn quantize_signal<'t>(
         return Err(Error::Setting { layer, setting, value, expected });
     }
     let value = cx.value(x);
+    if cx.is_traced() {
+        let unset = slot.unset_parameter(cx, &value.value());
+        let unset = unset.map_err(|source| Error::Quantizer { layer, operand: "input", source })?;
+        if let Some(parameter) = unset {
+            return Err(Error::Untrained { layer, quantizer: pair.map.name(), parameter });
+        }
+    }
     let Quantized { codes, grid, map } = quantize_value(layer, "input", slot, cx, value)?;
     match grid.groups() {
         Groups::Tensor => {

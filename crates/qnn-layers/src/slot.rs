@@ -22,7 +22,8 @@ const CHECKED: &str = "the forward pass has checked shapes and grid";
 /// ```
 ///
 /// The first training step starts trained parameters from the values it meets, which for kernels are
-/// the first or the loaded ones, and for inputs the first batch's.
+/// the first or the loaded ones, and for inputs the first batch's. An evaluation before that does so, too,
+/// and changes nothing; for inputs a traced one refuses, since what it would report depends on its images.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pair: Pair,
@@ -64,6 +65,20 @@ impl Slot {
     /// Whether the quantizer would need a state that this place has not.
     pub(crate) fn lacks_memory(&self) -> bool {
         self.pair.map.dependence() == Dependence::Memory && self.codes.is_none()
+    }
+
+    /// The name of the first parameter, if no training has set it yet and its value would be taken from `x`.
+    pub(crate) fn unset_parameter(
+        &self,
+        cx: &Ctx<'_>,
+        x: &Tensor,
+    ) -> qnn_quant::Result<Option<&'static str>> {
+        let Some(trained) = self.pair.map.trained().filter(|_| !self.parameters.is_empty()) else {
+            return Ok(None);
+        };
+        // PACT starts with the height it was made with, whatever x is.
+        let is_open = !self.is_set(cx) && trained.initial(x.view())? != trained.parameters();
+        Ok(trained.parameter_names().first().copied().filter(|_| is_open))
     }
 
     fn is_set(&self, cx: &Ctx<'_>) -> bool {

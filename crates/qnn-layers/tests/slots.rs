@@ -106,6 +106,24 @@ fn steps_of_activations_start_from_the_first_batch() {
 }
 
 #[test]
+fn a_trace_of_steps_that_no_training_has_set_is_refused() {
+    let x = numbers(&[5, 7], 2);
+    let trace = |layer: &Quantize| {
+        let tape = Tape::new();
+        let mut cx = Ctx::tracing(&tape);
+        layer.forward(&mut cx, tape.constant(x.clone()).into()).map(|y| y.value().value())
+    };
+    let mut layer = Quantize::new(Pair::published(Lsq::for_activations(2, 123.0).unwrap()));
+    let error = trace(&layer).unwrap_err();
+    assert!(matches!(error, Error::Untrained { quantizer: "lsq", parameter: "s", .. }), "{error}");
+    evaluate(&mut layer, &x);
+    train(&mut layer, &x);
+    assert_eq!(trace(&layer).unwrap(), evaluate(&mut layer, &x));
+    // PACT does not look at its input to start.
+    assert!(trace(&Quantize::new(Pair::published(Pact::new(2, 1.0).unwrap()))).is_ok());
+}
+
+#[test]
 fn two_scales_make_values_instead_of_codes() {
     let mut layer = dense(Pair::published(TrainedTernary::new(1.0, 1.0).unwrap()));
     train(&mut layer, &numbers(&[2, 6], 1));
