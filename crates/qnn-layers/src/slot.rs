@@ -109,24 +109,36 @@ impl Slot {
         Ok((trained.with_parameters(&first)?, parameters))
     }
 
-    /// Codes at this moment of training; in evaluation without chance.
+    /// Codes at this moment of training, in evaluation without chance, and the grid that reads them. Where no common scale
+    /// reads them, their values.
     fn codes(
         &self,
         cx: &mut Ctx<'_>,
         map: &dyn Quantizer,
         x: &Tensor,
-        grid: &Grid,
-    ) -> qnn_quant::Result<Tensor> {
+    ) -> qnn_quant::Result<(Tensor, Grid)> {
         let previous = self.codes.as_ref().filter(|_| self.is_set(cx)).map(|codes| cx.buffer(codes));
         let draw = match map.dependence() {
             Dependence::Chance if cx.is_training() => Some(cx.draw().random()),
             _ => None,
         };
-        if previous.is_none() && draw.is_none() {
-            return try_build(x.shape(), |codes| map.codes_into(x.view(), grid, codes));
-        }
-        let moment = Moment { draw: draw.unwrap_or(0), previous: previous.as_ref().map(Tensor::view) };
-        try_build(x.shape(), |codes| map.codes_at_into(x.view(), grid, &moment, codes))
+        let mut grid = None;
+        let codes = try_build(x.shape(), |mut codes| {
+            let found = if previous.is_none() && draw.is_none() {
+                map.fit_codes_into(x.view(), codes.view_mut())?
+            } else {
+                let moment = Moment { draw: draw.unwrap_or(0), previous: previous.as_ref().map(Tensor::view) };
+                let found = map.fit(x.view())?;
+                map.codes_at_into(x.view(), &found, &moment, codes.view_mut())?;
+                found
+            };
+            if !found.is_factored() {
+                found.dequantize_mut(codes)?;
+            }
+            grid = Some(found);
+            Ok(())
+        })?;
+        Ok((codes, grid.expect("it was fitted before the codes were written")))
     }
 
     /// Queues what the next step must know of this one.
@@ -214,15 +226,13 @@ impl FakeQuantize for Slot {
         }
         let value = x.value();
         let (map, parameters) = self.map(cx, &value)?;
-        let grid = Arc::new(map.fit(value.view())?);
+        let (codes, grid) = self.codes(cx, &*map, &value)?;
+        let grid = Arc::new(grid);
+        self.remember(cx, &codes);
         if !grid.is_factored() {
-            let values = try_build(value.shape(), |values| map.values_into(value.view(), &grid, values))?;
-            self.remember(cx, &values);
-            let codes = self.record(x, &parameters, values, self.gradient(cx), (Arc::clone(&map), grid));
+            let codes = self.record(x, &parameters, codes, self.gradient(cx), (Arc::clone(&map), grid));
             return Ok(Quantized { codes, grid: Arc::new(Grid::unquantized()), map });
         }
-        let codes = self.codes(cx, &*map, &value, &grid)?;
-        self.remember(cx, &codes);
         let codes =
             self.record(x, &parameters, codes, self.gradient(cx), (Arc::clone(&map), Arc::clone(&grid)));
         Ok(Quantized { codes, grid, map })
