@@ -21,7 +21,8 @@ use crate::{Alphabet, Estimator, Grid, Groups, PactGradient, Quantizer, Result, 
 /// da = Σ dy · 1[x ≥ a]
 /// ```
 ///
-/// to which the paper adds an L2 penalty on `a`, as an optimizer's weight decay does.
+/// to which the paper adds an L2 penalty on `a`: the optimizers' decay of what quantizers learn (`quantizer_decay` of a training's
+/// regularization, 0 unless it is given).
 ///
 #[doc = include_str!("../../plots/pact.svg")]
 ///
