@@ -107,9 +107,15 @@ fn ranges_start_with_the_first_batch_and_follow_the_others() {
     let mut again = QuantizeRange::new(*layer.config()).unwrap();
     load_state_dict(&mut again, &state_dict(&layer)).unwrap();
     assert_eq!(pass(&mut again, Mode::Eval, (0, 0.0), &x).0, y);
-    // A batch that is not finite leaves the range alone, and shows.
+    // A batch with a NaN leaves the range alone, and shows; one with an infinity has no range at all.
     let (bad, _) = pass(&mut again, Mode::Train, (2, 0.0), &batch(f32::NAN, 4.0));
     assert!(bad.as_slice()[0].is_nan());
+    assert_eq!(range(&again), Some((-0.75, 2.5)));
+    let tape = Tape::new();
+    let mut cx = Ctx::new(&tape, Mode::Train, 1, 2);
+    let error = again.forward(&mut cx, tape.leaf(batch(f32::INFINITY, 4.0)).into()).unwrap_err();
+    let infinite = |source: &qnn_quant::Error| matches!(source, qnn_quant::Error::Infinite { index: 0, .. });
+    assert!(matches!(&error, Error::Quantizer { source, .. } if infinite(source)), "{error}");
     assert_eq!(range(&again), Some((-0.75, 2.5)));
 }
 

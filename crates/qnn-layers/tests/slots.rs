@@ -284,6 +284,20 @@ fn rows_of_a_dense_layer_have_one_scale_each() {
 }
 
 #[test]
+fn infinite_inputs_have_no_scale() {
+    let [kernel_quantizer, input_quantizer] = [Sign, Sign].map(|map| Some(Pair::published(map)));
+    let config =
+        DenseConfig { kernel_quantizer, input_quantizer, input_scaling: true, ..DenseConfig::new(3, 1) };
+    let layer = Dense::new(&config, &mut Init::new(1)).unwrap();
+    let tape = Tape::new();
+    let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+    let x = Tensor::from_vec(&[2, 3], vec![1.0, 2.0, f32::NAN, 3.0, f32::NEG_INFINITY, 4.0]).unwrap();
+    let error = layer.forward(&mut cx, tape.constant(x).into()).unwrap_err();
+    let infinite = |source: &qnn_quant::Error| matches!(source, qnn_quant::Error::Infinite { index: 4, .. });
+    assert!(matches!(&error, Error::Quantizer { source, .. } if infinite(source)), "{error}");
+}
+
+#[test]
 fn input_scaling_needs_an_input_quantizer() {
     let conv = Conv2dConfig { input_scaling: true, ..Conv2dConfig::new(3, 2, 3) };
     assert!(matches!(Conv2d::new(&conv, &mut Init::new(0)), Err(Error::Setting { .. })));

@@ -177,6 +177,13 @@ proptest! {
 }
 
 #[test]
+fn infinite_activations_have_no_scale() {
+    let scaling = ActivationScaling { kernel: [1, 1], stride: [1, 1], padding: [[0, 0], [0, 0]] };
+    let images = array![[[[1.0, f32::NAN]], [[f32::INFINITY, 0.0]]]];
+    assert!(matches!(scaling.scales(images.view()), Err(Error::Infinite { index: 2, .. })));
+}
+
+#[test]
 fn one_range_per_channel() {
     let x = array![[1.0, -100.0], [-1.0, 50.0]].into_dyn();
     let ranges = vec![Range::new(-1.0, 1.0).unwrap(), Range::new(-100.0, 50.0).unwrap()];
