@@ -47,6 +47,24 @@ fn the_gradient_of_lsqs_step_is_that_of_its_straight_through_form() {
 }
 
 #[test]
+fn signed_activations_have_the_levels_of_weights_and_count_the_features_of_an_example() {
+    let x = random(400, 8).into_shape_with_order(IxDyn(&[20, 20])).unwrap();
+    let dy = random(400, 9).into_shape_with_order(IxDyn(&[20, 20])).unwrap();
+    for bits in 2..=8 {
+        let maps = [Lsq::for_signed_activations(bits, 0.125), Lsq::for_weights(bits, 0.125)].map(Result::unwrap);
+        let [activations, weights] = &maps;
+        assert_eq!(quantize(activations, &x).unwrap(), quantize(weights, &x).unwrap());
+        assert_eq!(activations.initial(x.view()).unwrap(), weights.initial(x.view()).unwrap());
+        let high = 2_f64.powi(bits as i32 - 1) - 1.0;
+        let [of_activations, of_weights] =
+            maps.map(|map| map.parameter_gradients(x.view(), dy.view()).unwrap()[0]);
+        // g is 1 / √(N Qp), N = 20 features of one example beside 400 weights.
+        close(of_activations * (20.0 * high).sqrt(), of_weights * (400.0 * high).sqrt());
+    }
+    assert!(Lsq::for_signed_activations(1, 1.0).is_err());
+}
+
+#[test]
 fn the_gradients_of_trained_levels_are_exact() {
     let (x, dy) = (random(400, 5), random(400, 6));
     let map = TrainedTernary::new(0.7, 0.4).unwrap();
@@ -77,11 +95,12 @@ fn training_starts_where_the_papers_say() {
     }
 }
 
-fn trained() -> [std::sync::Arc<dyn Quantizer>; 4] {
+fn trained() -> [std::sync::Arc<dyn Quantizer>; 5] {
     [
         std::sync::Arc::new(Pact::new(4, 2.0).unwrap()),
         std::sync::Arc::new(Lsq::for_weights(4, 0.1).unwrap()),
         std::sync::Arc::new(Lsq::for_activations(4, 0.1).unwrap()),
+        std::sync::Arc::new(Lsq::for_signed_activations(4, 0.1).unwrap()),
         std::sync::Arc::new(TrainedTernary::new(0.5, 0.5).unwrap()),
     ]
 }
