@@ -215,7 +215,14 @@ fn messages_say_what_and_where() {
     assert_eq!(error.to_string(), "dorefa-weights takes 1 to 8 bits, got 33");
     let grid = Sign.fit(aview1(&[]).into_dyn()).unwrap();
     let error = grid.dequantize(array![1, 0].into_dyn().view()).unwrap_err();
-    assert_eq!(error.to_string(), "element 1 is 0, which is not in the alphabet {-1, 1, .. 1}");
+    assert_eq!(error.to_string(), "element 1 is 0, which is not in the alphabet {-1, 1}");
+    let said = |map: &dyn Quantizer| {
+        let grid = map.fit(aview1(&[1.0]).into_dyn()).unwrap();
+        grid.dequantize(array![99].into_dyn().view()).unwrap_err().to_string()
+    };
+    let beginning = "element 0 is 99, which is not in the alphabet ";
+    assert_eq!(said(&Inq::new(4).unwrap()), format!("{beginning}{{-8, -4, -2, -1, 0, 1, 2, 4, 8}}"));
+    assert_eq!(said(&DorefaWeights::new(3).unwrap()), format!("{beginning}{{-7, -5, .. 7}}"));
     let error = ScaledSign::per_tensor().fit(aview1(&[1.0, f32::INFINITY]).into_dyn()).unwrap_err();
     assert_eq!(error.to_string(), "element 1 is inf: the mean of |x| of the tensor is not finite");
 }
