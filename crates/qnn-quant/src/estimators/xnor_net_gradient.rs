@@ -10,8 +10,8 @@ use crate::{Levels, Slope};
 ///
 /// `n` is the number of elements that share the scale `α`; of a map other than [`ScaledSign`](crate::ScaledSign), `α` is
 /// the greatest level, or 1 where there is [none](Levels::scale). Against the exact chain rule ([`ScaledSignGradient`](crate::ScaledSignGradient)) the term `1/n`
-/// takes only the element's own share of `α` into account, and loses the product of the signs. Unlike other estimators
-/// this one contains the scale, and so gives far smaller gradients than the straight-through estimator.
+/// takes only the element's own share of `α` into account, and loses the product of the signs. It is one of the published
+/// gradients that contain the scale, and so gives far smaller gradients than the straight-through estimator.
 ///
 /// ```
 /// # use qnn_quant::{Pair, ScaledSign};
