@@ -79,7 +79,8 @@ impl Frozen {
         let map = self.map(cx)?;
         let grid = map.fit(value.view())?;
         let pullback = move |dy: &Tensor, _: [bool; 1]| {
-            let dx = try_build(value.shape(), |dx| gradient.pullback_into(value.view(), &grid, dy.view(), dx));
+            let dx =
+                try_build(value.shape(), |dx| gradient.pullback_into(value.view(), &grid, dy.view(), dx));
             let dx = dx.expect("the grid was fitted to this kernel");
             [Some(dx.zip_map(&mask, |dx, frozen| if frozen == 1.0 { 0.0 } else { dx }))]
         };

@@ -111,12 +111,7 @@ impl Slot {
 
     /// Codes at this moment of training, in evaluation without chance, and the grid that reads them. Where no common scale
     /// reads them, their values.
-    fn codes(
-        &self,
-        cx: &mut Ctx<'_>,
-        map: &dyn Quantizer,
-        x: &Tensor,
-    ) -> qnn_quant::Result<(Tensor, Grid)> {
+    fn codes(&self, cx: &mut Ctx<'_>, map: &dyn Quantizer, x: &Tensor) -> qnn_quant::Result<(Tensor, Grid)> {
         let previous = self.codes.as_ref().filter(|_| self.is_set(cx)).map(|codes| cx.buffer(codes));
         let draw = match map.dependence() {
             Dependence::Chance if cx.is_training() => Some(cx.draw().random()),
@@ -127,7 +122,8 @@ impl Slot {
             let found = if previous.is_none() && draw.is_none() {
                 map.fit_codes_into(x.view(), codes.view_mut())?
             } else {
-                let moment = Moment { draw: draw.unwrap_or(0), previous: previous.as_ref().map(Tensor::view) };
+                let moment =
+                    Moment { draw: draw.unwrap_or(0), previous: previous.as_ref().map(Tensor::view) };
                 let found = map.fit(x.view())?;
                 map.codes_at_into(x.view(), &found, &moment, codes.view_mut())?;
                 found

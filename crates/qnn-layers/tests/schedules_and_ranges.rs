@@ -8,7 +8,8 @@ use qnn_layers::{
     state_dict,
 };
 use qnn_quant::{
-    Affine, Custom, ErrorDecay, Granularity, Identity, Pair, RangeMethod, ScaledSign, Sign, StochasticSign, quantize,
+    Affine, Custom, ErrorDecay, Granularity, Identity, Pair, RangeMethod, ScaledSign, Sign, StochasticSign,
+    quantize,
 };
 use qnn_tensor::{Tape, Tensor};
 

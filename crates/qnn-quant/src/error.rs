@@ -119,7 +119,9 @@ pub enum Error {
         shape: Vec<usize>,
     },
     /// The grid was fitted by another map, which has other codes, other groups, or measures other things.
-    #[error("{map} needs a grid that it fitted itself: this one has other codes or groups, or lacks what the map measures")]
+    #[error(
+        "{map} needs a grid that it fitted itself: this one has other codes or groups, or lacks what the map measures"
+    )]
     ForeignGrid {
         /// The map's command line name.
         map: &'static str,

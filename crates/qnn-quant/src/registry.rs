@@ -321,7 +321,8 @@ mod tests {
     #[test]
     fn what_training_replaces_need_not_be_given() {
         let bits = Parameters { bits: Some(3), ..Parameters::default() };
-        let start = |name, given: Parameters| quantizer(name, &given).unwrap().trained().unwrap().parameters();
+        let start =
+            |name, given: Parameters| quantizer(name, &given).unwrap().trained().unwrap().parameters();
         let none = Parameters::default();
         assert_eq!(start("trained-ternary", none), [1.0, 1.0]);
         assert_eq!(start("trained-ternary", Parameters { wn: Some(0.5), ..none }), [1.0, 0.5]);

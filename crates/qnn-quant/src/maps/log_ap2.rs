@@ -108,7 +108,8 @@ impl Quantizer for LogAp2 {
     fn fit(&self, _: ArrayViewD<'_, f32>) -> Result<Grid> {
         let codes: Vec<i32> = (0..=self.highest - self.lowest).map(|exponent| 1 << exponent).collect();
         let members = codes.iter().rev().map(|code| -code).chain([0]).chain(codes.iter().copied()).collect();
-        let grid = Grid::new(self.alphabet(), Groups::Tensor, vec![power(self.lowest)])?.with_members(members)?;
+        let grid =
+            Grid::new(self.alphabet(), Groups::Tensor, vec![power(self.lowest)])?.with_members(members)?;
         let ends = (self.lowest..self.highest).map(|e| std::f32::consts::SQRT_2 * power(e));
         grid.with_thresholds(mirrored([0.0].into_iter().chain(ends).collect()))
     }

@@ -3,7 +3,9 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::chance::{self, Words};
-use crate::{Alphabet, ClippedIdentity, Dependence, Estimator, Grid, Groups, Moment, Quantizer, Result, Sign};
+use crate::{
+    Alphabet, ClippedIdentity, Dependence, Estimator, Grid, Groups, Moment, Quantizer, Result, Sign,
+};
 
 /// A random sign whose expectation is the clipped input: BinaryConnect's stochastic weights.
 ///

@@ -100,7 +100,9 @@ impl TrainedTernary {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
-        let own = grid.stored() == Some(Alphabet::TERNARY) && !grid.is_factored() && grid.groups() == Groups::Tensor;
+        let own = grid.stored() == Some(Alphabet::TERNARY)
+            && !grid.is_factored()
+            && grid.groups() == Groups::Tensor;
         if !own {
             return Err(Error::ForeignGrid { map: self.name() });
         }

@@ -65,7 +65,8 @@ fn calibration_cuts_outliers_and_errs_less() {
 
 /// The height whose quantized distribution diverges least, from the magnitudes in increasing order: bins are counted between their ends.
 fn plain_divergence(x: &ArrayD<f32>, bits: u32) -> f32 {
-    let (low, high) = x.iter().fold((f64::MAX, f64::MIN), |(low, high), &x| (low.min(x.into()), high.max(x.into())));
+    let (low, high) =
+        x.iter().fold((f64::MAX, f64::MIN), |(low, high), &x| (low.min(x.into()), high.max(x.into())));
     let mut width = 2_f64.powi(-30);
     while (high / width).floor() - (low / width).floor() >= 2048.0 || high.max(-low) / width >= 4096.0 {
         width *= 2.0;
@@ -93,7 +94,10 @@ fn plain_divergence(x: &ArrayD<f32>, bits: u32) -> f32 {
         }
         sum
     };
-    let best = (levels..=used).rev().map(|bins| (divergence(bins), bins)).reduce(|a, b| if b.0 < a.0 { b } else { a });
+    let best = (levels..=used)
+        .rev()
+        .map(|bins| (divergence(bins), bins))
+        .reduce(|a, b| if b.0 < a.0 { b } else { a });
     (best.unwrap().1 as f64 * width) as f32
 }
 
@@ -103,9 +107,12 @@ fn the_range_of_least_divergence_is_that_of_the_plain_formula() {
     let unsigned = signed.mapv(f32::abs);
     let shifted = unsigned.mapv(|x| 3.0 + 0.8 * x);
     let far = unsigned.mapv(|x| 100.0 + x);
-    for (what, mut x, outlier) in
-        [("signed", signed, 30.0), ("unsigned", unsigned, 30.0), ("shifted", shifted, 16.5), ("far", far, 117.0)]
-    {
+    for (what, mut x, outlier) in [
+        ("signed", signed, 30.0),
+        ("unsigned", unsigned, 30.0),
+        ("shifted", shifted, 16.5),
+        ("far", far, 117.0),
+    ] {
         x[11] = outlier;
         for bits in [4, 8] {
             let range = range_of(RangeMethod::Divergence { bits }, slice::from_ref(&x));

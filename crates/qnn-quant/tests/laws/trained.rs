@@ -51,7 +51,8 @@ fn signed_activations_have_the_levels_of_weights_and_count_the_features_of_an_ex
     let x = random(400, 8).into_shape_with_order(IxDyn(&[20, 20])).unwrap();
     let dy = random(400, 9).into_shape_with_order(IxDyn(&[20, 20])).unwrap();
     for bits in 2..=8 {
-        let maps = [Lsq::for_signed_activations(bits, 0.125), Lsq::for_weights(bits, 0.125)].map(Result::unwrap);
+        let maps =
+            [Lsq::for_signed_activations(bits, 0.125), Lsq::for_weights(bits, 0.125)].map(Result::unwrap);
         let [activations, weights] = &maps;
         assert_eq!(quantize(activations, &x).unwrap(), quantize(weights, &x).unwrap());
         assert_eq!(activations.initial(x.view()).unwrap(), weights.initial(x.view()).unwrap());
@@ -195,14 +196,8 @@ fn a_greatest_level_that_is_given_is_not_measured() {
 fn impossible_portions_change_nothing() {
     let mut w = array![1.0, f32::NAN].into_dyn();
     let mut partition = InqPartition::new(Inq::new(3).unwrap(), w.shape());
-    assert!(matches!(
-        partition.advance(0.5, w.view_mut()),
-        Err(Error::NotANumber { index: 1 })
-    ));
-    assert!(matches!(
-        partition.advance(1.5, w.view_mut()),
-        Err(Error::Parameter { .. })
-    ));
+    assert!(matches!(partition.advance(0.5, w.view_mut()), Err(Error::NotANumber { index: 1 })));
+    assert!(matches!(partition.advance(1.5, w.view_mut()), Err(Error::Parameter { .. })));
     assert_eq!((partition.frozen(), partition.top(), w[0]), (0, None, 1.0));
     assert!(partition.release(array![1.0].into_dyn().view_mut()).is_err());
     assert!(InqPartition::from_parts(Inq::new(3).unwrap(), array![0.5].into_dyn(), None).is_err());
