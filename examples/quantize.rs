@@ -44,8 +44,9 @@ struct Options {
     /// The codes before, of x's shape: the state of `hysteresis-sign`
     #[arg(long)]
     previous: Option<PathBuf>,
-    /// Take trained parameters (of `pact`, `lsq`, `trained-ternary`) from the tensor, as at the start of training
-    #[arg(long)]
+    /// Take trained parameters (of `pact`, `lsq`, `trained-ternary`) from the tensor, as at the start of training; the default
+    /// where none of them is given
+    #[arg(long, conflicts_with_all = ["scale", "wp", "wn"])]
     initial: bool,
     #[command(flatten)]
     parameters: ParameterFlags,
@@ -227,18 +228,18 @@ fn pair(options: &Options, x: ArrayViewD<'_, f32>) -> Outcome<Pair> {
         registry::quantizers().any(|listing| listing.name == name && listing.parameters.contains(&parameter))
     };
     parameters.seed = takes("seed").then_some(options.parameters.seed);
-    if options.initial {
-        // Something to start from, for the parameters that are replaced.
-        parameters.scale = parameters.scale.or(takes("scale").then_some(1.0));
-        parameters.wp = parameters.wp.or(takes("wp").then_some(1.0));
-        parameters.wn = parameters.wn.or(takes("wn").then_some(1.0));
-    }
     let pair = registry::pair(name, options.estimator.as_deref(), &parameters)?;
-    if !options.initial {
+    let Some(trained) = pair.map.trained() else {
+        if options.initial {
+            return Err(format!("{name} has no trained parameters: `--initial`").into());
+        }
+        return Ok(pair);
+    };
+    // PACT starts with the height it was given: for it nothing changes.
+    let ParameterFlags { scale, wp, wn, .. } = options.parameters;
+    if scale.is_some() || wp.is_some() || wn.is_some() {
         return Ok(pair);
     }
-    let trained =
-        pair.map.trained().ok_or_else(|| format!("{name} has no trained parameters: `--initial`"))?;
     let map = trained.with_parameters(&trained.initial(x)?)?;
     Ok(Pair { map, gradient: pair.gradient })
 }

@@ -51,7 +51,7 @@ impl BatchNorm {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] if there are no channels, epsilon is negative or momentum is not in [0, 1].
+    /// [`Error::Setting`] if there are no channels, epsilon is not positive or momentum is not in [0, 1].
     pub fn new(config: &BatchNormConfig) -> Result<Self, Error> {
         let BatchNormConfig { channels, epsilon, momentum } = *config;
         check_settings(LAYER, channels, epsilon, momentum)?;
@@ -162,8 +162,9 @@ pub(crate) fn check_settings(
     let setting = |setting, value: String, expected: &str| {
         Err(Error::Setting { layer, setting, value, expected: expected.to_owned() })
     };
-    if !(epsilon >= 0.0 && epsilon.is_finite()) {
-        return setting("epsilon", epsilon.to_string(), "finite and not negative");
+    // Without it a constant channel would be 0 · ∞.
+    if !(epsilon > 0.0 && epsilon.is_finite()) {
+        return setting("epsilon", epsilon.to_string(), "finite and positive");
     }
     if !(0.0..=1.0).contains(&momentum) {
         return setting("momentum", momentum.to_string(), "from 0 to 1");
@@ -241,6 +242,7 @@ mod tests {
         for bad in [
             BatchNormConfig { channels: 0, ..config },
             BatchNormConfig { epsilon: -1.0, ..config },
+            BatchNormConfig { epsilon: 0.0, ..config },
             BatchNormConfig { epsilon: f64::NAN, ..config },
             BatchNormConfig { momentum: 1.5, ..config },
         ] {

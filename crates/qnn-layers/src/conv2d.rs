@@ -261,7 +261,7 @@ impl Conv2d {
     ) -> Result<Signal<'t>, Error> {
         let options = self.options(&x.shape())?;
         if self.config.input_scaling {
-            let scales = pixel_scales(cx, x, self.config.kernel, &options);
+            let scales = pixel_scales(cx, x, self.config.kernel, &options)?;
             let product = self.weights().operands(cx, x)?;
             let y = conv2d_factored(product.x, product.kernel, None, &product.factors, &options);
             let op = || Op::Conv2d { product: Product { bias: None, ..product.product() }, options };

@@ -140,7 +140,7 @@ impl Layer for Dense {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         self.output_shape(&x.shape())?;
         if self.config.input_scaling {
-            let scales = row_scales(cx, x);
+            let scales = row_scales(cx, x)?;
             let product = self.weights().operands(cx, x)?;
             let y = matmul_factored(product.x, product.kernel, None, &product.factors);
             let op = || Op::Dense { product: Product { bias: None, ..product.product() } };

@@ -60,6 +60,19 @@ pub enum Error {
         /// The quantizer's reason.
         source: qnn_quant::Error,
     },
+    /// A quantizer of inputs that takes its parameters from the first training batch, of which there was none.
+    #[error(
+        "{layer}: {quantizer} takes its {parameter} from the first training batch, and this model has seen none; train it, or \
+         load weights, before what it does is written down"
+    )]
+    Untrained {
+        /// The kind of layer.
+        layer: &'static str,
+        /// The map's name.
+        quantizer: &'static str,
+        /// The first of its parameters.
+        parameter: &'static str,
+    },
     /// An error in a part of a model.
     #[error("in {at}: {source}")]
     Within {

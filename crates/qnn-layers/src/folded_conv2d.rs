@@ -1,3 +1,4 @@
+use crate::integer::check_plain;
 use crate::{
     BatchNorm, BatchNormConfig, Conv2d, Conv2dConfig, Ctx, Error, Init, IntegerUnit, Layer, Signal,
     UnitOutput, module,
@@ -34,12 +35,7 @@ impl FoldedConv2d {
     /// Those of [`Conv2d::new`]; [`Error::Setting`] if the convolution scales its input or quantizes its gradient, and for a
     /// negative epsilon or a momentum outside of [0, 1].
     pub fn new(config: &Conv2dConfig, norm: &BatchNormConfig, init: &mut Init) -> Result<Self, Error> {
-        let refused =
-            [("input_scaling", config.input_scaling), ("gradient_bits", config.gradient_bits.is_some())];
-        if let Some((setting, _)) = refused.into_iter().find(|(_, given)| *given) {
-            let (value, expected) = ("given".to_owned(), "left out".to_owned());
-            return Err(Error::Setting { layer: LAYER, setting, value, expected });
-        }
+        check_plain(LAYER, config.input_scaling, config.gradient_bits)?;
         let norm = BatchNormConfig { channels: config.out_channels, ..*norm };
         Ok(Self { conv: Conv2d::new(config, init)?, norm: BatchNorm::new(&norm)? })
     }

@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
-use qnn_quant::{Grid, Inq, InqOrder, InqPartition, Pair, Quantizer};
+use qnn_quant::{Estimator, Grid, Inq, InqPartition, Pair, Quantizer};
 use qnn_tensor::{Tensor, Var};
 
 use crate::quantize::{Quantized, try_build};
-use crate::{Buffer, Ctx, module};
+use crate::{Buffer, Ctx, Leaf, Module, Path, module};
 
 /// The weights that incremental network quantization has frozen.
 ///
@@ -14,7 +14,7 @@ use crate::{Buffer, Ctx, module};
 /// ```
 ///
 /// A frozen weight is a level, whatever the optimizer's momentum still does to the latent one behind
-/// it. Zhou et al. 2017, arXiv:1702.03044, algorithm 1.
+/// it, and has no gradient; the others have the pair's. Zhou et al. 2017, arXiv:1702.03044, algorithm 1.
 #[derive(Debug)]
 pub(crate) struct Frozen {
     map: Inq,
@@ -28,21 +28,40 @@ pub(crate) struct Frozen {
 
 module!(Frozen { mask, levels, top });
 
+/// Whether a layer of the model still has to freeze weights, as incremental network quantization does portion by portion: until it
+/// has, the model is not quantized.
+///
+/// ```
+/// use qnn_layers::{Dense, DenseConfig, Init, has_weights_to_freeze};
+/// use qnn_quant::{Inq, Pair};
+/// let config = DenseConfig { kernel_quantizer: Some(Pair::published(Inq::new(5)?)), ..DenseConfig::new(3, 2) };
+/// let fresh = Dense::new(&config, &mut Init::new(0))?;
+/// assert!(has_weights_to_freeze(&fresh));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn has_weights_to_freeze(module: &dyn Module) -> bool {
+    let mut awaits = false;
+    module.visit(&mut Path::default(), &mut |_, leaf| {
+        if let Leaf::Buffer(buffer) = leaf {
+            awaits |= buffer.awaits_freezing();
+        }
+    });
+    awaits
+}
+
 impl Frozen {
     /// What a kernel of this shape needs if the pair's map is INQ's.
     pub(crate) fn of(pair: &Pair, shape: &[usize]) -> Option<Self> {
-        if pair.map.name() != "inq" {
-            return None;
-        }
-        let bits = pair.map.fit(Tensor::zeros(&[1]).view()).ok()?.bits();
         let zeros = |shape: &[usize]| Buffer::new(Tensor::zeros(shape)).optional();
-        Some(Self { map: Inq::new(bits).ok()?, mask: zeros(shape), levels: zeros(shape), top: zeros(&[2]) })
+        let map = pair.map.incremental()?;
+        Some(Self { map, mask: zeros(shape).marking_frozen(), levels: zeros(shape), top: zeros(&[2]) })
     }
 
+    /// The kernel `x`, part of it frozen, with this gradient for the rest.
     pub(crate) fn apply<'t>(
         &self,
         cx: &mut Ctx<'t>,
-        pair: &Pair,
+        gradient: Arc<dyn Estimator>,
         x: Var<'t>,
     ) -> qnn_quant::Result<Quantized<'t>> {
         if cx.is_training() {
@@ -57,17 +76,27 @@ impl Frozen {
         let mut mixed = levels;
         let pairs = mixed.as_mut_slice().iter_mut().zip(value.as_slice()).zip(frozen);
         pairs.for_each(|((level, &w), &frozen)| *level = if frozen == 1.0 { *level } else { w });
+        let map = self.map(cx)?;
+        let grid = map.fit(value.view())?;
         let pullback = move |dy: &Tensor, _: [bool; 1]| {
-            [Some(dy.zip_map(&mask, |dy, frozen| if frozen == 1.0 { 0.0 } else { dy }))]
+            let dx =
+                try_build(value.shape(), |dx| gradient.pullback_into(value.view(), &grid, dy.view(), dx));
+            let dx = dx.expect("the grid was fitted to this kernel");
+            [Some(dx.zip_map(&mask, |dx, frozen| if frozen == 1.0 { 0.0 } else { dx }))]
         };
         let codes = x.tape().record("freeze", [x], mixed, pullback);
-        Ok(Quantized { codes, grid: Arc::new(Grid::unquantized()), map: Arc::clone(&pair.map) })
+        Ok(Quantized { codes, grid: Arc::new(Grid::unquantized()), map: Arc::new(map) })
+    }
+
+    /// INQ's map, with the greatest level once it is known.
+    fn map(&self, cx: &Ctx<'_>) -> qnn_quant::Result<Inq> {
+        self.top(cx).map_or(Ok(self.map), |top| self.map.with_top(top))
     }
 
     /// All weights are levels: their codes, without a gradient.
     fn finished<'t>(&self, cx: &mut Ctx<'t>, x: Var<'t>) -> qnn_quant::Result<Quantized<'t>> {
         let levels = cx.buffer(&self.levels);
-        let map = self.top(cx).map_or(Ok(self.map), |top| self.map.with_top(top))?;
+        let map = self.map(cx)?;
         let grid = Arc::new(map.fit(levels.view())?);
         let codes = try_build(levels.shape(), |codes| map.codes_into(levels.view(), &grid, codes))?;
         let zeros = |dy: &Tensor, _: [bool; 1]| [Some(Tensor::zeros(dy.shape()))];
@@ -86,7 +115,7 @@ impl Frozen {
         }
         let mut partition = InqPartition::from_parts(self.map, mask.to_array(), self.top(cx))?;
         let mut values = w.to_array();
-        partition.advance(portion, InqOrder::Magnitude, values.view_mut())?;
+        partition.advance(portion, values.view_mut())?;
         let after = Tensor::from_array(&partition.mask());
         let mut levels = cx.buffer(&self.levels);
         let flags = mask.as_slice().iter().zip(after.as_slice());

@@ -35,7 +35,7 @@ pub fn mean_magnitudes(x: &[f32], means: &mut [f32]) {
 }
 
 /// The mean of |x| over the last axis, as a constant of one channel.
-pub(crate) fn row_scales<'t>(cx: &mut Ctx<'t>, x: Signal<'t>) -> Var<'t> {
+pub(crate) fn row_scales<'t>(cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Var<'t>, Error> {
     let x = cx.value(x);
     let value = x.value();
     let (&channels, rest) = value.shape().split_last().expect("the layer has checked the shape");
@@ -46,25 +46,43 @@ pub(crate) fn row_scales<'t>(cx: &mut Ctx<'t>, x: Signal<'t>) -> Var<'t> {
             mean_magnitudes(&x[at * channels..(at + means.len()) * channels], means);
         });
     });
+    check_finite(&means, &value)?;
     let means = cx.tape().constant(means);
     cx.report(LAYER, None, &[x], means, || Op::MeanMagnitude);
-    means
+    Ok(means)
+}
+
+/// A mean of finite numbers is finite, so the numbers need not be looked at first.
+fn check_finite(means: &Tensor, x: &Tensor) -> Result<(), Error> {
+    if means.as_slice().iter().all(|mean| mean.is_finite()) {
+        return Ok(());
+    }
+    match x.as_slice().iter().enumerate().find(|(_, value)| value.is_infinite()) {
+        None => Ok(()),
+        Some((index, &value)) => {
+            let source = qnn_quant::Error::Infinite { statistic: "the mean of |x|", index, value };
+            Err(Error::Quantizer { layer: LAYER, operand: "input", source })
+        }
+    }
 }
 
 /// [`row_scales`] of each pixel, averaged over the window of each output. Padding counts as zeros.
+///
+/// Means are rounded to f32, and the window's sum is one of f32, as a packed network computes both: the last bits may differ from those of
+/// [`ActivationScaling`](qnn_quant::ActivationScaling), which rounds once.
 pub(crate) fn pixel_scales<'t>(
     cx: &mut Ctx<'t>,
     x: Signal<'t>,
     [height, width]: [usize; 2],
     options: &Conv2dOptions,
-) -> Var<'t> {
-    let means = row_scales(cx, x);
+) -> Result<Var<'t>, Error> {
+    let means = row_scales(cx, x)?;
     let window = Tensor::full(&[height, width, 1, 1], 1.0 / (height * width) as f32);
     let options = Conv2dOptions { pad_value: 0.0, groups: 1, ..*options };
     let scales = means.conv2d(cx.tape().constant(window.clone()), None, &options);
     let product = || Product { kernel: window, alphabet: None, factors: Factors::unit(), bias: None };
     cx.report(LAYER, None, &[means], scales, || Op::Conv2d { product: product(), options });
-    scales
+    Ok(scales)
 }
 
 /// The product with its scales and the bias.

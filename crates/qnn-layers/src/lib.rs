@@ -94,6 +94,7 @@ pub use dropout::Dropout;
 pub use error::{Error, Within};
 pub use flatten::Flatten;
 pub use folded_conv2d::FoldedConv2d;
+pub use frozen::has_weights_to_freeze;
 pub use init::{Init, Initializer, glorot_coefficient};
 pub use input_scale::mean_magnitudes;
 pub use integer::{

@@ -64,6 +64,7 @@ pub struct Buffer {
     id: BufferId,
     value: Tensor,
     is_optional: bool,
+    marks_frozen: bool,
 }
 
 /// The bits of a value that no quantizer touches.
@@ -178,7 +179,7 @@ impl Param {
 impl Buffer {
     /// A buffer that starts with `value`.
     pub fn new(value: Tensor) -> Self {
-        Self { id: BufferId(next_id()), value, is_optional: false }
+        Self { id: BufferId(next_id()), value, is_optional: false, marks_frozen: false }
     }
 
     /// The same buffer, which a pretrained model may lack: the state of a quantizer.
@@ -189,6 +190,16 @@ impl Buffer {
     /// Whether [`load_pretrained`](crate::load_pretrained) does without it.
     pub fn is_optional(&self) -> bool {
         self.is_optional
+    }
+
+    /// The same buffer, whose value is 1 where a weight is frozen and 0 where it is still to be.
+    pub(crate) fn marking_frozen(self) -> Self {
+        Self { marks_frozen: true, ..self }
+    }
+
+    /// Whether it marks a weight as still to be frozen.
+    pub(crate) fn awaits_freezing(&self) -> bool {
+        self.marks_frozen && self.value.as_slice().iter().any(|&frozen| frozen != 1.0)
     }
 
     /// The identity.

@@ -2,7 +2,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use ndarray::{ArrayViewMutD, IxDyn};
-use qnn_quant::{Estimator, Grid, Groups, Identity, Pair, Quantizer, Sign, StraightThrough};
+use qnn_quant::{Estimator, Grid, Groups, Pair, Quantizer};
 use qnn_tensor::ops::Gate;
 use qnn_tensor::{Tensor, Var};
 
@@ -95,7 +95,7 @@ impl Layer for Quantize {
 
     fn gate(&self) -> Option<Gate> {
         let pair = self.pair();
-        let clip = pair.gradient.clip().filter(|_| pair.map.name() == Sign.name())?;
+        let clip = pair.gradient.clip().filter(|_| pair.map.is_sign())?;
         Some(Gate::Sign { clip })
     }
 }
@@ -117,6 +117,13 @@ pub(crate) fn quantize_signal<'t>(
         return Err(Error::Setting { layer, setting, value, expected });
     }
     let value = cx.value(x);
+    if cx.is_traced() {
+        let unset = slot.unset_parameter(cx, &value.value());
+        let unset = unset.map_err(|source| Error::Quantizer { layer, operand: "input", source })?;
+        if let Some(parameter) = unset {
+            return Err(Error::Untrained { layer, quantizer: pair.map.name(), parameter });
+        }
+    }
     let Quantized { codes, grid, map } = quantize_value(layer, "input", slot, cx, value)?;
     match grid.groups() {
         Groups::Tensor => {
@@ -163,10 +170,10 @@ impl FakeQuantize for Pair {
     }
 }
 
-/// Whether neither values nor gradients change, so that there is nothing to record. Both names
-/// count: an identity map with a clipped gradient is a choice somebody made.
+/// Whether neither values nor gradients change, so that there is nothing to record. Both count: an
+/// identity map with a clipped gradient is a choice somebody made.
 pub(crate) fn is_identity(pair: &Pair) -> bool {
-    pair.map.name() == Identity.name() && pair.gradient.name() == Estimator::name(&StraightThrough)
+    pair.map.is_identity() && pair.gradient.is_identity()
 }
 
 /// A tensor in a recycled buffer that a fallible function writes.

@@ -15,7 +15,7 @@ use crate::{Ctx, Error, Layer, Signal, module};
 ///
 /// See [`DorefaGradients`] for f. The noise is a function of the context's seed and step. Gradients
 /// that are not finite pass as they are: a diverging run shows. Source: Zhou et al. 2016,
-/// arXiv:1606.06160, section 2.6, eq. (12).
+/// arXiv:1606.06160, its part on the quantization of gradients.
 ///
 /// ```
 /// use qnn_layers::{Ctx, Layer, Mode, QuantizeGradient};

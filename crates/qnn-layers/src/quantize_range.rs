@@ -70,14 +70,16 @@ impl QuantizeRange {
         range_of(self.range.value())
     }
 
-    /// The range after a training batch. Batches that have none, because they are not finite, count for
-    /// nothing here: the loss will show it.
+    /// The range after a training batch. One with a NaN has no range and counts for nothing here: the
+    /// loss will show it.
     fn observe(&self, cx: &mut Ctx<'_>, x: &Tensor) -> Result<Option<Range>, Error> {
         let before = range_of(&cx.buffer(&self.range));
         let method = RangeMethod::MovingAverage { rate: self.config.rate };
         let mut observer = RangeObserver::resume(method, before).map_err(failed)?;
-        if observer.observe(x.view()).is_err() {
-            return Ok(before);
+        match observer.observe(x.view()) {
+            Ok(()) => {}
+            Err(qnn_quant::Error::NotANumber { .. }) => return Ok(before),
+            Err(error) => return Err(failed(error)),
         }
         if let Some(range) = observer.range() {
             cx.update(&self.range, tensor_of(range));

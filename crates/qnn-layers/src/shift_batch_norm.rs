@@ -52,7 +52,7 @@ impl ShiftBatchNorm {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] if there are no channels, epsilon is negative or momentum is not in [0, 1].
+    /// [`Error::Setting`] if there are no channels, epsilon is not positive or momentum is not in [0, 1].
     pub fn new(config: &ShiftBatchNormConfig) -> Result<Self, Error> {
         let ShiftBatchNormConfig { channels, epsilon, momentum, .. } = *config;
         check_settings(LAYER, channels, epsilon, momentum)?;
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn running_statistics_are_those_of_the_shifts_and_evaluation_uses_them() {
-        let config = ShiftBatchNormConfig { momentum: 0.5, epsilon: 0.0, ..ShiftBatchNormConfig::new(1) };
+        let config = ShiftBatchNormConfig { momentum: 0.5, ..ShiftBatchNormConfig::new(1) };
         let mut norm = ShiftBatchNorm::new(&config).unwrap();
         let tape = Tape::new();
         let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use ndarray::{aview_mut1, aview1};
-use qnn_quant::{Dependence, ErrorDecay, Estimator, Grid, Groups, Moment, Pair, Quantizer, Sign, Trained};
+use qnn_quant::{Dependence, Estimator, Grid, Groups, Moment, Pair, Quantizer, Trained};
 use qnn_tensor::parallel::{CHUNK, vectorized, with_scratch};
 use qnn_tensor::{Tensor, Var};
 use rand::Rng;
@@ -22,7 +22,8 @@ const CHECKED: &str = "the forward pass has checked shapes and grid";
 /// ```
 ///
 /// The first training step starts trained parameters from the values it meets, which for kernels are
-/// the first or the loaded ones, and for inputs the first batch's.
+/// the first or the loaded ones, and for inputs the first batch's. An evaluation before that does so, too,
+/// and changes nothing; for inputs a traced one refuses, since what it would report depends on its images.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pair: Pair,
@@ -66,6 +67,20 @@ impl Slot {
         self.pair.map.dependence() == Dependence::Memory && self.codes.is_none()
     }
 
+    /// The name of the first parameter, if no training has set it yet and its value would be taken from `x`.
+    pub(crate) fn unset_parameter(
+        &self,
+        cx: &Ctx<'_>,
+        x: &Tensor,
+    ) -> qnn_quant::Result<Option<&'static str>> {
+        let Some(trained) = self.pair.map.trained().filter(|_| !self.parameters.is_empty()) else {
+            return Ok(None);
+        };
+        // PACT starts with the height it was made with, whatever x is.
+        let is_open = !self.is_set(cx) && trained.initial(x.view())? != trained.parameters();
+        Ok(trained.parameter_names().first().copied().filter(|_| is_open))
+    }
+
     fn is_set(&self, cx: &Ctx<'_>) -> bool {
         self.is_set.as_ref().is_some_and(|flag| cx.buffer(flag).item() != 0.0)
     }
@@ -73,10 +88,8 @@ impl Slot {
     /// The map with its present parameters, and these on the tape.
     fn map<'t>(&self, cx: &mut Ctx<'t>, x: &Tensor) -> qnn_quant::Result<(Arc<dyn Quantizer>, Vec<Var<'t>>)> {
         let Some(trained) = self.pair.map.trained().filter(|_| !self.parameters.is_empty()) else {
-            // Tests of stochastically binarized networks are deterministic (Courbariaux et al. 2016, section 1.1).
-            let is_stochastic_sign = !cx.is_training() && self.pair.map.name() == "stochastic-sign";
-            let map = if is_stochastic_sign { Arc::new(Sign) } else { Arc::clone(&self.pair.map) };
-            return Ok((map, Vec::new()));
+            let evaluated = if cx.is_training() { None } else { self.pair.map.evaluated() };
+            return Ok((evaluated.unwrap_or_else(|| Arc::clone(&self.pair.map)), Vec::new()));
         };
         if self.is_set(cx) {
             let parameters: Vec<_> = self.parameters.iter().map(|param| cx.param(param)).collect();
@@ -96,24 +109,32 @@ impl Slot {
         Ok((trained.with_parameters(&first)?, parameters))
     }
 
-    /// Codes at this moment of training; in evaluation without chance.
-    fn codes(
-        &self,
-        cx: &mut Ctx<'_>,
-        map: &dyn Quantizer,
-        x: &Tensor,
-        grid: &Grid,
-    ) -> qnn_quant::Result<Tensor> {
+    /// Codes at this moment of training, in evaluation without chance, and the grid that reads them. Where no common scale
+    /// reads them, their values.
+    fn codes(&self, cx: &mut Ctx<'_>, map: &dyn Quantizer, x: &Tensor) -> qnn_quant::Result<(Tensor, Grid)> {
         let previous = self.codes.as_ref().filter(|_| self.is_set(cx)).map(|codes| cx.buffer(codes));
         let draw = match map.dependence() {
             Dependence::Chance if cx.is_training() => Some(cx.draw().random()),
             _ => None,
         };
-        if previous.is_none() && draw.is_none() {
-            return try_build(x.shape(), |codes| map.codes_into(x.view(), grid, codes));
-        }
-        let moment = Moment { draw: draw.unwrap_or(0), previous: previous.as_ref().map(Tensor::view) };
-        try_build(x.shape(), |codes| map.codes_at_into(x.view(), grid, &moment, codes))
+        let mut grid = None;
+        let codes = try_build(x.shape(), |mut codes| {
+            let found = if previous.is_none() && draw.is_none() {
+                map.fit_codes_into(x.view(), codes.view_mut())?
+            } else {
+                let moment =
+                    Moment { draw: draw.unwrap_or(0), previous: previous.as_ref().map(Tensor::view) };
+                let found = map.fit(x.view())?;
+                map.codes_at_into(x.view(), &found, &moment, codes.view_mut())?;
+                found
+            };
+            if !found.is_factored() {
+                found.dequantize_mut(codes)?;
+            }
+            grid = Some(found);
+            Ok(())
+        })?;
+        Ok((codes, grid.expect("it was fitted before the codes were written")))
     }
 
     /// Queues what the next step must know of this one.
@@ -129,12 +150,10 @@ impl Slot {
         }
     }
 
-    /// The pseudo-gradient at this time of training: error decay goes by the training's progress.
+    /// The pseudo-gradient at this time of training.
     fn gradient(&self, cx: &Ctx<'_>) -> Arc<dyn Estimator> {
-        if self.pair.gradient.name() == "error-decay" {
-            return Arc::new(ErrorDecay::at(cx.progress()));
-        }
-        Arc::clone(&self.pair.gradient)
+        let gradient = &self.pair.gradient;
+        gradient.scheduled(cx.progress()).unwrap_or_else(|| Arc::clone(gradient))
     }
 
     /// The codes as a node with the gradients of the input and of the parameters.
@@ -199,19 +218,17 @@ impl FakeQuantize for Slot {
             return self.pair.apply(cx, x);
         }
         if let Some(frozen) = &self.frozen {
-            return frozen.apply(cx, &self.pair, x);
+            return frozen.apply(cx, self.gradient(cx), x);
         }
         let value = x.value();
         let (map, parameters) = self.map(cx, &value)?;
-        let grid = Arc::new(map.fit(value.view())?);
+        let (codes, grid) = self.codes(cx, &*map, &value)?;
+        let grid = Arc::new(grid);
+        self.remember(cx, &codes);
         if !grid.is_factored() {
-            let values = try_build(value.shape(), |values| map.values_into(value.view(), &grid, values))?;
-            self.remember(cx, &values);
-            let codes = self.record(x, &parameters, values, self.gradient(cx), (Arc::clone(&map), grid));
+            let codes = self.record(x, &parameters, codes, self.gradient(cx), (Arc::clone(&map), grid));
             return Ok(Quantized { codes, grid: Arc::new(Grid::unquantized()), map });
         }
-        let codes = self.codes(cx, &*map, &value, &grid)?;
-        self.remember(cx, &codes);
         let codes =
             self.record(x, &parameters, codes, self.gradient(cx), (Arc::clone(&map), Arc::clone(&grid)));
         Ok(Quantized { codes, grid, map })

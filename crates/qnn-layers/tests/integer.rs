@@ -249,6 +249,23 @@ fn gradients_of_a_folded_unit_are_those_of_its_parts() {
 }
 
 #[test]
+fn units_refuse_scales_of_inputs_and_quantized_gradients() {
+    let sign = || Some(Pair::published(Sign));
+    let base = DenseConfig { kernel_quantizer: per_channel(), ..DenseConfig::new(3, 2) };
+    for (setting, config) in [
+        ("input_scaling", DenseConfig { input_scaling: true, input_quantizer: sign(), ..base.clone() }),
+        ("gradient_bits", DenseConfig { gradient_bits: Some(4), ..base }),
+    ] {
+        let dense = Dense::new(&config, &mut Init::new(0)).unwrap();
+        let tape = Tape::new();
+        let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+        let x = tape.constant(numbers(&[1, 3], 1)).into();
+        let error = IntegerUnit::new(&dense, UnitOutput::Values).forward(&mut cx, x).unwrap_err();
+        assert!(matches!(&error, Error::Setting { setting: found, .. } if *found == setting), "{error}");
+    }
+}
+
+#[test]
 fn units_refuse_what_cannot_be_folded_or_is_not_known() {
     let net = Net::new(per_channel(), &[1.0], false);
     assert!(matches!(

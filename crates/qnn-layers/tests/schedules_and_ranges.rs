@@ -8,7 +8,8 @@ use qnn_layers::{
     state_dict,
 };
 use qnn_quant::{
-    Affine, ErrorDecay, Granularity, Pair, RangeMethod, ScaledSign, Sign, StochasticSign, quantize,
+    Affine, Custom, ErrorDecay, Granularity, Identity, Pair, RangeMethod, ScaledSign, Sign, StochasticSign,
+    quantize,
 };
 use qnn_tensor::{Tape, Tensor};
 
@@ -66,6 +67,24 @@ fn error_decay_sharpens_with_the_progress_of_training() {
 }
 
 #[test]
+fn no_name_makes_a_quantizer_or_a_gradient_another_one() {
+    let x = numbers(&[30], 2);
+    let dy = numbers(&[30], 5);
+    let mut steady = ErrorDecay::new(2.0).unwrap();
+    steady.k = 5.0;
+    let own = Custom { name: "error-decay", f: |_: f32| 0.5 };
+    let slopes = |pair: Pair| pass(&mut Quantize::new(pair), Mode::Train, (0, 0.9), &x).1.unwrap();
+    assert_eq!(slopes(Pair::new(Sign, own)), dy.map(|dy| 0.5 * dy));
+    let pair = Pair::new(Sign, steady);
+    let grid = pair.map.fit(x.view()).unwrap();
+    let expected = pair.pullback(x.view(), &grid, dy.view()).unwrap();
+    assert_eq!(slopes(pair), Tensor::from_array(&expected));
+    // A map of the name of the sign, a gradient of the name of the identity.
+    let straight = Custom { name: "identity", f: |_: f32| 0.0 };
+    assert_eq!(slopes(Pair::new(Identity, straight)), dy.map(|dy| 0.0 * dy));
+}
+
+#[test]
 fn ranges_start_with_the_first_batch_and_follow_the_others() {
     let mut layer = QuantizeRange::new(QuantizeRangeConfig { bits: 8, rate: 0.25 }).unwrap();
     let batch = |low: f32, high: f32| Tensor::from_vec(&[3], vec![low, 0.3, high]).unwrap();
@@ -89,9 +108,15 @@ fn ranges_start_with_the_first_batch_and_follow_the_others() {
     let mut again = QuantizeRange::new(*layer.config()).unwrap();
     load_state_dict(&mut again, &state_dict(&layer)).unwrap();
     assert_eq!(pass(&mut again, Mode::Eval, (0, 0.0), &x).0, y);
-    // A batch that is not finite leaves the range alone, and shows.
+    // A batch with a NaN leaves the range alone, and shows; one with an infinity has no range at all.
     let (bad, _) = pass(&mut again, Mode::Train, (2, 0.0), &batch(f32::NAN, 4.0));
     assert!(bad.as_slice()[0].is_nan());
+    assert_eq!(range(&again), Some((-0.75, 2.5)));
+    let tape = Tape::new();
+    let mut cx = Ctx::new(&tape, Mode::Train, 1, 2);
+    let error = again.forward(&mut cx, tape.leaf(batch(f32::INFINITY, 4.0)).into()).unwrap_err();
+    let infinite = |source: &qnn_quant::Error| matches!(source, qnn_quant::Error::Infinite { index: 0, .. });
+    assert!(matches!(&error, Error::Quantizer { source, .. } if infinite(source)), "{error}");
     assert_eq!(range(&again), Some((-0.75, 2.5)));
 }
 
@@ -206,7 +231,8 @@ fn the_folded_kernel_is_what_is_quantized() {
         kernel_quantizer: Some(Pair::published(per_channel.clone())),
         ..Conv2dConfig::new(2, 3, 3)
     };
-    let norm = BatchNormConfig { epsilon: 0.0, ..BatchNormConfig::new(3) };
+    // Too small to change a square root in f32.
+    let norm = BatchNormConfig { epsilon: 1e-12, ..BatchNormConfig::new(3) };
     let mut layer = FoldedConv2d::new(&conv, &norm, &mut Init::new(4)).unwrap();
     set(&mut layer, "norm.gamma", &Tensor::from_vec(&[3], vec![0.5, -2.0, 1.0]).unwrap());
     set(&mut layer, "norm.running_var", &Tensor::from_vec(&[3], vec![4.0, 1.0, 0.25]).unwrap());

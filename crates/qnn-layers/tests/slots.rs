@@ -4,7 +4,9 @@ use qnn_layers::{
     Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, FakeQuantize, Init, Layer, LeafMut, Mode, Module,
     PaddingRule, Path, Quantize, apply_updates, for_each_param, load_state_dict, state_dict,
 };
-use qnn_quant::{HysteresisSign, Inq, Lsq, Pact, Pair, ScaledSign, Sign, Trained, TrainedTernary};
+use qnn_quant::{
+    Custom, HysteresisSign, Inq, InqOrder, Lsq, Pact, Pair, ScaledSign, Sign, Trained, TrainedTernary,
+};
 use qnn_tensor::{Tape, Tensor};
 
 fn numbers(shape: &[usize], seed: usize) -> Tensor {
@@ -104,6 +106,24 @@ fn steps_of_activations_start_from_the_first_batch() {
 }
 
 #[test]
+fn a_trace_of_steps_that_no_training_has_set_is_refused() {
+    let x = numbers(&[5, 7], 2);
+    let trace = |layer: &Quantize| {
+        let tape = Tape::new();
+        let mut cx = Ctx::tracing(&tape);
+        layer.forward(&mut cx, tape.constant(x.clone()).into()).map(|y| y.value().value())
+    };
+    let mut layer = Quantize::new(Pair::published(Lsq::for_activations(2, 123.0).unwrap()));
+    let error = trace(&layer).unwrap_err();
+    assert!(matches!(error, Error::Untrained { quantizer: "lsq", parameter: "s", .. }), "{error}");
+    evaluate(&mut layer, &x);
+    train(&mut layer, &x);
+    assert_eq!(trace(&layer).unwrap(), evaluate(&mut layer, &x));
+    // PACT does not look at its input to start.
+    assert!(trace(&Quantize::new(Pair::published(Pact::new(2, 1.0).unwrap()))).is_ok());
+}
+
+#[test]
 fn two_scales_make_values_instead_of_codes() {
     let mut layer = dense(Pair::published(TrainedTernary::new(1.0, 1.0).unwrap()));
     train(&mut layer, &numbers(&[2, 6], 1));
@@ -184,6 +204,32 @@ fn frozen_weights_stay_where_they_are_and_all_are_frozen_in_the_end() {
 }
 
 #[test]
+fn weights_that_are_not_frozen_have_the_gradient_of_the_pair_and_the_levels_that_were_given() {
+    let slope = 0.25;
+    let map = Inq::new(3).unwrap().with_top(2).unwrap().with_order(InqOrder::Random { seed: 5 });
+    let mut layer = dense(Pair::new(map, Custom { name: "quarter", f: move |_: f32| slope }));
+    let mut plain = dense(Pair::published(Inq::new(3).unwrap()));
+    let mut unit = Tensor::zeros(&[6, 6]);
+    (0..6).for_each(|i| unit.as_mut_slice()[7 * i] = 1.0);
+    let before = layer.kernel().value().clone();
+    let (values, gradients) = train(&mut layer, &unit);
+    let (_, all) = train(&mut plain, &unit);
+    let mask = |layer: &Dense| state_dict(layer)["kernel_quantizer.frozen.mask"].clone();
+    let (masks, magnitudes_first) = (mask(&layer), mask(&plain));
+    assert_ne!(masks, magnitudes_first);
+    let dy = numbers(&[6, 4], 5);
+    for i in 0..24 {
+        let (frozen, w) = (masks.as_slice()[i] == 1.0, values.as_slice()[i]);
+        let expected = if frozen { 0.0 } else { slope * dy.as_slice()[i] };
+        assert_eq!(gradients[0].1.as_slice()[i], expected, "{i}");
+        // Levels 0, ±2 and ±4, above what any weight is: the given top is kept.
+        assert!(if frozen { [0.0, 2.0].contains(&w.abs()) } else { w == before.as_slice()[i] }, "{i}: {w}");
+    }
+    let published = all[0].1.as_slice().iter().zip(magnitudes_first.as_slice()).zip(dy.as_slice());
+    assert!(published.clone().all(|((dw, frozen), dy)| *dw == if *frozen == 1.0 { 0.0 } else { *dy }));
+}
+
+#[test]
 fn input_scaling_is_the_map_of_xnor_net() {
     let config = Conv2dConfig {
         stride: 2,
@@ -235,6 +281,20 @@ fn rows_of_a_dense_layer_have_one_scale_each() {
     set(&mut layer, "kernel", &[1.0, 1.0, -1.0, 1.0]);
     let x = Tensor::from_vec(&[2, 4], vec![1.0, -2.0, 3.0, 2.0, 0.5, 0.5, -0.5, 0.5]).unwrap();
     assert_eq!(evaluate(&mut layer, &x).as_slice(), [0.0, 2.0]);
+}
+
+#[test]
+fn infinite_inputs_have_no_scale() {
+    let [kernel_quantizer, input_quantizer] = [Sign, Sign].map(|map| Some(Pair::published(map)));
+    let config =
+        DenseConfig { kernel_quantizer, input_quantizer, input_scaling: true, ..DenseConfig::new(3, 1) };
+    let layer = Dense::new(&config, &mut Init::new(1)).unwrap();
+    let tape = Tape::new();
+    let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+    let x = Tensor::from_vec(&[2, 3], vec![1.0, 2.0, f32::NAN, 3.0, f32::NEG_INFINITY, 4.0]).unwrap();
+    let error = layer.forward(&mut cx, tape.constant(x).into()).unwrap_err();
+    let infinite = |source: &qnn_quant::Error| matches!(source, qnn_quant::Error::Infinite { index: 4, .. });
+    assert!(matches!(&error, Error::Quantizer { source, .. } if infinite(source)), "{error}");
 }
 
 #[test]

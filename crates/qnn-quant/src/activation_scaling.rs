@@ -12,7 +12,8 @@ use crate::{Error, Result};
 /// ```
 ///
 /// (The Warsaw thesis on XNOR-Net prints "average of elements of W'" for the weights' scale; the mean of *absolute* values is meant, as here.)
-/// K is a constant of the backward pass. Sums are taken in f64 and rounded to f32 once.
+/// K is a constant of the backward pass. Sums are taken in f64 and rounded to f32 once; the layers of a network round A and sum
+/// in f32, as packed networks do, so that their last bits may differ.
 ///
 /// ```
 /// # use qnn_quant::ActivationScaling;
@@ -39,11 +40,14 @@ impl ActivationScaling {
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] for a stride or kernel of 0, or a kernel that is larger than the padded image.
+    /// [`Error::Parameter`] for a stride or kernel of 0, or a kernel that is larger than the padded image; [`Error::Infinite`].
     pub fn scales(&self, images: ArrayView4<'_, f32>) -> Result<Array4<f32>> {
         let (n, height, width, channels) = images.dim();
         let rows = self.positions(0, height)?;
         let columns = self.positions(1, width)?;
+        if let Some((index, &value)) = images.iter().enumerate().find(|(_, value)| value.is_infinite()) {
+            return Err(Error::Infinite { statistic: "the mean of |x|", index, value });
+        }
         let images = images.as_standard_layout();
         let images = images.as_slice().expect("standard layout is a slice");
         let area = (self.kernel[0] * self.kernel[1]) as f64;

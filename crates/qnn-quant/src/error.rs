@@ -1,3 +1,5 @@
+use std::fmt;
+
 use thiserror::Error;
 
 /// What can go wrong in this crate.
@@ -85,18 +87,14 @@ pub enum Error {
         map: &'static str,
     },
     /// An integer that is not in the alphabet.
-    #[error("element {index} is {code}, which is not in the alphabet {{{first}, {}, .. {last}}}", first + step)]
+    #[error("element {index} is {code}, which is not in the alphabet {}", Listed(codes))]
     NotInAlphabet {
         /// Position in row-major order.
         index: usize,
         /// The integer.
         code: i32,
-        /// The least code.
-        first: i32,
-        /// Distance of neighbouring codes.
-        step: i32,
-        /// The greatest code.
-        last: i32,
+        /// The codes there are, in increasing order.
+        codes: Vec<i32>,
     },
     /// Arrays that must have equal shapes have not.
     #[error("{what} has shape {found:?}, expected {expected:?}")]
@@ -120,8 +118,10 @@ pub enum Error {
         /// The array's shape.
         shape: Vec<usize>,
     },
-    /// The grid was fitted by another map, which measured other things.
-    #[error("{map} needs a grid that it fitted itself: the number it measures per group is missing")]
+    /// The grid was fitted by another map, which has other codes, other groups, or measures other things.
+    #[error(
+        "{map} needs a grid that it fitted itself: this one has other codes or groups, or lacks what the map measures"
+    )]
     ForeignGrid {
         /// The map's command line name.
         map: &'static str,
@@ -136,6 +136,24 @@ pub enum Error {
         /// What would have been accepted.
         expected: String,
     },
+}
+
+/// Codes as a person reads them: evenly spaced ones by their beginning and end.
+struct Listed<'a>(&'a [i32]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_even = self.0.windows(3).all(|three| three[1] - three[0] == three[2] - three[1]);
+        match *self.0 {
+            [first, second, .., last] if is_even && self.0.len() > 4 => {
+                write!(f, "{{{first}, {second}, .. {last}}}")
+            }
+            ref codes => {
+                let codes: Vec<String> = codes.iter().map(i32::to_string).collect();
+                write!(f, "{{{}}}", codes.join(", "))
+            }
+        }
+    }
 }
 
 /// The crate's result.

@@ -27,6 +27,17 @@ pub trait Estimator: Debug + Send + Sync {
         false
     }
 
+    /// Whether `dx = dy`, so that nothing need be computed.
+    fn is_identity(&self) -> bool {
+        false
+    }
+
+    /// The estimator for this part of training, 0 at its start and 1 at its end, if it changes on the way. Layers ask in each step;
+    /// `None` of an estimator that stays as it is.
+    fn scheduled(&self, _progress: f64) -> Option<Arc<dyn Estimator>> {
+        None
+    }
+
     /// Writes the gradient with respect to `x`, given `dy` with respect to the quantized value.
     ///
     /// # Errors
@@ -84,6 +95,11 @@ pub trait Slope: Debug + Send + Sync {
     fn is_elementwise(&self) -> bool {
         false
     }
+
+    /// What [`Estimator::is_identity`] returns: whether the slope is 1 everywhere.
+    fn is_identity(&self) -> bool {
+        false
+    }
 }
 
 impl<S: Slope> Estimator for S {
@@ -97,6 +113,10 @@ impl<S: Slope> Estimator for S {
 
     fn is_elementwise(&self) -> bool {
         Slope::is_elementwise(self)
+    }
+
+    fn is_identity(&self) -> bool {
+        Slope::is_identity(self)
     }
 
     fn pullback_into(
@@ -130,6 +150,14 @@ impl Estimator for Arc<dyn Estimator> {
 
     fn is_elementwise(&self) -> bool {
         (**self).is_elementwise()
+    }
+
+    fn is_identity(&self) -> bool {
+        (**self).is_identity()
+    }
+
+    fn scheduled(&self, progress: f64) -> Option<Arc<dyn Estimator>> {
+        (**self).scheduled(progress)
     }
 
     fn pullback_into(

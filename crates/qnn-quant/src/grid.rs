@@ -117,6 +117,11 @@ impl Grid {
         Some(Alphabet { first: stored.first - least, count: stored.count + further, ..stored })
     }
 
+    /// The integers that are stored: the codes, before [zero points](Grid::zero_points) are taken off.
+    pub(crate) fn stored(&self) -> Option<Alphabet> {
+        self.alphabet
+    }
+
     /// The codes of one group.
     fn alphabet_of(&self, group: usize) -> Option<Alphabet> {
         let stored = self.alphabet?;

@@ -119,15 +119,20 @@ impl Histogram {
 
     /// The clipping height whose quantized histogram of |x| is closest to the clipped one; of equals the greatest.
     pub(crate) fn least_divergence(&self, bits: u32, seen: Range) -> Range {
-        let mut magnitudes = vec![0.0; BINS.max(self.first.unsigned_abs() as usize + 1).min(2 * BINS)];
-        for (index, &count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-            let position = self.first + index as i64;
-            let position = if position < 0 { -1 - position } else { position } as usize;
-            if position >= magnitudes.len() {
-                // All elements lie far from 0 and close together: there is nothing to clip.
-                return seen;
-            }
-            magnitudes[position] += count as f64;
+        let full = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        let full: Vec<(u64, f64)> = full
+            .map(|(index, &count)| {
+                let position = self.first + index as i64;
+                (if position < 0 { -1 - position } else { position }.unsigned_abs(), count as f64)
+            })
+            .collect();
+        // The greatest magnitude may be more bins away from 0 than the range is wide, where all of it lies on one side: then two bins
+        // become one, until there are few enough.
+        let greatest = full.iter().map(|&(position, _)| position).max().unwrap_or(0);
+        let halvings = (0..).find(|&halvings| greatest >> halvings < 2 * BINS as u64).unwrap_or(0);
+        let mut magnitudes = vec![0.0; 2 * BINS];
+        for (position, count) in full {
+            magnitudes[(position >> halvings) as usize] += count;
         }
         let used = magnitudes.iter().rposition(|&count| count > 0.0).map_or(0, |last| last + 1);
         let levels = if seen.low() < 0.0 { 1 << (bits - 1) } else { 1_usize << bits };
@@ -135,7 +140,7 @@ impl Histogram {
             (levels..=used).rev().map(|bins| (divergence(&magnitudes[..used], bins, levels), bins));
         let best = candidates.reduce(|best, next| if next.0 < best.0 { next } else { best });
         let Some((_, bins)) = best.filter(|&(_, bins)| bins < used) else { return seen };
-        let height = (bins as f64 * self.width()) as f32;
+        let height = (bins as f64 * self.width() * f64::from(1_u32 << halvings)) as f32;
         let low = if seen.low() < 0.0 { -height } else { 0.0 };
         Range::new(low.max(seen.low()), height.min(seen.high()).max(low.max(seen.low()))).unwrap_or(seen)
     }

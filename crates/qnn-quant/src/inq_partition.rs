@@ -27,20 +27,20 @@ pub enum InqOrder {
 /// ```
 ///
 /// The state is what a checkpoint needs: the [`mask`](InqPartition::mask), 1 where a weight is frozen, and the exponent of
-/// the greatest level ([`top`](InqPartition::top)), measured when the first weights are frozen and kept from then on, so
-/// that frozen weights stay levels. After the last portion the tensor is its own quantization, `q(w) = w`.
+/// the greatest level ([`top`](InqPartition::top)), measured when the first weights are frozen, unless the map
+/// [has one](Inq::with_top), and kept from then on, so that frozen weights stay levels. After the last portion the tensor is its own quantization, `q(w) = w`.
 ///
 /// ```
-/// use qnn_quant::{Inq, InqOrder, InqPartition};
+/// use qnn_quant::{Inq, InqPartition};
 /// # use ndarray::array;
 /// let mut w = array![1.3, -0.3, 0.9, 0.2].into_dyn();
 /// let mut partition = InqPartition::new(Inq::new(3)?, w.shape());
-/// partition.advance(0.5, InqOrder::Magnitude, w.view_mut())?;
+/// partition.advance(0.5, w.view_mut())?;
 /// assert_eq!(w, array![1.0, -0.3, 1.0, 0.2].into_dyn());
 /// let mut dw = array![1.0, 2.0, 3.0, 4.0].into_dyn();
 /// partition.release(dw.view_mut())?;                                // what the optimizer may move
 /// assert_eq!(dw, array![0.0, 2.0, 0.0, 4.0].into_dyn());
-/// partition.advance(1.0, InqOrder::Magnitude, w.view_mut())?;
+/// partition.advance(1.0, w.view_mut())?;
 /// assert_eq!(w, array![1.0, -0.5, 1.0, 0.0].into_dyn());
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
@@ -93,25 +93,26 @@ impl InqPartition {
         self.mask.iter().filter(|&&frozen| frozen == 1.0).count()
     }
 
-    /// Freezes weights until `portion` of them are frozen, and quantizes those that are new among them.
+    /// Freezes weights until `portion` of them are frozen, in the map's [order](Inq::with_order), and quantizes those that are new
+    /// among them.
     ///
     /// # Errors
     ///
     /// [`Error::Parameter`] unless the portion is in [0, 1], [`Error::Shape`], [`Error::Infinite`], [`Error::NotANumber`]. In
     /// these cases nothing has changed.
-    pub fn advance(&mut self, portion: f64, order: InqOrder, mut w: ArrayViewMutD<'_, f32>) -> Result<()> {
+    pub fn advance(&mut self, portion: f64, mut w: ArrayViewMutD<'_, f32>) -> Result<()> {
         if !(0.0..=1.0).contains(&portion) {
             let (value, expected) = (portion.to_string(), "between 0 and 1");
             return Err(Error::Parameter { owner: "inq", parameter: "portion", value, expected });
         }
         same_shape("the weight", self.mask.shape(), w.shape())?;
         let measured = self.map.top_of(w.view())?;
-        let top = self.top.or(measured);
+        let top = self.top.or(self.map.top()).or(measured);
         let map = top.map_or(Ok(self.map), |top| self.map.with_top(top))?;
         let mut quantized = ArrayD::zeros(w.raw_dim());
         map.values_into(w.view(), &map.fit(w.view())?, quantized.view_mut())?;
         let wanted = (portion * w.len() as f64).round_ties_even() as usize;
-        let chosen = self.next(w.view(), wanted.saturating_sub(self.frozen()), order);
+        let chosen = self.next(w.view(), wanted.saturating_sub(self.frozen()));
         let mut flags = vec![false; w.len()];
         chosen.into_iter().for_each(|index| flags[index] = true);
         for (((w, frozen), &level), new) in w.iter_mut().zip(&mut self.mask).zip(&quantized).zip(flags) {
@@ -139,9 +140,9 @@ impl InqPartition {
     }
 
     /// The positions, in row-major order, of the `count` weights that are frozen next.
-    fn next(&self, w: ArrayViewD<'_, f32>, count: usize, order: InqOrder) -> Vec<usize> {
+    fn next(&self, w: ArrayViewD<'_, f32>, count: usize) -> Vec<usize> {
         let free = self.mask.iter().zip(&w).enumerate().filter(|(_, (frozen, _))| **frozen == 0.0);
-        let mut keys: Vec<(u64, usize)> = match order {
+        let mut keys: Vec<(u64, usize)> = match self.map.order() {
             // The bits of non-negative floats are ordered like the floats.
             InqOrder::Magnitude => free.map(|(i, (_, w))| (u64::from(!w.abs().to_bits()), i)).collect(),
             InqOrder::Random { seed } => {

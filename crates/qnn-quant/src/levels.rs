@@ -11,6 +11,15 @@ pub struct Levels {
     pub len: usize,
 }
 
+impl Levels {
+    /// The greatest level, where a gradient contains it as a factor. Without quantization there is none, and the factor is 1: an
+    /// infinite one would make NaN of a gradient of 0.
+    #[inline(always)]
+    pub fn scale(&self) -> f32 {
+        if self.count == 0 { 1.0 } else { self.highest }
+    }
+}
+
 /// How codes become values in one group, without the grid around it.
 ///
 /// ```text

@@ -74,7 +74,8 @@
 //!   mean or maximum is taken. Finite inputs never give NaN: a zero tensor has scale 0.
 //! - The same bits for any number of threads and any memory layout, and per channel the same as for the channel alone.
 //! - Slopes do not contain the scale: `dy` is the gradient of the value, an estimator replaces the derivative of the
-//!   whole map. The two gradients of scaled signs that follow their chain rule say so.
+//!   whole map. Four gradients contain it, because their publications do: [`XnorNetGradient`], [`ScaledSignGradient`],
+//!   [`MagnitudeAwareGradient`] and [`TrainedTernaryGradient`].
 
 mod activation_scaling;
 mod alphabet;

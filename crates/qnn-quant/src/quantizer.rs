@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use ndarray::{Array, ArrayD, ArrayViewD, ArrayViewMutD, AsArray, Dimension};
 
-use crate::{Dependence, Error, Estimator, Grid, Moment, Result, Trained};
+use crate::{Dependence, Error, Estimator, Grid, Inq, Moment, Result, Trained};
 
 /// A forward map: statistics in, levels and codes out.
 ///
@@ -64,8 +64,33 @@ pub trait Quantizer: Debug + Send + Sync {
 
     /// Whether [`fit`](Quantizer::fit) gives the same grid for every tensor, so that each element has its code by itself
     /// and a deployed network need not measure its activations. False unless a map says otherwise.
+    ///
+    /// Whoever deploys a fixed map writes it as one threshold for each code from the least to the greatest. That does not suit
+    /// [`LogAp2`](crate::LogAp2), whose codes may be 2^23 apart, nor [`Ap2`](crate::Ap2), which has no scale to multiply a sum by:
+    /// these two answer false, although they measure nothing.
     fn is_fixed(&self) -> bool {
         false
+    }
+
+    /// Whether every value is its element, so that nothing need be computed: [`Identity`](crate::Identity).
+    fn is_identity(&self) -> bool {
+        false
+    }
+
+    /// Whether codes and values are +1 for `x ≥ 0` and −1 for `x < 0`, so that the operation before the map may compute them in its
+    /// own pass over memory: [`Sign`](crate::Sign).
+    fn is_sign(&self) -> bool {
+        false
+    }
+
+    /// The map that takes this one's place in evaluation, of maps that do something else in training.
+    fn evaluated(&self) -> Option<Arc<dyn Quantizer>> {
+        None
+    }
+
+    /// The map as incremental network quantization, whose weights a layer freezes portion by portion.
+    fn incremental(&self) -> Option<Inq> {
+        None
     }
 
     /// The gradient that the map was published with.
@@ -159,6 +184,22 @@ impl<Q: Quantizer + ?Sized> Quantizer for Arc<Q> {
 
     fn is_fixed(&self) -> bool {
         (**self).is_fixed()
+    }
+
+    fn is_identity(&self) -> bool {
+        (**self).is_identity()
+    }
+
+    fn is_sign(&self) -> bool {
+        (**self).is_sign()
+    }
+
+    fn evaluated(&self) -> Option<Arc<dyn Quantizer>> {
+        (**self).evaluated()
+    }
+
+    fn incremental(&self) -> Option<Inq> {
+        (**self).incremental()
     }
 
     fn published(&self) -> Arc<dyn Estimator> {

@@ -26,7 +26,8 @@ pub struct Parameters {
     pub bits: Option<u32>,
     /// `--levels`: of `alphabet`, in place of bits.
     pub levels: Option<u32>,
-    /// `--scale`: of `constant-scaled-sign`; the step of `lsq`.
+    /// `--scale`: of `constant-scaled-sign`; the step with which `lsq` starts, 1 by default. A layer that trains the step
+    /// starts from its first tensor instead.
     pub scale: Option<f32>,
     /// `--axis`: over which elements statistics are taken. Whole tensor by default.
     pub axis: Option<Granularity>,
@@ -36,9 +37,10 @@ pub struct Parameters {
     pub unscaled: bool,
     /// `--exact`: the threshold of `ternary` with the least squared error.
     pub exact: bool,
-    /// `--wp`: the positive level of `trained-ternary`.
+    /// `--wp`: the positive level with which `trained-ternary` starts, 1 by default. A layer that trains the levels starts from its
+    /// first tensor instead.
     pub wp: Option<f32>,
-    /// `--wn`: the magnitude of its negative level.
+    /// `--wn`: the magnitude of the negative level, likewise.
     pub wn: Option<f32>,
     /// `--seed`: of the maps with chance. 0 by default.
     pub seed: Option<u64>,
@@ -54,19 +56,19 @@ pub struct Parameters {
     pub unsigned: bool,
     /// `--sign-bit`: of `quantized-relu`: one bit is spent on the sign.
     pub sign_bit: bool,
-    /// `--lowest`: the lowest exponent of `log-ap2`.
+    /// `--lowest`: the lowest exponent of `log-ap2`, -6 by default.
     pub lowest: Option<i32>,
-    /// `--highest`: its highest exponent.
+    /// `--highest`: its highest exponent, 0 by default.
     pub highest: Option<i32>,
     /// `--clip`: where the estimator's slope ends, and the range of `alphabet`, `uniform` and `pact`.
     pub clip: Option<f32>,
-    /// `--k`: the steepness of `modified-tanh`, the height of `error-decay`.
+    /// `--k`: the steepness of `modified-tanh`, the height of `error-decay`, which then stays the same throughout training.
     pub k: Option<f32>,
     /// `--periodic`: of `modified-tanh`: steps outside of the levels as well.
     pub periodic: bool,
     /// `--beta`: of `swish-sign`.
     pub beta: Option<f32>,
-    /// `--t`: the steepness of `error-decay`.
+    /// `--t`: the steepness of `error-decay`, which then stays the same throughout training.
     pub t: Option<f32>,
     /// `--leak`: the slope of `leaky-clipped` outside.
     pub leak: Option<f32>,
@@ -313,6 +315,31 @@ mod tests {
             assert!(matches!(quantizer("constant-scaled-sign", &given), Err(Error::Parameter { .. })));
             let given = Parameters { threshold: Some(value.into()), ..none };
             assert!(matches!(quantizer("ternary", &given), Err(Error::Parameter { .. })));
+        }
+    }
+
+    #[test]
+    fn what_training_replaces_need_not_be_given() {
+        let bits = Parameters { bits: Some(3), ..Parameters::default() };
+        let start =
+            |name, given: Parameters| quantizer(name, &given).unwrap().trained().unwrap().parameters();
+        let none = Parameters::default();
+        assert_eq!(start("trained-ternary", none), [1.0, 1.0]);
+        assert_eq!(start("trained-ternary", Parameters { wn: Some(0.5), ..none }), [1.0, 0.5]);
+        assert_eq!(start("lsq", bits), [1.0]);
+        let levels = quantizer("log-ap2", &none).unwrap();
+        let grid = levels.fit(ndarray::aview1(&[]).into_dyn()).unwrap();
+        assert_eq!((grid.bits(), grid.scales(), grid.levels(0, 0).highest), (4, &[2_f32.powi(-6)][..], 1.0));
+    }
+
+    #[test]
+    fn error_decay_follows_training_unless_its_shape_is_given() {
+        let decay = |given: Parameters| estimator("error-decay", &given).unwrap();
+        let none = Parameters::default();
+        let end = decay(none).scheduled(1.0).expect("it is scheduled");
+        assert_eq!(format!("{end:?}"), format!("{:?}", ErrorDecay::at(1.0)));
+        for fixed in [Parameters { t: Some(2.0), ..none }, Parameters { k: Some(5.0), ..none }] {
+            assert!(decay(fixed).scheduled(0.5).is_none(), "{fixed:?}");
         }
     }
 

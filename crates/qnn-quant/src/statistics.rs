@@ -219,22 +219,11 @@ fn above(chunk: &[f32], threshold: f32) -> (f64, u64) {
     (sum, u64::from(count))
 }
 
-/// The sum of `x · y` per group. Here infinite elements are no error: they give what IEEE arithmetic gives.
+/// The sum per group of what `product` makes of each pair, in f32: infinities and all.
 ///
 /// # Errors
 ///
 /// [`Error::Shape`] if `y` has another shape, [`Error::GroupsDoNotFit`].
-pub fn dot(x: ArrayViewD<'_, f32>, y: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
-    sum_of_products(
-        x,
-        y,
-        groups,
-        #[inline(always)]
-        |x, y| x * y,
-    )
-}
-
-/// The sum per group of what `product` makes of each pair, in f32: infinities and all.
 pub(crate) fn sum_of_products(
     x: ArrayViewD<'_, f32>,
     y: ArrayViewD<'_, f32>,
@@ -310,5 +299,46 @@ fn finite(statistic: &'static str, x: &ArrayViewD<'_, f32>, results: &[f64]) -> 
     match x.iter().enumerate().find(|(_, value)| value.is_infinite()) {
         Some((index, &value)) => Err(Error::Infinite { statistic, index, value }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{ArrayD, Axis, IxDyn};
+
+    use super::*;
+
+    fn wave(shape: &[usize], factor: f32) -> ArrayD<f32> {
+        let mut index = 0.0;
+        ArrayD::from_shape_simple_fn(IxDyn(shape), || {
+            index += 1.0;
+            30.0 * (index * factor).sin()
+        })
+    }
+
+    #[test]
+    fn sums_of_products_are_those_of_each_channel_alone() {
+        let product = |x: f32, y: f32| x * y;
+        for shape in [[2500, 17], [1030, 64], [1024, 16], [7, 33], [3, 2], [1, 20], [4, 3000]] {
+            let (x, y) = (wave(&shape, 0.7), wave(&shape, 1.1));
+            for axis in 0..2 {
+                let groups = Groups::Axis { axis, len: shape[axis] };
+                let sums = sum_of_products(x.view(), y.view(), groups, product).unwrap();
+                for ((x, y), sum) in x.axis_iter(Axis(axis)).zip(y.axis_iter(Axis(axis))).zip(sums) {
+                    let alone = sum_of_products(x.view(), y.view(), Groups::Tensor, product).unwrap()[0];
+                    assert_eq!(sum.to_bits(), alone.to_bits(), "{shape:?} along {axis}");
+                    let plain: f64 = x.iter().zip(&y).map(|(x, y)| f64::from(x * y)).sum();
+                    assert!((sum - plain).abs() <= 1e-9 * x.len() as f64, "{sum}, not {plain}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_other_shapes_are_refused() {
+        let (x, y) = (wave(&[2, 3], 1.0), wave(&[3, 2], 1.0));
+        let of = |groups| sum_of_products(x.view(), y.view(), groups, |x, y| x * y);
+        assert!(matches!(of(Groups::Tensor), Err(Error::Shape { .. })));
+        assert!(matches!(of(Groups::Axis { axis: 1, len: 3 }), Err(Error::Shape { .. })));
     }
 }

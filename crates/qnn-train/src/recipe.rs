@@ -34,6 +34,9 @@ pub struct Recipe {
     pub schedule: Schedule,
     /// L2 on full-precision kernels.
     pub weight_decay: f32,
+    /// L2 on what quantizers learn, such as the heights of PACT; see [`Regularization::quantizer_decay`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub quantizer_decay: f32,
     /// The largest norm of the gradient of all parameters together.
     pub clip_norm: Option<f32>,
     /// Whether quantized kernels learn at rates scaled by their Glorot coefficient; see
@@ -46,7 +49,8 @@ pub struct Recipe {
     pub seed: u64,
     /// Whether training images are augmented.
     pub augment: bool,
-    /// After how many epochs without a better test accuracy training ends.
+    /// After how many epochs without a better test accuracy training ends, once the model has no weights left to freeze (incremental
+    /// network quantization freezes the last ones after three quarters of the epochs).
     pub early_stopping: Option<usize>,
 }
 
@@ -60,6 +64,7 @@ impl Default for Recipe {
             learning_rate: 0.1,
             schedule: Schedule::default(),
             weight_decay: 0.0,
+            quantizer_decay: 0.0,
             clip_norm: None,
             glorot_rates: false,
             loss: Loss::default(),
@@ -108,8 +113,8 @@ impl Recipe {
     }
 
     pub(crate) fn regularization(&self) -> Regularization {
-        let Self { weight_decay, clip_norm, glorot_rates, .. } = *self;
-        Regularization { weight_decay, clip_norm, glorot_rates }
+        let Self { weight_decay, quantizer_decay, clip_norm, glorot_rates, .. } = *self;
+        Regularization { weight_decay, quantizer_decay, clip_norm, glorot_rates }
     }
 
     /// Every setting by name, as text.
@@ -127,6 +132,10 @@ fn is_false(setting: &bool) -> bool {
     !setting
 }
 
+fn is_zero(setting: &f32) -> bool {
+    *setting == 0.0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +149,7 @@ mod tests {
             (Recipe { batch: 0, ..good.clone() }, "batch"),
             (Recipe { learning_rate: f32::NAN, ..good.clone() }, "learning rate"),
             (Recipe { weight_decay: -1.0, ..good.clone() }, "weight decay"),
+            (Recipe { quantizer_decay: f32::NAN, ..good.clone() }, "quantizers"),
             (Recipe { clip_norm: Some(f32::NAN), ..good.clone() }, "norm"),
             (Recipe { early_stopping: Some(0), ..good.clone() }, "patience"),
             (Recipe { loss: Loss::CrossEntropy { smoothing: 1.0 }, ..good.clone() }, "smoothing"),

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use qnn_data::Batch;
-use qnn_layers::Layer;
+use qnn_layers::{Layer, has_weights_to_freeze};
 
 use crate::checkpoint::{EpochSums, Progress};
 use crate::data::into_tensor;
@@ -181,10 +181,11 @@ impl Run<'_> {
         });
     }
 
-    /// Whether the last improvement is too long ago.
+    /// Whether the last improvement is too long ago. A model with weights left to freeze has its end still before it.
     fn has_stalled(&self) -> bool {
         let best = best_epoch(&self.progress.history).map_or(0, |best| best.epoch + 1);
-        self.recipe.early_stopping.is_some_and(|patience| self.progress.epoch >= best + patience)
+        let is_over = |patience| self.progress.epoch >= best + patience;
+        self.recipe.early_stopping.is_some_and(is_over) && !has_weights_to_freeze(self.model)
     }
 
     fn outcome(&self, ending: Ending) -> Outcome {

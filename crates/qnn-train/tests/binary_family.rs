@@ -124,7 +124,8 @@ fn mixed_gradients(model: &[Param], step: u8) -> ParamGradients {
 
 #[test]
 fn what_is_not_binary_goes_to_the_second_optimizer() {
-    let regularization = Regularization { weight_decay: 0.01, clip_norm: Some(0.5), glorot_rates: false };
+    let regularization =
+        Regularization { weight_decay: 0.01, clip_norm: Some(0.5), ..Regularization::default() };
     let (mut flipped, mut adam) = (mixed(), mixed());
     let mut bop = OptimizerConfig::bop(OptimizerConfig::ADAM).build(regularization).unwrap();
     let mut plain = OptimizerConfig::ADAM.build(regularization).unwrap();

@@ -92,7 +92,8 @@ fn every_optimizer_makes_the_same_steps() {
     .chain([OptimizerConfig::bop(OptimizerConfig::ADAM)]);
     for config in configs {
         for clip_norm in [None, Some(0.01)] {
-            let regularization = Regularization { weight_decay: 0.01, clip_norm, glorot_rates: false };
+            let regularization =
+                Regularization { weight_decay: 0.01, clip_norm, ..Regularization::default() };
             let expected = run(&config, regularization, true);
             for threads in [1, 3] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

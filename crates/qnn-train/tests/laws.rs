@@ -9,9 +9,9 @@ use std::time::Duration;
 use qnn_data::{Augment, Dataset, Normalize, embedded_digits};
 use qnn_layers::{
     BatchNorm, BatchNormConfig, Constraint, Dense, DenseConfig, Dropout, Flatten, HardTanh, Init, Sequential,
-    StateDict, state_dict,
+    StateDict, has_weights_to_freeze, state_dict,
 };
-use qnn_quant::{Pair, Sign};
+use qnn_quant::{Inq, Pair, Sign};
 use qnn_train::{
     Checkpoint, Ending, EpochMetrics, Error, Event, FitOptions, Loss, OptimizerConfig, Outcome, Recipe,
     Schedule, TrainingData, evaluate, fit, load_metadata, load_model,
@@ -293,6 +293,18 @@ fn training_ends_early_when_the_accuracy_does_not_rise() {
     assert_eq!((outcome.ending, outcome.history.len()), (Ending::EarlyStopped, 3));
     assert_eq!(outcome.best().unwrap().epoch, 0);
     assert_eq!(outcome.best().unwrap().flip_ratio, None);
+}
+
+#[test]
+fn training_does_not_end_before_all_weights_are_frozen() {
+    let still = Recipe { learning_rate: 1e-20, epochs: 8, early_stopping: Some(1), ..recipe() };
+    let still = Recipe { optimizer: OptimizerConfig::SGD, ..still };
+    let kernel_quantizer = Some(Pair::published(Inq::new(5).unwrap()));
+    let config = DenseConfig { kernel_quantizer, ..DenseConfig::new(64, 10) };
+    let mut model = Sequential::new().then(Flatten).then(Dense::new(&config, &mut Init::new(0)).unwrap());
+    let outcome = fit(&mut model, &data(&still), &still, &FitOptions::default(), &mut |_| {}).unwrap();
+    // The last portion is due after six of eight epochs.
+    assert!(!has_weights_to_freeze(&model) && outcome.history.len() >= 7, "{} epochs", outcome.history.len());
 }
 
 #[test]

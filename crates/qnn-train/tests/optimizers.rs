@@ -5,7 +5,7 @@ use qnn_tensor::{Tape, Tensor};
 use qnn_train::{Error, Optimizer, OptimizerConfig, Regularization, StepReport};
 
 const REGULARIZED: Regularization =
-    Regularization { weight_decay: 0.05, clip_norm: None, glorot_rates: false };
+    Regularization { weight_decay: 0.05, quantizer_decay: 0.0, clip_norm: None, glorot_rates: false };
 
 fn wave(shape: &[usize], seed: f32) -> Tensor {
     Tensor::from_fn(shape, |i| (1.3 * i as f32 + seed).sin())
@@ -34,6 +34,26 @@ fn gradients(model: &[Param], seed: f32, left_out: Option<usize>) -> ParamGradie
         .collect();
     let loss = terms.into_iter().reduce(|a, b| a + b).unwrap();
     cx.finish().gradients(&mut tape.backward(loss))
+}
+
+#[test]
+fn what_quantizers_learn_decays_by_a_factor_of_its_own() {
+    for (decay, expected) in [(0.0, 10.0), (0.5, 9.5)] {
+        let regularization =
+            Regularization { quantizer_decay: decay, weight_decay: 0.25, ..Regularization::default() };
+        let mut model = vec![
+            Param::new(Role::Quantizer, Tensor::scalar(10.0)),
+            Param::new(Role::Kernel, Tensor::scalar(10.0)),
+        ];
+        let tape = Tape::new();
+        let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+        let loss = cx.param(&model[0]) * tape.constant(Tensor::scalar(0.0))
+            + cx.param(&model[1]) * tape.constant(Tensor::scalar(0.0));
+        let mut gradients = cx.finish().gradients(&mut tape.backward(loss));
+        let mut sgd = OptimizerConfig::Sgd { momentum: 0.0, nesterov: false }.build(regularization).unwrap();
+        sgd.step(&mut model, &mut gradients, 0.1).unwrap();
+        assert_eq!((model[0].value().item(), model[1].value().item()), (expected, 9.75));
+    }
 }
 
 /// One weight's path in f64: `u(step, gradient with decay, weight)` is the rule's update.

@@ -21,6 +21,7 @@ use qnn_tensor::ops::{Conv2dOptions, PoolOptions};
 pub use mean::average_in_range;
 pub use product::{IntegerFinish, IntegerProduct};
 pub(crate) use sum::integer_sum;
+pub(crate) use unit::check_plain;
 pub use unit::{IntegerUnit, Multiplicand, UnitOutput};
 
 /// What an integer-only network does to codes in evaluation.

@@ -148,9 +148,12 @@ impl<'a> IntegerUnit<'a> {
     /// # Errors
     ///
     /// [`Error::Shape`] for an input that does not fit, [`Error::Quantizer`] for parameters that are not finite or have no
-    /// common scale; where somebody [listens](Ctx::tracing), [`Error::Setting`] if a range is not known yet.
+    /// common scale; [`Error::Setting`] if the layer scales its inputs or quantizes its gradients, of which the unit knows nothing, and where
+    /// somebody [listens](Ctx::tracing) if a range is not known yet.
     pub fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         let weights = self.product.weights();
+        let (input_scaling, gradient_bits) = self.product.scaling_and_gradient_bits();
+        check_plain(weights.layer, input_scaling, gradient_bits)?;
         let x = weights.input(cx, x)?;
         let placed = self.product.place(&x.shape())?;
         let folded = self.folded(cx, x, &placed)?;
@@ -246,7 +249,30 @@ impl<'a> IntegerUnit<'a> {
     }
 }
 
+/// Refuses what the product of a unit has no place for.
+pub(crate) fn check_plain(
+    layer: &'static str,
+    input_scaling: bool,
+    gradient_bits: Option<u32>,
+) -> Result<(), Error> {
+    let given = [("input_scaling", input_scaling), ("gradient_bits", gradient_bits.is_some())];
+    match given.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((setting, _)) => {
+            let (value, expected) = ("given".to_owned(), "left out".to_owned());
+            Err(Error::Setting { layer, setting, value, expected })
+        }
+    }
+}
+
 impl<'a> Multiplicand<'a> {
+    fn scaling_and_gradient_bits(self) -> (bool, Option<u32>) {
+        match self {
+            Self::Conv2d(conv) => (conv.config().input_scaling, conv.config().gradient_bits),
+            Self::Dense(dense) => (dense.config().input_scaling, dense.config().gradient_bits),
+        }
+    }
+
     pub(super) fn weights(self) -> Weights<'a> {
         match self {
             Self::Conv2d(conv) => conv.weights(),

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_math::{exp, sech2};
 
@@ -14,7 +16,9 @@ use crate::{Error, Estimator, Grid, Groups, Result};
 ///
 #[doc = include_str!("../../plots/estimator-error-decay.svg")]
 ///
-/// It is the derivative of `k tanh(t x)`: first the gradients reach all weights, later they are exact near the threshold.
+/// It is the derivative of `k tanh(t x)`: first the gradients reach all weights, later they are exact near the threshold. Made by
+/// [`at`](ErrorDecay::at), it goes by the progress of training wherever a layer trains with it
+/// ([`scheduled`](Estimator::scheduled)); made by [`new`](ErrorDecay::new), it stays as it is.
 ///
 /// ```
 /// # use qnn_quant::{ErrorDecay, Pair, Sign};
@@ -36,27 +40,29 @@ pub struct ErrorDecay {
     pub t: f32,
     /// Height.
     pub k: f32,
+    is_scheduled: bool,
 }
 
 impl ErrorDecay {
-    /// Steepness t with the paper's height, `max(1/t, 1)`.
+    /// Steepness t with the paper's height, `max(1/t, 1)`, throughout training.
     ///
     /// # Errors
     ///
     /// [`Error::Parameter`] unless t is positive and finite.
     pub fn new(t: f32) -> Result<Self> {
         if t > 0.0 && t.is_finite() {
-            return Ok(ErrorDecay { t, k: t.recip().clamp(1.0, f32::MAX) });
+            return Ok(ErrorDecay { t, k: t.recip().clamp(1.0, f32::MAX), is_scheduled: false });
         }
         let (value, expected) = (t.to_string(), "positive and finite");
         Err(Error::Parameter { owner: "error-decay", parameter: "t", value, expected })
     }
 
-    /// The estimator after this part of training, 0 at the start and 1 at the end.
+    /// The estimator of the paper's schedule, after this part of training: 0 at the start and 1 at the end. In a layer it follows
+    /// the schedule, whatever the part was.
     pub fn at(progress: f64) -> Self {
         let progress = progress.clamp(0.0, 1.0);
         let t = exp(std::f64::consts::LN_10 * (2.0 * progress - 1.0));
-        ErrorDecay { t: t as f32, k: t.recip().max(1.0) as f32 }
+        ErrorDecay { t: t as f32, k: t.recip().max(1.0) as f32, is_scheduled: true }
     }
 }
 
@@ -71,6 +77,10 @@ impl ErrorDecay {
 impl Estimator for ErrorDecay {
     fn name(&self) -> &'static str {
         "error-decay"
+    }
+
+    fn scheduled(&self, progress: f64) -> Option<Arc<dyn Estimator>> {
+        self.is_scheduled.then(|| Arc::new(ErrorDecay::at(progress)) as Arc<dyn Estimator>)
     }
 
     fn pullback_into(

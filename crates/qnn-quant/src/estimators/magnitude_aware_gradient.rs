@@ -3,7 +3,7 @@ use crate::{Levels, Slope};
 /// Bi-Real Net's gradient of scaled binary weights: [`ApproxSign`](crate::ApproxSign)'s slope times the magnitude.
 ///
 /// ```text
-/// dx = dy · m (2 − 2|w|) · 1[|w| ≤ 1]                               m: the greatest level, held constant
+/// dx = dy · m (2 − 2|w|) · 1[|w| ≤ 1]                               m: the greatest level, held constant; 1 without levels
 /// ```
 ///
 #[doc = include_str!("../../plots/estimator-magnitude-aware-sign.svg")]
@@ -31,7 +31,7 @@ impl Slope for MagnitudeAwareGradient {
 
     #[inline(always)]
     fn slope(&self, x: f32, levels: &Levels) -> f32 {
-        let slope = if x.abs() <= 1.0 { levels.highest * (2.0 - 2.0 * x.abs()) } else { 0.0 };
+        let slope = if x.abs() <= 1.0 { levels.scale() * (2.0 - 2.0 * x.abs()) } else { 0.0 };
         // Not `min`, which would hide a NaN.
         if slope > f32::MAX { f32::MAX } else { slope }
     }

@@ -12,7 +12,7 @@ use crate::{Estimator, Grid, Levels, Result, elementwise, estimator, statistics}
 #[doc = include_str!("../../plots/estimator-scaled-sign.svg")]
 ///
 /// The sum runs over the `n` elements that share the scale: every weight of a filter moves its `α`. `c` is 1 by default.
-/// Of a map other than [`ScaledSign`](crate::ScaledSign), `α` is the greatest level.
+/// Of a map other than [`ScaledSign`](crate::ScaledSign), `α` is the greatest level, or 1 where there is [none](Levels::scale).
 ///
 /// ```
 /// # use qnn_quant::{Pair, ScaledSign, ScaledSignGradient};
@@ -84,6 +84,6 @@ struct Group {
 
 impl Group {
     fn new(levels: &Levels, sum: f64) -> Self {
-        Group { scale: levels.highest, through_scale: (sum / levels.len.max(1) as f64) as f32 }
+        Group { scale: levels.scale(), through_scale: (sum / levels.len.max(1) as f64) as f32 }
     }
 }

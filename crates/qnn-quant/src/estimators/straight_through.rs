@@ -27,4 +27,8 @@ impl Slope for StraightThrough {
     fn slope(&self, _: f32, _: &Levels) -> f32 {
         1.0
     }
+
+    fn is_identity(&self) -> bool {
+        true
+    }
 }

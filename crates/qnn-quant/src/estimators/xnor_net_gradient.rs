@@ -9,9 +9,9 @@ use crate::{Levels, Slope};
 #[doc = include_str!("../../plots/estimator-xnor-net.svg")]
 ///
 /// `n` is the number of elements that share the scale `α`; of a map other than [`ScaledSign`](crate::ScaledSign), `α` is
-/// the greatest level. Against the exact chain rule ([`ScaledSignGradient`](crate::ScaledSignGradient)) the term `1/n`
-/// takes only the element's own share of `α` into account, and loses the product of the signs. Unlike other estimators
-/// this one contains the scale, and so gives far smaller gradients than the straight-through estimator.
+/// the greatest level, or 1 where there is [none](Levels::scale). Against the exact chain rule ([`ScaledSignGradient`](crate::ScaledSignGradient)) the term `1/n`
+/// takes only the element's own share of `α` into account, and loses the product of the signs. It is one of the published
+/// gradients that contain the scale, and so gives far smaller gradients than the straight-through estimator.
 ///
 /// ```
 /// # use qnn_quant::{Pair, ScaledSign};
@@ -36,7 +36,7 @@ impl Slope for XnorNetGradient {
 
     #[inline(always)]
     fn slope(&self, x: f32, levels: &Levels) -> f32 {
-        let through_sign = if x.abs() <= 1.0 { levels.highest } else { 0.0 };
+        let through_sign = if x.abs() <= 1.0 { levels.scale() } else { 0.0 };
         1.0 / levels.len as f32 + through_sign
     }
 }

@@ -40,9 +40,8 @@ impl Grid {
             !member || !Alphabet { first: stored.first - zero, ..stored }.contains(code)
         };
         let Some((index, &code)) = codes.iter().enumerate().find(foreign) else { return Ok(()) };
-        let alphabet = self.alphabet_of(index / partition.inner % partition.count).unwrap_or(stored);
-        let Alphabet { first, step, .. } = alphabet;
-        Err(Error::NotInAlphabet { index, code, first, step, last: alphabet.last() })
+        let codes = self.codes(index / partition.inner % partition.count);
+        Err(Error::NotInAlphabet { index, code, codes })
     }
 
     /// Replaces codes, held as f32, by their values. NaN stays NaN.

@@ -163,6 +163,7 @@ impl Affine {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_codes(self.name(), grid, self.stored())?;
         let stored = self.stored();
         if grid.zero_points().len() != grid.groups().count() {
             return Err(Error::ForeignGrid { map: self.name() });

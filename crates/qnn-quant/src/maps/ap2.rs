@@ -3,7 +3,7 @@ use std::sync::{Arc, LazyLock};
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::elementwise::{self, Form};
-use crate::{Alphabet, Estimator, Grid, Quantizer, Result, StraightThrough};
+use crate::{Alphabet, Error, Estimator, Grid, Groups, Quantizer, Result, StraightThrough};
 
 /// The approximate power of two: every number becomes the power of two whose logarithm is nearest.
 ///
@@ -20,7 +20,8 @@ use crate::{Alphabet, Estimator, Grid, Quantizer, Result, StraightThrough};
 #[doc = include_str!("../../plots/ap2.svg")]
 ///
 /// Codes: 0 for 0, else `±(exponent + 150)`, the exponent from −149 to 127; 10 bits. There is no common scale: the grid is
-/// [not factored](Grid::is_factored). For few exponents, with a scale, there is [`LogAp2`](crate::LogAp2).
+/// [not factored](Grid::is_factored). For few exponents, with a scale, there is [`LogAp2`](crate::LogAp2). All its grids are
+/// one, and yet the map is not called [fixed](Quantizer::is_fixed), for the reason given there.
 ///
 /// ```
 /// # use qnn_quant::{Ap2, quantize};
@@ -42,6 +43,9 @@ impl Ap2 {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        if grid.stored() != Some(ALPHABET) || grid.is_factored() || grid.groups() != Groups::Tensor {
+            return Err(Error::ForeignGrid { map: self.name() });
+        }
         match form {
             Form::Values => elementwise::map_into(
                 x,
@@ -100,16 +104,16 @@ pub(crate) fn exponent(power: f32) -> i32 {
 /// The code of 2^−149, the least f32, is 1.
 const OFFSET: i32 = 150;
 const GREATEST: i32 = 127 + OFFSET;
+const ALPHABET: Alphabet = Alphabet::symmetric(GREATEST as u32);
 
 /// All grids of this map are the same.
 static GRID: LazyLock<Result<Grid>> = LazyLock::new(|| {
-    let alphabet = Alphabet::symmetric(GREATEST as u32);
     let value = |code: i32| if code == 0 { 0.0 } else { power(code.abs() - OFFSET) * code.signum() as f32 };
-    let values: Vec<f32> = alphabet.codes().map(value).collect();
+    let values: Vec<f32> = ALPHABET.codes().map(value).collect();
     // The code changes at √2 · 2^e; of 0 and the least number, at 0.
     let ends = (-149..127).map(|e| (std::f64::consts::SQRT_2 * f64::from(power(e))) as f32);
     let thresholds = mirrored([0.0].into_iter().chain(ends).collect());
-    Grid::unit(alphabet)?.with_table(values)?.with_thresholds(thresholds)
+    Grid::unit(ALPHABET)?.with_table(values)?.with_thresholds(thresholds)
 });
 
 /// `2^exponent`, subnormal ones included.

@@ -41,10 +41,12 @@ impl Quantizer for BinaryUnit {
     }
 
     fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::UNIT)?;
         unit_codes_into(x, 1, grid, Form::Codes, codes)
     }
 
     fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::UNIT)?;
         unit_codes_into(x, 1, grid, Form::Values, values)
     }
 

@@ -65,10 +65,12 @@ impl Quantizer for ConstantScaledSign {
     }
 
     fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::BINARY)?;
         signs_into(x, grid, Form::Codes, codes)
     }
 
     fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::BINARY)?;
         signs_into(x, grid, Form::Values, values)
     }
 

@@ -39,7 +39,7 @@ use crate::{
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, section 2.5, formula (7).
+/// Source: Zhou et al. 2016, *DoReFa-Net*, arXiv:1606.06160, its part on the quantization of gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DorefaGradients {
     bits: u32,
@@ -73,6 +73,7 @@ impl DorefaGradients {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_codes(self.name(), grid, Alphabet::odd(self.bits))?;
         let n = f64::from(self.denominator());
         let words = Words { seed: self.seed, draw: moment.draw };
         let factors = match form {

@@ -78,6 +78,7 @@ impl DorefaWeights {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_codes(self.name(), grid, Alphabet::odd(self.bits))?;
         if self.bits == 1 {
             return signs_into(x, grid, form, out);
         }

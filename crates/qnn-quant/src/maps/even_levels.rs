@@ -74,6 +74,10 @@ impl EvenLevels {
         self.end
     }
 
+    fn alphabet(&self) -> Alphabet {
+        Alphabet { first: 1 - self.count as i32, step: 2, count: self.count }
+    }
+
     fn write(
         &self,
         x: ArrayViewD<'_, f32>,
@@ -81,6 +85,7 @@ impl EvenLevels {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, self.alphabet())?;
         if self.count == 2 {
             return signs_into(x, grid, form, out);
         }
@@ -114,11 +119,14 @@ impl Quantizer for EvenLevels {
     }
 
     fn fit(&self, _: ArrayViewD<'_, f32>) -> Result<Grid> {
-        let alphabet = Alphabet { first: 1 - self.count as i32, step: 2, count: self.count };
-        Grid::new(alphabet, Groups::Tensor, vec![self.end])?.divided_by(self.count - 1)
+        Grid::new(self.alphabet(), Groups::Tensor, vec![self.end])?.divided_by(self.count - 1)
     }
 
     one_pass!(write);
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity { c: self.end })

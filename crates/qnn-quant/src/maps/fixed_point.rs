@@ -54,6 +54,7 @@ impl FixedPoint {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::signed(self.bits))?;
         places_into(x, 1 << (self.bits - 1), Alphabet::signed(self.bits), grid, form, out)
     }
 }
@@ -68,6 +69,10 @@ impl Quantizer for FixedPoint {
     }
 
     one_pass!(write);
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity::default())

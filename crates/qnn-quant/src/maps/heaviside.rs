@@ -38,6 +38,7 @@ impl Heaviside {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::UNIT)?;
         quantize_into(
             x,
             grid,
@@ -63,6 +64,10 @@ impl Quantizer for Heaviside {
     }
 
     one_pass!(write);
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity::default())

@@ -19,7 +19,8 @@ use crate::{
 ///
 /// Weights that hover around zero no longer change their signs at each step. The state is one sign per weight: the codes
 /// of the step before. It is given from outside, as [`Moment::previous`], since it belongs to the weight and is saved with
-/// it; without it the map is [`ScaledSign`](crate::ScaledSign). A previous code of NaN starts anew.
+/// it; without it the map is [`ScaledSign`](crate::ScaledSign). A previous code of 0 or NaN is
+/// none: that weight starts anew.
 ///
 /// Published with [`StraightThrough`], `dx = dy`.
 ///
@@ -82,10 +83,12 @@ impl Quantizer for HysteresisSign {
     }
 
     fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_codes(self.name(), grid, Alphabet::BINARY)?;
         signs_into(x, grid, elementwise::Form::Codes, codes)
     }
 
     fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_codes(self.name(), grid, Alphabet::BINARY)?;
         signs_into(x, grid, elementwise::Form::Values, values)
     }
 
@@ -105,6 +108,8 @@ impl Quantizer for HysteresisSign {
         codes: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
         let Some(previous) = &moment.previous else { return self.codes_into(x, grid, codes) };
+        super::own_codes(self.name(), grid, Alphabet::BINARY)?;
+        grid.groups().partition(x.shape())?;
         let threshold = self.threshold;
         elementwise::zip_into(
             x,
@@ -122,7 +127,7 @@ impl Quantizer for HysteresisSign {
 fn held(x: f32, previous: f32, threshold: f32) -> f32 {
     let from_above = if x < -threshold { -1.0 } else { 1.0 };
     let from_below = if x > threshold { 1.0 } else { -1.0 };
-    let held = if previous > 0.0 { from_above } else { from_below };
-    let code = if previous.is_nan() { sign(x) } else { held };
+    let code = if previous < 0.0 { from_below } else { sign(x) };
+    let code = if previous > 0.0 { from_above } else { code };
     if x.is_nan() { x } else { code }
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
-use crate::{Estimator, Grid, Groups, Quantizer, Result, StraightThrough, elementwise};
+use crate::{Error, Estimator, Grid, Groups, Quantizer, Result, StraightThrough, elementwise};
 
 /// No quantization: the full-precision baseline as a map, bit for bit.
 ///
@@ -32,7 +32,10 @@ impl Quantizer for Identity {
         Ok(Grid::unquantized())
     }
 
-    fn codes_into(&self, x: ArrayViewD<'_, f32>, _: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+    fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        if grid.stored().is_some() {
+            return Err(Error::ForeignGrid { map: self.name() });
+        }
         elementwise::map_into(
             x,
             Groups::Tensor,
@@ -44,6 +47,10 @@ impl Quantizer for Identity {
     }
 
     fn is_fixed(&self) -> bool {
+        true
+    }
+
+    fn is_identity(&self) -> bool {
         true
     }
 

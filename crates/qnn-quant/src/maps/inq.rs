@@ -3,7 +3,9 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::elementwise::{Form, quantize_into};
-use crate::{Alphabet, Error, Estimator, Grid, Groups, Quantizer, Result, StraightThrough, statistics};
+use crate::{
+    Alphabet, Error, Estimator, Grid, Groups, InqOrder, Quantizer, Result, StraightThrough, statistics,
+};
 
 /// Weights that are zero or a power of two (incremental network quantization).
 ///
@@ -38,6 +40,7 @@ use crate::{Alphabet, Error, Estimator, Grid, Groups, Quantizer, Result, Straigh
 pub struct Inq {
     bits: u32,
     top: Option<i32>,
+    order: InqOrder,
 }
 
 impl Inq {
@@ -47,7 +50,7 @@ impl Inq {
     ///
     /// [`Error::Bits`].
     pub fn new(bits: u32) -> Result<Self> {
-        Ok(Inq { bits: super::bits_in("inq", bits, 2, 6)?, top: None })
+        Ok(Inq { bits: super::bits_in("inq", bits, 2, 6)?, top: None, order: InqOrder::default() })
     }
 
     /// With a codebook that does not depend on the tensor: `n1` is `top`, as [`Inq::top_of`] measured it before. So the
@@ -64,9 +67,24 @@ impl Inq {
         Err(Error::Parameter { owner: "inq", parameter: "top", value, expected })
     }
 
+    /// With another order in which layers freeze weights. Levels and codes do not depend on it.
+    pub fn with_order(self, order: InqOrder) -> Self {
+        Inq { order, ..self }
+    }
+
     /// b.
     pub fn bits(&self) -> u32 {
         self.bits
+    }
+
+    /// n1, if it [was given](Inq::with_top).
+    pub fn top(&self) -> Option<i32> {
+        self.top
+    }
+
+    /// Which weights are frozen first.
+    pub fn order(&self) -> InqOrder {
+        self.order
     }
 
     /// n1 of a tensor; `None` of a zero or an empty tensor, which has no codebook.
@@ -110,6 +128,7 @@ impl Inq {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::symmetric(1 << self.span()))?;
         let scale = grid.scales()[0];
         // Of a zero tensor every element is below every level.
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
@@ -140,6 +159,10 @@ impl Quantizer for Inq {
     }
 
     one_pass!(write);
+
+    fn incremental(&self) -> Option<Inq> {
+        Some(*self)
+    }
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(StraightThrough)

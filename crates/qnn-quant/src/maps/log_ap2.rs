@@ -20,7 +20,8 @@ use crate::{Alphabet, Error, Estimator, Grid, Groups, Quantizer, Result, Straigh
 ///
 #[doc = include_str!("../../plots/log-ap2.svg")]
 ///
-/// Codes: 0 and `±2^0` to `±2^(highest − lowest)`, ⌈log2(2(highest − lowest) + 3)⌉ bits, scale `2^lowest`.
+/// Codes: 0 and `±2^0` to `±2^(highest − lowest)`, ⌈log2(2(highest − lowest) + 3)⌉ bits, scale `2^lowest`. As of
+/// [`Ap2`](crate::Ap2), all grids are one, and the map is not called [fixed](Quantizer::is_fixed) all the same.
 ///
 /// ```
 /// # use qnn_quant::{LogAp2, quantize};
@@ -54,6 +55,10 @@ impl LogAp2 {
         })
     }
 
+    fn alphabet(&self) -> Alphabet {
+        Alphabet::symmetric(1 << (self.highest - self.lowest))
+    }
+
     fn write(
         &self,
         x: ArrayViewD<'_, f32>,
@@ -61,6 +66,7 @@ impl LogAp2 {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, self.alphabet())?;
         let (low, high) = (power(self.lowest), power(self.highest));
         // The reciprocal of a power of two is one, at worst a subnormal one.
         let inverse = low.recip();
@@ -102,8 +108,8 @@ impl Quantizer for LogAp2 {
     fn fit(&self, _: ArrayViewD<'_, f32>) -> Result<Grid> {
         let codes: Vec<i32> = (0..=self.highest - self.lowest).map(|exponent| 1 << exponent).collect();
         let members = codes.iter().rev().map(|code| -code).chain([0]).chain(codes.iter().copied()).collect();
-        let alphabet = Alphabet::symmetric(1 << (self.highest - self.lowest));
-        let grid = Grid::new(alphabet, Groups::Tensor, vec![power(self.lowest)])?.with_members(members)?;
+        let grid =
+            Grid::new(self.alphabet(), Groups::Tensor, vec![power(self.lowest)])?.with_members(members)?;
         let ends = (self.lowest..self.highest).map(|e| std::f32::consts::SQRT_2 * power(e));
         grid.with_thresholds(mirrored([0.0].into_iter().chain(ends).collect()))
     }

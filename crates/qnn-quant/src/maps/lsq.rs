@@ -12,8 +12,8 @@ use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, T
 ///
 /// ```text
 /// q(x) = s · round( clip(x / s, −Qn, Qp) )                          halves to even
-/// signed (weights):       Qn = 2^(k−1), Qp = 2^(k−1) − 1
-/// unsigned (activations): Qn = 0,       Qp = 2^k − 1
+/// signed:   Qn = 2^(k−1), Qp = 2^(k−1) − 1          weights, and activations of both signs
+/// unsigned: Qn = 0,       Qp = 2^k − 1              activations behind a ReLU
 /// ```
 ///
 /// Published with [`LsqGradient`], `dx = dy · 1[−Qn < x/s < Qp]`; the gradient of the step is
@@ -46,6 +46,8 @@ use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, T
 pub struct Lsq {
     bits: u32,
     signed: bool,
+    /// Whether N counts the features of one example rather than all elements.
+    per_example: bool,
     step: f32,
 }
 
@@ -56,7 +58,7 @@ impl Lsq {
     ///
     /// [`Error::Bits`](crate::Error::Bits), and [`Error::Parameter`](crate::Error::Parameter) unless the step is positive and finite.
     pub fn for_weights(bits: u32, step: f32) -> Result<Self> {
-        Lsq::new(super::bits_in("lsq", bits, 2, 8)?, true, step)
+        Lsq::new(super::bits_in("lsq", bits, 2, 8)?, [true, false], step)
     }
 
     /// Levels from 0 up, of 1 to 8 bits, with this step. The first axis is the batch.
@@ -65,11 +67,21 @@ impl Lsq {
     ///
     /// [`Error::Bits`](crate::Error::Bits), and [`Error::Parameter`](crate::Error::Parameter) unless the step is positive and finite.
     pub fn for_activations(bits: u32, step: f32) -> Result<Self> {
-        Lsq::new(bits, false, step)
+        Lsq::new(bits, [false, true], step)
     }
 
-    fn new(bits: u32, signed: bool, step: f32) -> Result<Self> {
-        Ok(Lsq { bits: super::checked_bits("lsq", bits)?, signed, step: positive("lsq", "s", step)? })
+    /// Signed levels of 2 to 8 bits for activations of both signs, with this step. The first axis is the batch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bits`](crate::Error::Bits), and [`Error::Parameter`](crate::Error::Parameter) unless the step is positive and finite.
+    pub fn for_signed_activations(bits: u32, step: f32) -> Result<Self> {
+        Lsq::new(super::bits_in("lsq", bits, 2, 8)?, [true, true], step)
+    }
+
+    fn new(bits: u32, [signed, per_example]: [bool; 2], step: f32) -> Result<Self> {
+        let (bits, step) = (super::checked_bits("lsq", bits)?, positive("lsq", "s", step)?);
+        Ok(Lsq { bits, signed, per_example, step })
     }
 
     /// k.
@@ -90,7 +102,7 @@ impl Lsq {
     /// `g = 1 / √(N Qp)` of a tensor of this shape; 0 for an empty one.
     pub fn gradient_scale(&self, shape: &[usize]) -> f64 {
         let elements: usize = shape.iter().product();
-        let batch = if self.signed { 1 } else { shape.first().copied().unwrap_or(1) };
+        let batch = if self.per_example { shape.first().copied().unwrap_or(1) } else { 1 };
         match elements.checked_div(batch) {
             Some(count) if count > 0 => 1.0 / (count as f64 * f64::from(self.alphabet().last())).sqrt(),
             _ => 0.0,
@@ -108,6 +120,7 @@ impl Lsq {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, self.alphabet())?;
         let alphabet = self.alphabet();
         quantize_checked_into(
             x,
@@ -133,6 +146,10 @@ impl Quantizer for Lsq {
     }
 
     one_pass!(write);
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(LsqGradient)

@@ -4,7 +4,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use super::sign::signs_into;
 use crate::elementwise::Form;
-use crate::{Estimator, Grid, MagnitudeAwareGradient, Quantizer, Result, ScaledSign};
+use crate::{Alphabet, Estimator, Grid, MagnitudeAwareGradient, Quantizer, Result, ScaledSign};
 
 /// The sign times the mean magnitude of the output channel, with a gradient that knows the magnitude: Bi-Real Net's weights.
 ///
@@ -41,6 +41,7 @@ impl MagnitudeAwareSign {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_codes(self.name(), grid, Alphabet::BINARY)?;
         signs_into(x, grid, form, out)
     }
 }

@@ -78,7 +78,7 @@ pub use log_ap2::log_ap2;
 pub(crate) use dorefa_weights::greatest_tanh;
 pub(crate) use sign::sign;
 
-use crate::{Error, Grid, Result};
+use crate::{Alphabet, Error, Grid, Groups, Result};
 
 fn checked_bits(map: &'static str, bits: u32) -> Result<u32> {
     bits_in(map, bits, 1, 8)
@@ -86,6 +86,18 @@ fn checked_bits(map: &'static str, bits: u32) -> Result<u32> {
 
 fn bits_in(map: &'static str, bits: u32, min: u32, max: u32) -> Result<u32> {
     if (min..=max).contains(&bits) { Ok(bits) } else { Err(Error::Bits { map, bits, min, max }) }
+}
+
+/// Refuses a grid of other codes, or with a table in place of a common scale.
+fn own_codes(map: &'static str, grid: &Grid, alphabet: Alphabet) -> Result<()> {
+    let is_own = grid.stored() == Some(alphabet) && grid.is_factored();
+    if is_own { Ok(()) } else { Err(Error::ForeignGrid { map }) }
+}
+
+/// The same of maps whose grids have one group: the whole tensor.
+fn own_grid(map: &'static str, grid: &Grid, alphabet: Alphabet) -> Result<()> {
+    own_codes(map, grid, alphabet)?;
+    if grid.groups() == Groups::Tensor { Ok(()) } else { Err(Error::ForeignGrid { map }) }
 }
 
 /// What `fit` of this map left in the grid.

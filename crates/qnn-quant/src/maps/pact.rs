@@ -21,7 +21,8 @@ use crate::{Alphabet, Estimator, Grid, Groups, PactGradient, Quantizer, Result, 
 /// da = Σ dy · 1[x ≥ a]
 /// ```
 ///
-/// to which the paper adds an L2 penalty on `a`, as an optimizer's weight decay does.
+/// to which the paper adds an L2 penalty on `a`: the optimizers' decay of what quantizers learn (`quantizer_decay` of a training's
+/// regularization, 0 unless it is given).
 ///
 #[doc = include_str!("../../plots/pact.svg")]
 ///
@@ -66,6 +67,10 @@ impl Pact {
         self.height
     }
 
+    fn alphabet(&self) -> Alphabet {
+        Alphabet::unsigned(self.bits)
+    }
+
     fn write(
         &self,
         x: ArrayViewD<'_, f32>,
@@ -73,6 +78,7 @@ impl Pact {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, self.alphabet())?;
         let (n, height) = (f64::from((1_u32 << self.bits) - 1), f64::from(self.height));
         let by_height = Divisor::new(height);
         let (per_height, greatest) = (quick_factor(n / height), n as f32);
@@ -96,11 +102,15 @@ impl Quantizer for Pact {
     }
 
     fn fit(&self, _: ArrayViewD<'_, f32>) -> Result<Grid> {
-        let grid = Grid::new(Alphabet::unsigned(self.bits), Groups::Tensor, vec![self.height])?;
+        let grid = Grid::new(self.alphabet(), Groups::Tensor, vec![self.height])?;
         grid.divided_by((1 << self.bits) - 1)
     }
 
     one_pass!(write);
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(PactGradient)

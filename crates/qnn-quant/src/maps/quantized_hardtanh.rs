@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
-use crate::{ClippedIdentity, Estimator, FixedPoint, Grid, Quantizer, Result};
+use crate::{Alphabet, ClippedIdentity, Estimator, FixedPoint, Grid, Quantizer, Result};
 
 /// The map of [`FixedPoint`] as an activation: a hard tanh of q bits.
 ///
@@ -56,11 +56,17 @@ impl Quantizer for QuantizedHardTanh {
     }
 
     fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::signed(self.bits()))?;
         self.map.codes_into(x, grid, codes)
     }
 
     fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::signed(self.bits()))?;
         self.map.values_into(x, grid, values)
+    }
+
+    fn is_fixed(&self) -> bool {
+        true
     }
 
     fn published(&self) -> Arc<dyn Estimator> {

@@ -61,6 +61,7 @@ impl QuantizedRelu {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::unsigned(self.places))?;
         places_into(x, 1 << self.places, Alphabet::unsigned(self.places), grid, form, out)
     }
 }
@@ -75,6 +76,10 @@ impl Quantizer for QuantizedRelu {
     }
 
     one_pass!(write);
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedUnit)

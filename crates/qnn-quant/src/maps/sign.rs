@@ -40,14 +40,20 @@ impl Quantizer for Sign {
     }
 
     fn codes_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, codes: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::BINARY)?;
         signs_into(x, grid, Form::Codes, codes)
     }
 
     fn values_into(&self, x: ArrayViewD<'_, f32>, grid: &Grid, values: ArrayViewMutD<'_, f32>) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::BINARY)?;
         signs_into(x, grid, Form::Values, values)
     }
 
     fn is_fixed(&self) -> bool {
+        true
+    }
+
+    fn is_sign(&self) -> bool {
         true
     }
 
@@ -63,6 +69,7 @@ pub(crate) fn signs_into(
     out: ArrayViewMutD<'_, f32>,
 ) -> Result<()> {
     if form == Form::Codes {
+        grid.groups().partition(x.shape())?;
         return elementwise::map_into(
             x,
             Groups::Tensor,

@@ -3,7 +3,9 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::chance::{self, Words};
-use crate::{Alphabet, ClippedIdentity, Dependence, Estimator, Grid, Groups, Moment, Quantizer, Result};
+use crate::{
+    Alphabet, ClippedIdentity, Dependence, Estimator, Grid, Groups, Moment, Quantizer, Result, Sign,
+};
 
 /// A random sign whose expectation is the clipped input: BinaryConnect's stochastic weights.
 ///
@@ -13,7 +15,8 @@ use crate::{Alphabet, ClippedIdentity, Dependence, Estimator, Grid, Groups, Mome
 ///
 /// The random number of an element depends on the seed, the [draw](Moment::draw) and its position alone: +1 where a
 /// multiple of 2⁻²⁴, uniform in [0, 1), is less than p. So the same seed gives the same signs on any number of threads.
-/// [`codes_into`](Quantizer::codes_into) takes draw 0; a layer counts draws.
+/// [`codes_into`](Quantizer::codes_into) takes draw 0; a layer counts draws, and evaluates
+/// with [`Sign`].
 ///
 /// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ 1]`.
 ///
@@ -56,6 +59,11 @@ impl Quantizer for StochasticSign {
         self.codes_at_into(x, grid, &Moment::default(), codes)
     }
 
+    /// Tests of stochastically binarized networks are deterministic: section 1.1 of the second source.
+    fn evaluated(&self) -> Option<Arc<dyn Quantizer>> {
+        Some(Arc::new(Sign))
+    }
+
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity::default())
     }
@@ -67,10 +75,11 @@ impl Quantizer for StochasticSign {
     fn codes_at_into(
         &self,
         x: ArrayViewD<'_, f32>,
-        _: &Grid,
+        grid: &Grid,
         moment: &Moment<'_>,
         codes: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, Alphabet::BINARY)?;
         let words = Words { seed: self.seed, draw: moment.draw };
         chance::map_into(
             x,

@@ -108,6 +108,7 @@ impl Ternary {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_codes(self.name(), grid, Alphabet::TERNARY)?;
         let thresholds = super::own_statistics(self.name(), grid)?;
         let thresholds: Vec<f32> = thresholds.iter().map(|&threshold| threshold as f32).collect();
         quantize_into(

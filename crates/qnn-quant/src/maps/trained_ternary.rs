@@ -100,10 +100,16 @@ impl TrainedTernary {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        let own = grid.stored() == Some(Alphabet::TERNARY)
+            && !grid.is_factored()
+            && grid.groups() == Groups::Tensor;
+        if !own {
+            return Err(Error::ForeignGrid { map: self.name() });
+        }
         let delta = super::own_statistics(self.name(), grid)?[0] as f32;
         let levels = match form {
-            Form::Codes => [delta, 1.0, -1.0],
-            Form::Values => [delta, self.positive, -self.negative],
+            Form::Codes => [delta, -1.0, 0.0, 1.0],
+            Form::Values => [delta, grid.value(0, -1), grid.value(0, 0), grid.value(0, 1)],
         };
         elementwise::map_into(
             x,
@@ -111,8 +117,8 @@ impl TrainedTernary {
             &[levels],
             out,
             #[inline(always)]
-            move |x, &[delta, positive, negative]| {
-                let value = if x > delta { positive } else { 0.0 };
+            move |x, &[delta, negative, middle, positive]| {
+                let value = if x > delta { positive } else { middle };
                 let value = if x < -delta { negative } else { value };
                 let sum = x + delta;
                 if sum.is_nan() { sum } else { value }

@@ -85,6 +85,7 @@ impl Uniform {
         form: Form,
         out: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
+        super::own_grid(self.name(), grid, self.alphabet())?;
         let scale = f64::from(self.denominator()) / f64::from(self.alpha);
         let (low, high) = (f64::from(self.alphabet().first), f64::from(self.alphabet().last()));
         // The ends of the clip are whole numbers, so clipping before rounding is clipping after it.
@@ -110,6 +111,10 @@ impl Quantizer for Uniform {
     }
 
     one_pass!(write);
+
+    fn is_fixed(&self) -> bool {
+        true
+    }
 
     fn published(&self) -> Arc<dyn Estimator> {
         Arc::new(ClippedIdentity { c: self.alpha })

@@ -54,10 +54,9 @@ pub(super) const QUANTIZERS: &[Entry<dyn Quantizer>] = &[
     entry(
         "trained-ternary",
         &["wp", "wn", "threshold"],
-        "wp if x > D, -wn if x < -D, else 0; D = threshold * max|x| (0.05)",
+        "wp if x > D, -wn if x < -D, else 0; D = threshold * max|x| (0.05); wp, wn trained, at the start 1",
         |p| {
-            let level = |name, value| needed("trained-ternary", name, value);
-            let map = TrainedTernary::new(level("wp", p.wp)?, level("wn", p.wn)?)?;
+            let map = TrainedTernary::new(p.wp.unwrap_or(1.0), p.wn.unwrap_or(1.0))?;
             Ok(Arc::new(p.threshold.map_or(Ok(map), |threshold| map.with_threshold(threshold))?))
         },
     ),
@@ -130,11 +129,8 @@ pub(super) const QUANTIZERS: &[Entry<dyn Quantizer>] = &[
     entry(
         "log-ap2",
         &["lowest", "highest"],
-        "sign(x) * 2^clip(round(log2|x|), lowest, highest), 0 if x = 0",
-        |p| {
-            let exponent = |name, value| needed("log-ap2", name, value);
-            Ok(Arc::new(LogAp2::new(exponent("lowest", p.lowest)?, exponent("highest", p.highest)?)?))
-        },
+        "sign(x) * 2^clip(round(log2|x|), lowest, highest), 0 if x = 0; lowest -6, highest 0: 4 bits",
+        |p| Ok(Arc::new(LogAp2::new(p.lowest.unwrap_or(-6), p.highest.unwrap_or(0))?)),
     ),
     entry(
         "inq",
@@ -151,9 +147,9 @@ pub(super) const QUANTIZERS: &[Entry<dyn Quantizer>] = &[
     entry(
         "lsq",
         &["bits", "scale", "unsigned"],
-        "s * round(clip(x / s, -Qn, Qp)), s = scale, trained; Qn = 2^(bits-1), Qp = Qn - 1; unsigned: 0, 2^bits - 1",
+        "s * round(clip(x / s, -Qn, Qp)), s = scale, trained, at the start 1; Qn = 2^(bits-1), Qp = Qn - 1; unsigned: 0, 2^bits - 1",
         |p| {
-            let (bits, step) = (p.bits("lsq")?, needed("lsq", "scale", p.scale)?);
+            let (bits, step) = (p.bits("lsq")?, p.scale.unwrap_or(1.0));
             let map = if p.unsigned { Lsq::for_activations } else { Lsq::for_weights };
             Ok(Arc::new(map(bits, step)?))
         },
@@ -186,11 +182,19 @@ pub(super) const ESTIMATORS: &[Entry<dyn Estimator>] = &[
     entry("swish-sign", &["beta"], "dy * b (2 - b x tanh(b x / 2)) / (1 + cosh(b x)), b = beta (5)", |p| {
         Ok(Arc::new(SwishSign { beta: finite("swish-sign", "beta", p.beta.unwrap_or(5.0))? }))
     }),
-    entry("error-decay", &["t", "k"], "dy * k t (1 - tanh(t x)^2), t = 1, k = max(1/t, 1)", |p| {
-        let published = ErrorDecay::new(p.t.unwrap_or(1.0))?;
-        let k = finite("error-decay", "k", p.k.unwrap_or(published.k))?;
-        Ok(Arc::new(ErrorDecay { k, ..published }))
-    }),
+    entry(
+        "error-decay",
+        &["t", "k"],
+        "dy * k t (1 - tanh(t x)^2), k = max(1/t, 1); without t and k: t = 1, in training from 0.1 to 10",
+        |p| {
+            if p.t.is_none() && p.k.is_none() {
+                return Ok(Arc::new(ErrorDecay::at(0.5)));
+            }
+            let mut decay = ErrorDecay::new(p.t.unwrap_or(1.0))?;
+            decay.k = finite("error-decay", "k", p.k.unwrap_or(decay.k))?;
+            Ok(Arc::new(decay))
+        },
+    ),
     entry("dorefa-tanh", &[], "dy * (1 - tanh(x)^2) / max|tanh x|", |_| Ok(Arc::new(DorefaTanh))),
     entry("magnitude-aware-sign", &[], "dy * m (2 - 2|x|) if |x| <= 1, else 0; m = greatest level", |_| {
         Ok(Arc::new(MagnitudeAwareGradient))

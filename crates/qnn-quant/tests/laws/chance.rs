@@ -123,6 +123,17 @@ proptest! {
 }
 
 #[test]
+fn a_previous_code_that_is_no_sign_starts_anew() {
+    let (map, w) = (HysteresisSign::new(0.1).unwrap(), array![0.05, -0.05, 0.0, 0.5, -0.5].into_dyn());
+    let (grid, mut codes) = (map.fit(w.view()).unwrap(), w.clone());
+    for none in [0.0, -0.0, f32::NAN] {
+        let previous = w.mapv(|_| none);
+        map.codes_at_into(w.view(), &grid, &Moment::after(previous.view()), codes.view_mut()).unwrap();
+        assert_eq!(codes, array![1.0, -1.0, 1.0, 1.0, -1.0].into_dyn(), "after {none}");
+    }
+}
+
+#[test]
 fn a_state_of_another_shape_is_refused() {
     let (map, w) = (HysteresisSign::new(0.1).unwrap(), array![1.0, 2.0].into_dyn());
     let (grid, previous, mut codes) = (map.fit(w.view()).unwrap(), array![1.0].into_dyn(), w.clone());

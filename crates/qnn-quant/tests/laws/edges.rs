@@ -150,13 +150,79 @@ fn grids_of_other_maps_and_shapes_are_refused() {
     }
 }
 
+/// One scale per column, a table of values, powers of two, zero points, and no levels at all.
+fn all_sorts_of_grids(x: &ArrayD<f32>) -> Vec<Grid> {
+    let maps: [&dyn Quantizer; 12] = [
+        &Sign,
+        &ScaledSign::per_axis(1),
+        &Ternary::per_axis(1),
+        &Ternary::per_tensor(),
+        &DorefaWeights::new(2).unwrap().with_granularity(Granularity::Axis(1)),
+        &DorefaGradients::new(2, 0).unwrap(),
+        &DorefaActivations::new(2).unwrap(),
+        &Affine::asymmetric(2).unwrap().with_granularity(Granularity::Axis(1)),
+        &TrainedTernary::new(0.7, 0.4).unwrap(),
+        &Ap2,
+        &Inq::new(3).unwrap(),
+        &Identity,
+    ];
+    let mut grids: Vec<Grid> = maps.iter().map(|map| map.fit(x.view()).unwrap()).collect();
+    let empty = ArrayD::<f32>::zeros(IxDyn(&[2, 0]));
+    grids.push(ScaledSign::per_axis(1).fit(empty.view()).unwrap());
+    let unit = Grid::unit(Alphabet::TERNARY).unwrap();
+    grids.push(unit.clone().with_statistics(vec![0.5]).unwrap());
+    grids.push(unit.with_table(vec![-3.0, 0.5, 2.0]).unwrap());
+    for bits in 1..=8 {
+        let columns = Groups::Axis { axis: 1, len: 2 };
+        for alphabet in [Alphabet::signed(bits), Alphabet::unsigned(bits), Alphabet::odd(bits)] {
+            grids.push(Grid::new(alphabet, columns, vec![0.5, 2.0]).unwrap());
+            let table = alphabet.codes().map(|code| code as f32 + 0.25).collect();
+            grids.push(Grid::unit(alphabet).unwrap().with_table(table).unwrap());
+        }
+    }
+    grids
+}
+
+#[test]
+fn whatever_the_grid_there_is_an_error_or_a_value_on_it() {
+    let x = array![[1.0, -2.0], [0.3, 4.0]].into_dyn();
+    let identity: crate::cases::Map = std::sync::Arc::new(Identity);
+    for map in all().into_iter().map(|case| case.map).chain([identity]) {
+        let mut refused = 0;
+        for grid in all_sorts_of_grids(&x) {
+            let (mut codes, mut values) = (ArrayD::zeros(x.raw_dim()), ArrayD::zeros(x.raw_dim()));
+            let outcome = map.codes_into(x.view(), &grid, codes.view_mut());
+            assert_eq!(map.values_into(x.view(), &grid, values.view_mut()), outcome, "{map:?} on {grid:?}");
+            match outcome {
+                Err(error) => {
+                    let shape = matches!(error, Error::GroupsDoNotFit { .. });
+                    assert!(shape || error == Error::ForeignGrid { map: map.name() }, "{map:?}: {error}");
+                    refused += 1;
+                }
+                Ok(()) => {
+                    grid.dequantize_mut(codes.view_mut()).unwrap();
+                    assert_eq!(codes, values, "{map:?} on {grid:?}");
+                }
+            }
+        }
+        assert!(refused > 40, "{map:?} refuses {refused} grids");
+    }
+}
+
 #[test]
 fn messages_say_what_and_where() {
     let error = DorefaWeights::new(33).unwrap_err();
     assert_eq!(error.to_string(), "dorefa-weights takes 1 to 8 bits, got 33");
     let grid = Sign.fit(aview1(&[]).into_dyn()).unwrap();
     let error = grid.dequantize(array![1, 0].into_dyn().view()).unwrap_err();
-    assert_eq!(error.to_string(), "element 1 is 0, which is not in the alphabet {-1, 1, .. 1}");
+    assert_eq!(error.to_string(), "element 1 is 0, which is not in the alphabet {-1, 1}");
+    let said = |map: &dyn Quantizer| {
+        let grid = map.fit(aview1(&[1.0]).into_dyn()).unwrap();
+        grid.dequantize(array![99].into_dyn().view()).unwrap_err().to_string()
+    };
+    let beginning = "element 0 is 99, which is not in the alphabet ";
+    assert_eq!(said(&Inq::new(4).unwrap()), format!("{beginning}{{-8, -4, -2, -1, 0, 1, 2, 4, 8}}"));
+    assert_eq!(said(&DorefaWeights::new(3).unwrap()), format!("{beginning}{{-7, -5, .. 7}}"));
     let error = ScaledSign::per_tensor().fit(aview1(&[1.0, f32::INFINITY]).into_dyn()).unwrap_err();
     assert_eq!(error.to_string(), "element 1 is inf: the mean of |x| of the tensor is not finite");
 }

@@ -4,7 +4,7 @@ use ndarray::{ArrayD, array, aview1};
 use proptest::prelude::*;
 use qnn_quant::*;
 
-use crate::cases::all;
+use crate::cases::{Map, all};
 use crate::inputs::array;
 
 fn hardtanh(x: f64) -> f64 {
@@ -102,7 +102,7 @@ fn smooth_slopes_are_the_derivatives_of_their_surrogates() {
         let k = f64::from(t).recip().max(1.0);
         check(&ErrorDecay::new(t).unwrap(), &Sign, |x| k * (f64::from(t) * x).tanh());
     }
-    assert_eq!((ErrorDecay::at(0.5), ErrorDecay::at(0.5).k), (ErrorDecay::new(1.0).unwrap(), 1.0));
+    assert_eq!((ErrorDecay::at(0.5).t, ErrorDecay::at(0.5).k), (1.0, 1.0));
     let leaky = |x: f64| x.clamp(-1.5, 1.5) + 0.25 * (x - x.clamp(-1.5, 1.5));
     check(&LeakyClipped { c: 1.5, leak: 0.25 }, &Sign, leaky);
 }
@@ -116,6 +116,7 @@ fn slopes_that_know_the_levels_are_the_derivatives_of_their_clips() {
     let scale = points().iter().map(|&x| f64::from(x).abs()).sum::<f64>() / points().len() as f64;
     let quadratic = |x: f64| x.signum() * (1.0 - (1.0 - x.abs().min(1.0)).powi(2));
     check(&MagnitudeAwareGradient, &ScaledSign::per_tensor(), |x| scale * quadratic(x));
+    check(&MagnitudeAwareGradient, &Identity, quadratic);
     let trained = TrainedTernary::new(0.5, 2.0).unwrap().with_threshold(0.3037).unwrap();
     // D lies between two points.
     let d = 0.3037 * 200.0 / 99.7;
@@ -170,6 +171,7 @@ fn the_printed_gradient_of_xnor_net() {
     let (n, alpha) = (x.len() as f64, x.iter().map(|&x| f64::from(x).abs()).sum::<f64>() / x.len() as f64);
     check(&XnorNetGradient, &ScaledSign::per_tensor(), |x| x / n + alpha * hardtanh(x));
     check(&XnorNetGradient, &Sign, |x| x / n + hardtanh(x));
+    check(&XnorNetGradient, &Identity, |x| x / n + hardtanh(x));
 }
 
 #[test]
@@ -243,10 +245,11 @@ proptest! {
     #[test]
     fn any_map_goes_with_any_estimator_and_never_gives_nan(x in array()) {
         let dy = x.mapv(|x| if x > 0.3 { 1.0 } else { 0.0 });
-        for case in all() {
+        let identity: Map = std::sync::Arc::new(Identity);
+        for map in all().into_iter().map(|case| case.map).chain([identity]) {
             for listing in registry::estimators() {
                 let gradient = registry::estimator(listing.name, &registry::Parameters::default()).unwrap();
-                let pair = Pair { map: case.map.clone(), gradient };
+                let pair = Pair { map: map.clone(), gradient };
                 let grid = pair.map.fit(x.view()).unwrap();
                 let dx = pair.pullback(x.view(), &grid, dy.view()).unwrap();
                 prop_assert!(dx.iter().all(|dx| !dx.is_nan()), "{pair:?}: {dx} of {x}");

@@ -153,6 +153,16 @@ proptest! {
 }
 
 #[test]
+fn a_map_is_fixed_if_it_measures_nothing_and_depends_on_nothing() {
+    let too_many_codes = ["ap2", "log-ap2"];
+    for case in all().into_iter().filter(|case| !too_many_codes.contains(&case.map.name())) {
+        let expected = !case.measures && case.map.dependence() == Dependence::Nothing;
+        assert_eq!(case.map.is_fixed(), expected, "{:?}", case.map);
+    }
+    assert!(Identity.is_fixed());
+}
+
+#[test]
 fn a_large_tensor_has_the_same_grid_in_two_passes() {
     let x = ArrayD::from_shape_fn(IxDyn(&[70_001]), |i| ((i[0] * 7919) % 1000) as f32 / 500.0 - 1.0);
     let mut codes = ArrayD::zeros(x.raw_dim());

@@ -63,6 +63,66 @@ fn calibration_cuts_outliers_and_errs_less() {
     assert!(divergence.low() >= whole.low());
 }
 
+/// The height whose quantized distribution diverges least, from the magnitudes in increasing order: bins are counted between their ends.
+fn plain_divergence(x: &ArrayD<f32>, bits: u32) -> f32 {
+    let (low, high) =
+        x.iter().fold((f64::MAX, f64::MIN), |(low, high), &x| (low.min(x.into()), high.max(x.into())));
+    let mut width = 2_f64.powi(-30);
+    while (high / width).floor() - (low / width).floor() >= 2048.0 || high.max(-low) / width >= 4096.0 {
+        width *= 2.0;
+    }
+    let mut sorted: Vec<f64> = x.iter().map(|x| f64::from(x.abs())).collect();
+    sorted.sort_by(f64::total_cmp);
+    let below = |end: usize| sorted.partition_point(|&x| x < end as f64 * width);
+    let used = (sorted[sorted.len() - 1] / width).floor() as usize + 1;
+    let counts: Vec<f64> = (0..used).map(|bin| (below(bin + 1) - below(bin)) as f64).collect();
+    let levels = if low < 0.0 { 1 << (bits - 1) } else { 1_usize << bits };
+    let divergence = |bins: usize| {
+        let mut p = counts[..bins].to_vec();
+        let kept: f64 = p.iter().sum();
+        p[bins - 1] += sorted.len() as f64 - kept;
+        let mut sum = 0.0;
+        for level in 0..levels {
+            let part = level * bins / levels..(level + 1) * bins / levels;
+            let full = counts[part.clone()].iter().filter(|&&count| count > 0.0).count() as f64;
+            let share = counts[part.clone()].iter().sum::<f64>() / full / kept;
+            for bin in part.filter(|&bin| p[bin] > 0.0) {
+                let p = p[bin] / sorted.len() as f64;
+                let q = if counts[bin] > 0.0 { share } else { 1e-12 };
+                sum += p * (p / q).ln();
+            }
+        }
+        sum
+    };
+    let best = (levels..=used)
+        .rev()
+        .map(|bins| (divergence(bins), bins))
+        .reduce(|a, b| if b.0 < a.0 { b } else { a });
+    (best.unwrap().1 as f64 * width) as f32
+}
+
+#[test]
+fn the_range_of_least_divergence_is_that_of_the_plain_formula() {
+    let signed = normal(20_000, 5);
+    let unsigned = signed.mapv(f32::abs);
+    let shifted = unsigned.mapv(|x| 3.0 + 0.8 * x);
+    let far = unsigned.mapv(|x| 100.0 + x);
+    for (what, mut x, outlier) in [
+        ("signed", signed, 30.0),
+        ("unsigned", unsigned, 30.0),
+        ("shifted", shifted, 16.5),
+        ("far", far, 117.0),
+    ] {
+        x[11] = outlier;
+        for bits in [4, 8] {
+            let range = range_of(RangeMethod::Divergence { bits }, slice::from_ref(&x));
+            let height = plain_divergence(&x, bits);
+            assert_eq!(range.high(), height.min(outlier), "{what}, {bits} bits: {range:?}");
+            assert!(range.high() < outlier, "{what}, {bits} bits: the outlier is kept");
+        }
+    }
+}
+
 #[test]
 fn percentiles_are_quantiles() {
     let x = normal(50_000, 2);
@@ -174,6 +234,13 @@ proptest! {
             prop_assert!((f64::from(scale) - want).abs() <= 1e-6 * want, "{scale}, not {want}");
         }
     }
+}
+
+#[test]
+fn infinite_activations_have_no_scale() {
+    let scaling = ActivationScaling { kernel: [1, 1], stride: [1, 1], padding: [[0, 0], [0, 0]] };
+    let images = array![[[[1.0, f32::NAN]], [[f32::INFINITY, 0.0]]]];
+    assert!(matches!(scaling.scales(images.view()), Err(Error::Infinite { index: 2, .. })));
 }
 
 #[test]

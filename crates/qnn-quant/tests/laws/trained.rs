@@ -47,6 +47,25 @@ fn the_gradient_of_lsqs_step_is_that_of_its_straight_through_form() {
 }
 
 #[test]
+fn signed_activations_have_the_levels_of_weights_and_count_the_features_of_an_example() {
+    let x = random(400, 8).into_shape_with_order(IxDyn(&[20, 20])).unwrap();
+    let dy = random(400, 9).into_shape_with_order(IxDyn(&[20, 20])).unwrap();
+    for bits in 2..=8 {
+        let maps =
+            [Lsq::for_signed_activations(bits, 0.125), Lsq::for_weights(bits, 0.125)].map(Result::unwrap);
+        let [activations, weights] = &maps;
+        assert_eq!(quantize(activations, &x).unwrap(), quantize(weights, &x).unwrap());
+        assert_eq!(activations.initial(x.view()).unwrap(), weights.initial(x.view()).unwrap());
+        let high = 2_f64.powi(bits as i32 - 1) - 1.0;
+        let [of_activations, of_weights] =
+            maps.map(|map| map.parameter_gradients(x.view(), dy.view()).unwrap()[0]);
+        // g is 1 / √(N Qp), N = 20 features of one example beside 400 weights.
+        close(of_activations * (20.0 * high).sqrt(), of_weights * (400.0 * high).sqrt());
+    }
+    assert!(Lsq::for_signed_activations(1, 1.0).is_err());
+}
+
+#[test]
 fn the_gradients_of_trained_levels_are_exact() {
     let (x, dy) = (random(400, 5), random(400, 6));
     let map = TrainedTernary::new(0.7, 0.4).unwrap();
@@ -77,11 +96,12 @@ fn training_starts_where_the_papers_say() {
     }
 }
 
-fn trained() -> [std::sync::Arc<dyn Quantizer>; 4] {
+fn trained() -> [std::sync::Arc<dyn Quantizer>; 5] {
     [
         std::sync::Arc::new(Pact::new(4, 2.0).unwrap()),
         std::sync::Arc::new(Lsq::for_weights(4, 0.1).unwrap()),
         std::sync::Arc::new(Lsq::for_activations(4, 0.1).unwrap()),
+        std::sync::Arc::new(Lsq::for_signed_activations(4, 0.1).unwrap()),
         std::sync::Arc::new(TrainedTernary::new(0.5, 0.5).unwrap()),
     ]
 }
@@ -125,7 +145,7 @@ proptest! {
         let mut partition = InqPartition::new(map, start.shape());
         for portion in InqPartition::PORTIONS {
             let before = (w.clone(), partition.mask().to_owned());
-            partition.advance(portion, InqOrder::Magnitude, w.view_mut()).unwrap();
+            partition.advance(portion, w.view_mut()).unwrap();
             prop_assert_eq!(partition.frozen(), (portion * w.len() as f64).round_ties_even() as usize);
             for ((&was, &is), (&frozen, &now)) in before.0.iter().zip(&w).zip(before.1.iter().zip(partition.mask())) {
                 prop_assert!(frozen == 0.0 || now == 1.0, "a frozen weight has thawed");
@@ -143,8 +163,8 @@ proptest! {
 fn random_portions_are_others_and_repeat() {
     let freeze = |order| {
         let mut w = random(100, 7);
-        let mut partition = InqPartition::new(Inq::new(5).unwrap(), w.shape());
-        partition.advance(0.5, order, w.view_mut()).unwrap();
+        let mut partition = InqPartition::new(Inq::new(5).unwrap().with_order(order), w.shape());
+        partition.advance(0.5, w.view_mut()).unwrap();
         partition.mask().to_owned()
     };
     let random = |seed| freeze(InqOrder::Random { seed });
@@ -157,24 +177,27 @@ fn random_portions_are_others_and_repeat() {
 fn frozen_weights_stay_levels_while_others_grow() {
     let mut w = array![1.0, 0.4, 0.2, 0.1].into_dyn();
     let mut partition = InqPartition::new(Inq::new(3).unwrap(), w.shape());
-    partition.advance(0.5, InqOrder::Magnitude, w.view_mut()).unwrap();
+    partition.advance(0.5, w.view_mut()).unwrap();
     w[2] = 7.0;
-    partition.advance(1.0, InqOrder::Magnitude, w.view_mut()).unwrap();
+    partition.advance(1.0, w.view_mut()).unwrap();
     assert_eq!(w, array![1.0, 0.5, 1.0, 0.0].into_dyn());
+}
+
+#[test]
+fn a_greatest_level_that_is_given_is_not_measured() {
+    let mut w = array![1.0, 0.4, 0.2, 0.1].into_dyn();
+    let map = Inq::new(3).unwrap().with_top(-2).unwrap();
+    let mut partition = InqPartition::new(map, w.shape());
+    partition.advance(1.0, w.view_mut()).unwrap();
+    assert_eq!((w, partition.top()), (array![0.25, 0.25, 0.25, 0.125].into_dyn(), Some(-2)));
 }
 
 #[test]
 fn impossible_portions_change_nothing() {
     let mut w = array![1.0, f32::NAN].into_dyn();
     let mut partition = InqPartition::new(Inq::new(3).unwrap(), w.shape());
-    assert!(matches!(
-        partition.advance(0.5, InqOrder::Magnitude, w.view_mut()),
-        Err(Error::NotANumber { index: 1 })
-    ));
-    assert!(matches!(
-        partition.advance(1.5, InqOrder::Magnitude, w.view_mut()),
-        Err(Error::Parameter { .. })
-    ));
+    assert!(matches!(partition.advance(0.5, w.view_mut()), Err(Error::NotANumber { index: 1 })));
+    assert!(matches!(partition.advance(1.5, w.view_mut()), Err(Error::Parameter { .. })));
     assert_eq!((partition.frozen(), partition.top(), w[0]), (0, None, 1.0));
     assert!(partition.release(array![1.0].into_dyn().view_mut()).is_err());
     assert!(InqPartition::from_parts(Inq::new(3).unwrap(), array![0.5].into_dyn(), None).is_err());

@@ -166,6 +166,8 @@ mod tests {
         for bad in [
             Regularization { weight_decay: -1.0, ..none },
             Regularization { weight_decay: f32::INFINITY, ..none },
+            Regularization { quantizer_decay: -1.0, ..none },
+            Regularization { quantizer_decay: f32::NAN, ..none },
             Regularization { clip_norm: Some(0.0), ..none },
         ] {
             assert!(OptimizerConfig::SGD.build(bad).is_err(), "{bad:?}");

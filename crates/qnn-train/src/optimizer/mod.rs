@@ -81,6 +81,10 @@ pub struct OptimizerState {
 pub struct Regularization {
     /// `decay` of full-precision kernels: the factor of w in the gradient (L2, not decoupled).
     pub weight_decay: f32,
+    /// `decay` of what quantizers learn, [`Role::Quantizer`](qnn_layers::Role::Quantizer): the factor of the L2 penalty on
+    /// [`Pact`](qnn_quant::Pact)'s heights (Choi et al. 2018, arXiv:1805.06085), which keeps them from growing
+    /// beyond what the resolution of few bits allows. 0 by default.
+    pub quantizer_decay: f32,
     /// The largest norm of the gradient of all parameters together.
     pub clip_norm: Option<f32>,
     /// Whether kernels behind a quantizer learn at the rate of BinaryConnect's published code: the
@@ -91,9 +95,13 @@ pub struct Regularization {
 
 impl Regularization {
     fn check(&self) -> Result<(), Error> {
-        let Self { weight_decay, clip_norm, .. } = *self;
-        if !(weight_decay >= 0.0 && weight_decay.is_finite()) {
-            return Err(Error::setting("the weight decay", weight_decay, "a number from 0 on"));
+        let Self { weight_decay, quantizer_decay, clip_norm, .. } = *self;
+        for (setting, decay) in
+            [("the weight decay", weight_decay), ("the decay of what quantizers learn", quantizer_decay)]
+        {
+            if !(decay >= 0.0 && decay.is_finite()) {
+                return Err(Error::setting(setting, decay, "a number from 0 on"));
+            }
         }
         match clip_norm {
             Some(norm) if norm.is_nan() || norm <= 0.0 => {

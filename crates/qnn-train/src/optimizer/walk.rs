@@ -97,7 +97,7 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
                 return;
             }
             if let Some(gradient) = gradients.take_leaf(param.id()).filter(|_| !is_frozen(param)) {
-                let decay = if param.decays() { self.regularization.weight_decay } else { 0.0 };
+                let decay = self.decay(param);
                 let rate = rate * param.learning_rate_factor() * self.glorot_factor(param);
                 report.flips += self.update(path, param, gradient, Factors { rate, decay, clip });
             }
@@ -128,6 +128,14 @@ impl<R: Rule<N>, const N: usize> Walk<R, N> {
         match self.memory.slots.get(path).into_iter().flatten().find(|slot| slot.shape() != expected) {
             Some(slot) => Err(wrong_shape(path, expected, slot.shape())),
             None => Ok(()),
+        }
+    }
+
+    fn decay(&self, param: &Param) -> f32 {
+        match param.role() {
+            Role::Quantizer => self.regularization.quantizer_decay,
+            _ if param.decays() => self.regularization.weight_decay,
+            _ => 0.0,
         }
     }
 
