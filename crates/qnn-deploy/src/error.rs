@@ -21,11 +21,11 @@ pub enum Error {
         /// The layer that meets the value.
         layer: String,
     },
-    /// A quantizer that measures its input.
+    /// A quantizer that measures its input, or that has too many codes to be a list of cuts.
     #[error(
-        "{layer}: {quantizer} takes its scale from the images it is given, so that a result would depend on the rest of \
-         the batch; train with a map that is fixed (sign, binary-unit, dorefa-activations), or implement \
-         Quantizer::is_fixed if this one is"
+        "{layer}: {quantizer} is not fixed: most such maps take their scale from the images they are given, so that a \
+         result would depend on the rest of the batch; train with a map that is (sign, binary-unit, dorefa-activations, \
+         alphabet, uniform, pact, lsq), or implement Quantizer::is_fixed if this one is"
     )]
     Measures {
         /// The layer.

@@ -82,7 +82,7 @@ pub struct Options {
     #[arg(long, value_name = "C", help_heading = "Network")]
     pub clip: Option<f32>,
 
-    /// Steepness of --estimator modified-tanh
+    /// Steepness of --estimator modified-tanh, or of an error-decay that keeps its shape instead of following the training
     #[arg(long, value_name = "K", help_heading = "Network")]
     pub k: Option<f32>,
 
@@ -129,6 +129,10 @@ pub struct Options {
     /// Weight decay: L2 on full-precision kernels
     #[arg(long, value_name = "RATE", help_heading = "Training")]
     pub weight_decay: Option<f32>,
+
+    /// L2 on what quantizers learn, such as the heights of PACT
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub quantizer_decay: Option<f32>,
 
     /// The largest norm of the gradient of all parameters together
     #[arg(long, value_name = "NORM", help_heading = "Training")]

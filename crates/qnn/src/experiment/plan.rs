@@ -172,6 +172,7 @@ fn override_recipe(recipe: &mut Recipe, options: &Options) -> Result<(), Error> 
         recipe.schedule = schedule.clone();
     }
     recipe.weight_decay = options.weight_decay.unwrap_or(recipe.weight_decay);
+    recipe.quantizer_decay = options.quantizer_decay.unwrap_or(recipe.quantizer_decay);
     recipe.clip_norm = options.clip_norm.or(recipe.clip_norm);
     recipe.early_stopping = options.early_stopping.or(recipe.early_stopping);
     recipe.loss = options.loss.unwrap_or(recipe.loss);

@@ -91,6 +91,7 @@ fn a_finished_run_is_replaced_by_itself_alone() {
         ("--no-augment", "augment is true there and false here"),
         ("--loss squared-hinge", "loss"),
         ("--weight-decay 0", "weight_decay"),
+        ("--quantizer-decay 0.1", "quantizer_decay"),
         ("--clip-norm 1", "clip_norm"),
         ("--early-stopping 3", "early_stopping"),
         ("--quantizer ternary", "quantizer ternary"),

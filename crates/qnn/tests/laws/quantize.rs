@@ -170,11 +170,27 @@ fn what_cannot_be_quantized_is_named() {
     assert_eq!(quantize(folder.path(), "--quantizer sign --input nan.npy --values y.npy").code, Some(0));
     let values = read::<f32>(folder.path(), "y.npy");
     assert!(values[0] == 1.0 && values[1].is_nan());
-    // What clap itself refuses: a gradient without dy, and parameters that are no numbers.
-    for flags in
-        ["--quantizer sign --input x.npy --gradient dx.npy", "--quantizer sign --input x.npy --bits two"]
-    {
+    // What clap itself refuses: a gradient without dy, parameters that are no numbers, and a start that is given twice.
+    for flags in [
+        "--quantizer sign --input x.npy --gradient dx.npy",
+        "--quantizer sign --input x.npy --bits two",
+        "--quantizer lsq --input x.npy --bits 3 --initial --scale 1",
+    ] {
         assert_eq!(quantize(folder.path(), flags).code, Some(2), "{flags}");
+    }
+}
+
+#[test]
+fn parameters_that_are_trained_start_where_training_would() {
+    let folder = tempfile::tempdir().unwrap();
+    write_npy(folder.path().join("x.npy"), &tensor(&[4, 5], 1.5)).unwrap();
+    for flags in ["lsq --bits 3", "trained-ternary"] {
+        let values = |start: &str| {
+            let flags = format!("--quantizer {flags} {start} --input x.npy --values y.npy");
+            assert_eq!(quantize(folder.path(), &flags).code, Some(0), "{flags}");
+            read::<f32>(folder.path(), "y.npy")
+        };
+        assert_same(flags, &values(""), &values("--initial"));
     }
 }
 
