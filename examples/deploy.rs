@@ -41,7 +41,7 @@ Variants of the experiments that are no preset take flags:
   bc-no-projections         --network resnet --preset bc --shortcut none
   hard-K, tanh-S-K          --network mlp3 or bnn-cnn, --preset even-K
   svhn-hard-K, ...          --network bnn-cnn --width 64 --preset even-K
-  deterministic             --network mlp3 --preset bnn";
+  deterministic             --network mlp3 --preset bnn --output-norm";
 
 /// Freezes a trained network into a packed model, verifies it on the test set, and saves it
 #[derive(Parser)]
@@ -76,6 +76,10 @@ struct Args {
     /// [default: 128]
     #[arg(long, value_name = "N")]
     width: Option<usize>,
+
+    /// Whether batch norm follows the last layer of mlp3 or bnn-cnn
+    #[arg(long)]
+    output_norm: bool,
 
     /// Whether the first layer stayed in full precision
     #[arg(long, value_name = "true|false", action = ArgAction::Set)]
@@ -190,8 +194,9 @@ impl Args {
         let has_width = matches!(self.network, Network::Mlp3 | Network::BnnCnn);
         match of_resnet.iter().find(|(given, _)| *given && self.network != Network::Resnet) {
             Some((_, flag)) => Err(format!("{flag} belongs to --network resnet, not to {}", self.network)),
-            None if self.width.is_some() && !has_width => {
-                Err(format!("--width belongs to --network mlp3 and bnn-cnn, not to {}", self.network))
+            None if (self.width.is_some() || self.output_norm) && !has_width => {
+                let flag = if self.output_norm { "--output-norm" } else { "--width" };
+                Err(format!("{flag} belongs to --network mlp3 and bnn-cnn, not to {}", self.network))
             }
             None => Ok(()),
         }
@@ -396,10 +401,13 @@ fn design(args: &Args, preset: &str) -> Result<Box<dyn Design>, qnn::models::Err
     Ok(match args.network {
         Network::Lenet5 => Box::new(LeNet5Config { scheme, ..LeNet5Config::default() }),
         Network::Vgg7 => Box::new(Vgg7Config { scheme, ..Vgg7Config::default() }),
-        Network::Mlp3 => Box::new(MlpConfig { scheme, ..MlpConfig::mlp3(args.width.unwrap_or(1024)) }),
+        Network::Mlp3 => {
+            let (width, output_norm) = (args.width.unwrap_or(1024), args.output_norm);
+            Box::new(MlpConfig { scheme, output_norm, ..MlpConfig::mlp3(width) })
+        }
         Network::BnnCnn => {
-            let width = args.width.unwrap_or(128);
-            Box::new(BnnCnnConfig { scheme, width, ..BnnCnnConfig::default() })
+            let (width, output_norm) = (args.width.unwrap_or(128), args.output_norm);
+            Box::new(BnnCnnConfig { scheme, width, output_norm, ..BnnCnnConfig::default() })
         }
         Network::Resnet => {
             let shortcut = match args.shortcut {

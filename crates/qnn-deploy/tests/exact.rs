@@ -84,6 +84,7 @@ fn residual_sums_with_codes_are_selected_thresholds() {
 #[test]
 fn multilayer_perceptrons() {
     check(Net::Mlp);
+    check(Net::MlpOutputNorm);
 }
 
 #[test]

@@ -13,10 +13,11 @@ use qnn_models::{Scheme, Shortcut};
 use qnn_quant::{Affine, Granularity, Pair, RangeMethod};
 use qnn_tensor::Tape;
 
-const NETS: [Net; 7] = [
+const NETS: [Net; 8] = [
     Net::LeNet5,
     Net::Vgg7,
     Net::Mlp,
+    Net::MlpOutputNorm,
     Net::ResNet8(Shortcut::Projection),
     Net::ResNet8(Shortcut::ProjectionNorm),
     Net::ResNet8(Shortcut::PadZero),

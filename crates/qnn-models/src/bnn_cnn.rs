@@ -20,6 +20,8 @@ pub struct BnnCnnConfig {
     pub width: usize,
     /// Outputs of each of the two hidden dense layers.
     pub hidden: usize,
+    /// Whether batch norm follows the last layer, too: see [`MlpConfig::output_norm`](crate::MlpConfig::output_norm).
+    pub output_norm: bool,
     /// How kernels are drawn.
     pub initializer: Initializer,
     /// How the network is quantized; first and last layer are, unless it says otherwise.
@@ -51,6 +53,7 @@ impl Default for BnnCnnConfig {
             classes: 10,
             width: 128,
             hidden: 1024,
+            output_norm: false,
             initializer: Initializer::GlorotUniform,
             scheme: Scheme::default(),
         }
@@ -75,7 +78,7 @@ impl BnnCnn {
         };
         let hidden = vec![hidden(0, flat)?, hidden(1, config.hidden)?];
         let classifier = DenseConfig::new(config.hidden, config.classes);
-        let classifier = Classifier::new(&mut builder, Place::Last, classifier)?;
+        let classifier = Classifier::normalized(&mut builder, Place::Last, classifier, config.output_norm)?;
         let input = builder.range()?;
         builder.finish(Self { input, features, hidden, classifier })
     }

@@ -21,6 +21,9 @@ pub struct MlpConfig {
     pub dropout: Vec<f32>,
     /// Whether batch norm follows the hidden layers.
     pub batch_norm: bool,
+    /// Whether it follows the last layer, too. Where that layer is quantized, its sums are large integers, on which a
+    /// softmax is all or nothing; batch norm brings them to a scale that a loss can be taken of.
+    pub output_norm: bool,
     /// How kernels are drawn.
     pub initializer: Initializer,
     /// How the network is quantized; first and last layer are, unless it says otherwise.
@@ -30,7 +33,7 @@ pub struct MlpConfig {
 /// A multilayer perceptron.
 ///
 /// ```text
-/// (dropout – dense – batch norm – activation) × hidden layers – dropout – dense
+/// (dropout – dense – batch norm – activation) × hidden layers – dropout – dense (– batch norm)
 /// ```
 ///
 /// Images `[n, ..]` are flattened and become logits `[n, classes]`.
@@ -57,6 +60,7 @@ impl MlpConfig {
             classes,
             dropout: vec![0.0; hidden.len() + 1],
             batch_norm: true,
+            output_norm: false,
             initializer: Initializer::HeNormal,
             scheme: Scheme::default(),
         }
@@ -105,7 +109,7 @@ impl Mlp {
         let features = config.hidden.last().unwrap_or(&config.in_features);
         let classifier = DenseConfig::new(*features, config.classes);
         let place = if hidden.is_empty() { Place::First } else { Place::Last };
-        let classifier = Classifier::new(&mut builder, place, classifier)?;
+        let classifier = Classifier::normalized(&mut builder, place, classifier, config.output_norm)?;
         let input = builder.range()?;
         builder.finish(Self { input, hidden, dropout: Dropout::new(last)?, classifier })
     }

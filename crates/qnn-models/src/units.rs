@@ -28,10 +28,11 @@ pub(crate) struct DenseUnit {
     integer_only: bool,
 }
 
-/// The last dense layer, whose sums are the logits.
+/// The last dense layer, whose sums, normalised or not, are the logits.
 #[derive(Debug)]
 pub(crate) struct Classifier {
     dense: Dense,
+    norm: Option<Box<dyn Normalization>>,
     integer_only: bool,
 }
 
@@ -75,10 +76,22 @@ impl DenseUnit {
 }
 
 impl Classifier {
-    /// Named `classifier`.
+    /// Named `classifier`; its sums are the logits.
     pub(crate) fn new(builder: &mut Builder<'_>, place: Place, config: DenseConfig) -> Result<Self> {
         let dense = builder.dense("classifier", place, config)?;
-        Ok(Self { dense, integer_only: builder.integer_only() })
+        Ok(Self { dense, norm: None, integer_only: builder.integer_only() })
+    }
+
+    /// The same with batch norm on the logits, or without.
+    pub(crate) fn normalized(
+        builder: &mut Builder<'_>,
+        place: Place,
+        config: DenseConfig,
+        norm: bool,
+    ) -> Result<Self> {
+        let classes = config.out_features;
+        let classifier = Self::new(builder, place, config)?;
+        Ok(Self { norm: norm.then(|| builder.norm(classes)).transpose()?, ..classifier })
     }
 }
 
@@ -117,23 +130,30 @@ impl Layer for DenseUnit {
     }
 }
 
-/// The layer's parameters are named as if they stood directly in the classifier.
+/// The dense layer's parameters are named as if they stood directly in the classifier.
 impl Module for Classifier {
     fn visit<'a>(&'a self, at: &mut Path, f: &mut dyn FnMut(&Path, Leaf<'a>)) {
         self.dense.visit(at, f);
+        at.within("norm", |at| self.norm.visit(at, f));
     }
 
     fn visit_mut(&mut self, at: &mut Path, f: &mut dyn FnMut(&Path, LeafMut<'_>)) {
         self.dense.visit_mut(at, f);
+        at.within("norm", |at| self.norm.visit_mut(at, f));
     }
 }
 
 impl Layer for Classifier {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         if self.integer_only {
-            return IntegerUnit::new(&self.dense, UnitOutput::Values).forward(cx, x);
+            let norm = self.norm.as_ref().map(|norm| norm as &dyn Normalization);
+            return IntegerUnit::new(&self.dense, UnitOutput::Values).folding(norm)?.forward(cx, x);
         }
-        self.dense.forward(cx, x)
+        let logits = self.dense.forward(cx, x)?;
+        match &self.norm {
+            Some(norm) => norm.forward(cx, logits).within("norm"),
+            None => Ok(logits),
+        }
     }
 }
 

@@ -47,6 +47,9 @@ fn parameter_counts_are_the_published_ones() {
     let h = 100;
     let mlp3 = Mlp::new(&MlpConfig::mlp3(h), &mut init()).unwrap();
     assert_eq!(count(&mlp3), 785 * h + 2 * (h + 1) * h + (h + 1) * 10);
+    let normalized = MlpConfig { output_norm: true, ..MlpConfig::mlp3(h) };
+    let normalized = Mlp::new(&normalized, &mut init()).unwrap();
+    assert_eq!(parameter_count(&normalized, Count::All), parameter_count(&mlp3, Count::All) + 2 * 10);
     assert_eq!(resnet_count(3), 271_690);
     for n in [2, 3, 5, 18] {
         let model = ResNet::new(&ResNetConfig::from_depth(6 * n + 2).unwrap(), &mut init()).unwrap();
@@ -98,6 +101,8 @@ fn small_models(scheme: &Scheme) -> Vec<(Box<dyn Layer>, Tensor)> {
     let dropout = vec![0.2, 0.0, 0.5];
     let mlp = MlpConfig { dropout, scheme: scheme(), ..MlpConfig::new(64, &[24, 16], 10) };
     models.push((Box::new(Mlp::new(&mlp, &mut init()).unwrap()), images(&[3, 8, 8, 1])));
+    let normalized = MlpConfig { output_norm: true, ..mlp };
+    models.push((Box::new(Mlp::new(&normalized, &mut init()).unwrap()), images(&[3, 8, 8, 1])));
     for shortcut in [Shortcut::Projection, Shortcut::ProjectionNorm, Shortcut::PadZero, Shortcut::None] {
         let config = ResNetConfig { shortcut, width: 4, scheme: scheme(), ..ResNetConfig::new(2) };
         models.push((Box::new(ResNet::new(&config, &mut init()).unwrap()), images(&[3, 9, 9, 3])));

@@ -23,6 +23,8 @@ pub(crate) enum Net {
     ResNet8(Shortcut),
     ResNet20,
     Mlp,
+    /// With batch norm on its logits.
+    MlpOutputNorm,
 }
 
 impl Net {
@@ -32,7 +34,7 @@ impl Net {
             Self::Vgg7 => [16, 16, 3],
             Self::ResNet8(_) => [12, 12, 3],
             Self::ResNet20 => [16, 16, 3],
-            Self::Mlp => [6, 5, 2],
+            Self::Mlp | Self::MlpOutputNorm => [6, 5, 2],
         }
     }
 
@@ -59,9 +61,9 @@ impl Net {
             Self::ResNet20 => {
                 Box::new(ResNet::new(&ResNetConfig { scheme, ..ResNetConfig::new(3) }, init).unwrap())
             }
-            Self::Mlp => {
-                let config =
-                    MlpConfig { scheme, dropout: vec![0.2, 0.5, 0.5], ..MlpConfig::new(60, &[70, 33], 10) };
+            Self::Mlp | Self::MlpOutputNorm => {
+                let (dropout, output_norm) = (vec![0.2, 0.5, 0.5], matches!(self, Self::MlpOutputNorm));
+                let config = MlpConfig { scheme, dropout, output_norm, ..MlpConfig::new(60, &[70, 33], 10) };
                 Box::new(Mlp::new(&config, init).unwrap())
             }
         }

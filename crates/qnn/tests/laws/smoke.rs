@@ -219,6 +219,7 @@ fn flags_without_a_meaning_and_impossible_outputs_are_refused_by_the_tools() {
         ("deploy", "--depth 20", 2, "--depth belongs to --network resnet, not to lenet5"),
         ("deploy", "--network vgg7 --shortcut none", 2, "--shortcut belongs"),
         ("deploy", "--network mlp3 --fp-projections", 2, "--fp-projections belongs"),
+        ("deploy", "--network vgg7 --output-norm", 2, "--output-norm belongs"),
         ("deploy", "--network resnet --width 8", 2, "--width belongs"),
         ("deploy", "--calibrate 16", 2, "--post-training"),
         ("deploy", "--range min-max", 2, "--post-training"),
