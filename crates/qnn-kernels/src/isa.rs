@@ -60,14 +60,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Popcnt => has!("popcnt"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => has!("avx2") && has!("fma") && has!("popcnt"),
+            Self::Avx2 => [has!("avx2"), has!("fma"), has!("popcnt")] == [true; 3],
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
-                Self::Avx2.is_available()
-                    && has!("avx512f")
-                    && has!("avx512bw")
-                    && has!("avx512dq")
-                    && has!("avx512vl")
+                let has = [has!("avx512f"), has!("avx512bw"), has!("avx512dq"), has!("avx512vl")];
+                Self::Avx2.is_available() && has == [true; 4]
             }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Popcnt | Self::Avx2 | Self::Avx512 => false,

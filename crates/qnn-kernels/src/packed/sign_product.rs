@@ -108,11 +108,10 @@ fn packed_weights(w: &[f32], columns: usize, mut lines: Vec<Line<u64>>) -> (Weig
     let (words, panels) = (w.len() / columns / WORD, columns / LANES);
     lines.resize(words * panels, Line([0; LANES]));
     let together = panels.div_ceil(2 * current_num_threads()).clamp(1, TOGETHER);
-    let parts = lines.par_chunks_mut(together * words).enumerate();
     let pack = |(part, lines): (usize, &mut [Line<u64>])| {
         vectorized(PackWeights { w, columns, first: part * together * LANES, words, lines })
     };
-    let are_signs = parts.map(pack).all(|are_signs| are_signs);
+    let are_signs = lines.par_chunks_mut(together * words).enumerate().all(pack);
     (Weights::of_words(lines, words), are_signs)
 }
 

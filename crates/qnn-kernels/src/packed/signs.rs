@@ -22,9 +22,9 @@ impl Kernels {
         layout.check_lengths(values.len(), packed.len())?;
         let nans = if values.len() > WORTH_SHARING && threads::current_num_threads() > 1 {
             let pixels = WORTH_SHARING.div_ceil(layout.channels());
-            let parts = packed.par_chunks_mut(layout.bytes_for(pixels));
-            let parts = parts.zip(values.par_chunks(pixels * layout.channels()));
-            parts.map(|(packed, values)| self.pack_pixels(layout, values, packed)).any(|nans| nans)
+            let values = values.par_chunks(pixels * layout.channels());
+            let parts = packed.par_chunks_mut(layout.bytes_for(pixels)).zip(values);
+            parts.into_par_iter().any(|(packed, values)| self.pack_pixels(layout, values, packed))
         } else {
             self.pack_pixels(layout, values, packed)
         };
