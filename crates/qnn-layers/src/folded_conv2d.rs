@@ -32,8 +32,8 @@ impl FoldedConv2d {
     ///
     /// # Errors
     ///
-    /// Those of [`Conv2d::new`]; [`Error::Setting`] if the convolution scales its input or quantizes its gradient, and for a
-    /// negative epsilon or a momentum outside of [0, 1].
+    /// Those of [`Conv2d::new`]; [`Error::Setting`] if the convolution scales its input or quantizes its gradient, and for an
+    /// epsilon that is not positive or a momentum outside of [0, 1].
     pub fn new(config: &Conv2dConfig, norm: &BatchNormConfig, init: &mut Init) -> Result<Self, Error> {
         check_plain(LAYER, config.input_scaling, config.gradient_bits)?;
         let norm = BatchNormConfig { channels: config.out_channels, ..*norm };

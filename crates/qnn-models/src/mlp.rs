@@ -21,8 +21,9 @@ pub struct MlpConfig {
     pub dropout: Vec<f32>,
     /// Whether batch norm follows the hidden layers.
     pub batch_norm: bool,
-    /// Whether it follows the last layer, too. Where that layer is quantized, its sums are large integers, on which a
-    /// softmax is all or nothing; batch norm brings them to a scale that a loss can be taken of.
+    /// Whether it follows the last layer, too, as in the published code of the BNN paper's authors. Where that layer is
+    /// quantized, its sums are large integers, on which a hinge or a softmax is all or nothing; batch norm brings them to
+    /// a scale that a loss can be taken of.
     pub output_norm: bool,
     /// How kernels are drawn.
     pub initializer: Initializer,
