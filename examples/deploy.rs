@@ -271,12 +271,19 @@ fn check_writable(out: &Path) -> Result<(), String> {
 impl<'a> Trained<'a> {
     /// From a model file or a checkpoint.
     fn read(file: &'a Path) -> Result<Self, AnyError> {
-        if let Ok(mut checkpoint) = Checkpoint::load(file) {
-            let network = checkpoint.run.remove("experiment");
-            let provenance = Provenance { network, ..Provenance::default() };
-            return Ok(Self { file, weights: checkpoint.model, provenance });
-        }
+        let no_checkpoint = match Checkpoint::load(file) {
+            Ok(mut checkpoint) => {
+                let network = checkpoint.run.remove("experiment");
+                let provenance = Provenance { network, ..Provenance::default() };
+                return Ok(Self { file, weights: checkpoint.model, provenance });
+            }
+            Err(error) => error,
+        };
         let weights = load_model(file)?;
+        // Tensors are named so in checkpoints alone: why it is none is worth more than which names do not fit.
+        if weights.keys().all(|name| name.starts_with("model.") || name.starts_with("optimizer.")) {
+            return Err(no_checkpoint.into());
+        }
         // Files from elsewhere have no metadata.
         let metadata = load_metadata(file).unwrap_or_default();
         Ok(Self { file, weights, provenance: Provenance::read(&metadata)? })

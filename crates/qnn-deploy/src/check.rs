@@ -12,7 +12,7 @@ use crate::program::{
 use crate::{Error, Result};
 
 /// No session needs more bytes for the values of one image and what kernels make of them.
-const MOST_BYTES: usize = 1 << 32;
+const MOST_BYTES: u64 = 1 << 32;
 
 /// No image with statistics of their own for each channel has more channels; each takes a table.
 const MOST_NORMALIZED: usize = 1 << 12;
@@ -68,8 +68,8 @@ impl Program {
             let [input, output] = [stage.input, stage.output].map(|value| self.values[value].shape);
             stage.action.convolution(input, output[2])
         });
-        let bytes =
-            self.activation_bytes() + frames.map(|geometry| frame_bytes(&geometry)).max().unwrap_or(0);
+        let largest = frames.map(|geometry| frame_bytes(&geometry)).max().unwrap_or(0);
+        let bytes = self.activation_bytes() as u64 + largest;
         if bytes > MOST_BYTES {
             return Err(format!("it needs {bytes} bytes for one image, beyond {MOST_BYTES}"));
         }

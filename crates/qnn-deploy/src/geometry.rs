@@ -51,10 +51,10 @@ fn frame(geometry: &ConvGeometry) -> Option<[usize; 2]> {
 
 /// Bytes that no kernel exceeds for the padded image of a convolution that was [checked](convolved): a line for each
 /// pixel and group of channels.
-pub(crate) fn frame_bytes(geometry: &ConvGeometry) -> usize {
+pub(crate) fn frame_bytes(geometry: &ConvGeometry) -> u64 {
     let [rows, columns] = frame(geometry).unwrap_or_default();
     let lines = geometry.groups * geometry.group_channels().div_ceil(LINE);
-    rows * columns * lines * LINE * size_of::<f32>()
+    (rows * columns) as u64 * (lines * LINE * size_of::<f32>()) as u64
 }
 
 /// Whether zeros around codes cost no more than the product itself.

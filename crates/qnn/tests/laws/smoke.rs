@@ -168,6 +168,10 @@ fn what_deploys_another_network_than_the_trained_one_is_told() {
         measured.code == Some(0) && measured.out.contains("does not say how images were normalised"),
         "{measured:?}"
     );
+    let mut bytes = fs::read(out.join("checkpoint.safetensors")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(out.join("damaged.safetensors"), bytes).unwrap();
+    deploy("damaged.safetensors", "--preset bc --fp-projections").assert_refused(1, "digest");
 }
 
 #[test]
