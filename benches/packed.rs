@@ -12,17 +12,17 @@
 //! per second from its estimate of the mean; the fraction is that of the fastest sample, which
 //! neighbours on the machine disturb least.
 
+#[path = "support/bits.rs"]
+mod bits;
 mod support;
-
-use std::cell::Cell;
-use std::time::Instant;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use qnn_kernels::packed::{
-    ConvGeometry, Encoding, Extreme, Layout, Output, PackedConv, PoolGeometry, Threshold, Thresholds,
+    ByteInput, ConvGeometry, Encoding, Extreme, Int8Conv, Layout, Output, PackedConv, PoolGeometry,
+    Threshold, Thresholds,
 };
-use qnn_kernels::{ChannelAffine, Isa, Kernels, Padding};
+use qnn_kernels::{ChannelAffine, Conv2dShape, FloatConv, Isa, Kernels, Padding};
 
 const SAME: Padding = Padding { top: 1, bottom: 1, left: 1, right: 1 };
 
@@ -35,7 +35,7 @@ fn main() {
 
 fn bench_isa(criterion: &mut Criterion, isa: Isa) {
     let kernels = Kernels::of(isa).expect("an available instruction set");
-    let limit = limit(kernels);
+    let limit = bits::limit(kernels);
     println!("{isa}: at most {:.0} G multiply-accumulates of bits per second", limit / 1e9);
     let mut bench = Bench { group: criterion.benchmark_group("packed"), kernels, limit };
     for (channels, extent) in [(64, 56), (128, 28), (256, 14), (512, 7)] {
@@ -51,22 +51,15 @@ fn bench_isa(criterion: &mut Criterion, isa: Isa) {
     bench.product(1024, 1024, 100);
     bench.pool(128, 28);
     bench.threads(&square(128, 28), 8);
+    for extent in [3, 4, 5] {
+        bench.metu(&ConvGeometry::new([16, 16, 3], [extent; 2], 8));
+    }
     bench.group.finish();
 }
 
 /// A 3x3 convolution between as many channels, of a square image, padded to keep its extent.
 fn square(channels: usize, extent: usize) -> ConvGeometry {
     ConvGeometry { padding: SAME, ..ConvGeometry::new([extent, extent, channels], [3, 3], channels) }
-}
-
-/// Multiply-accumulates per second without anything around them, at the best of many short runs.
-fn limit(kernels: &Kernels) -> f64 {
-    let run = |_| {
-        let start = Instant::now();
-        let macs = kernels.count_bits_without_pause(50_000);
-        macs as f64 / start.elapsed().as_secs_f64()
-    };
-    (0..200).map(run).fold(0.0, f64::max)
 }
 
 struct Bench<'a> {
@@ -86,19 +79,9 @@ impl Bench<'_> {
         best
     }
 
-    fn measure(&mut self, name: &str, elements: u64, mut run: impl FnMut()) -> f64 {
-        let best = Cell::new(f64::INFINITY);
+    fn measure(&mut self, name: &str, elements: u64, run: impl FnMut()) -> f64 {
         self.group.throughput(Throughput::Elements(elements));
-        self.group.bench_function(format!("{name}/{}", self.kernels.isa()), |bencher| {
-            bencher.iter_custom(|iterations| {
-                let start = Instant::now();
-                (0..iterations).for_each(|_| run());
-                let elapsed = start.elapsed();
-                best.set(best.get().min(elapsed.as_secs_f64() / iterations as f64));
-                elapsed
-            });
-        });
-        best.get()
+        bits::best(&mut self.group, &format!("{name}/{}", self.kernels.isa()), run)
     }
 
     fn packed_input(&mut self, geometry: &ConvGeometry) {
@@ -172,6 +155,38 @@ impl Bench<'_> {
         });
     }
 
+    /// METU's small convolution in floats whose weights were laid out once, in bytes and in bits.
+    fn metu(&mut self, geometry: &ConvGeometry) {
+        let kernels = self.kernels;
+        let x: Vec<f32> =
+            (0..geometry.pixels() * geometry.channels).map(|at| (at * 37 % 256) as f32).collect();
+        let signs: Vec<i8> =
+            (0..geometry.weight_len()).map(|at| if at * 7 % 5 < 2 { -1 } else { 1 }).collect();
+        let len = geometry.out_pixels() * geometry.out_channels;
+        let (mut y, mut sums) = (vec![0.0; len], vec![0; len]);
+        let mut time = |form: &str, run: &mut dyn FnMut()| {
+            let [height, width] = geometry.kernel;
+            self.measure(&format!("metu{height}x{width}/{form}"), geometry.macs(), run)
+        };
+        let weights: Vec<f32> = signs.iter().map(|&sign| f32::from(sign)).collect();
+        let conv = FloatConv::new(kernels, &float_shape(geometry), &weights, 0.0, ChannelAffine::IDENTITY)
+            .expect("a convolution");
+        let float = time("f32", &mut || conv.run(&x, &mut y));
+        let bytes: Vec<u8> = x.iter().map(|&value| value as u8).collect();
+        let conv = Int8Conv::new(geometry, ByteInput::SYMMETRIC, &signs).expect("a convolution");
+        let int8 = time("int8", &mut || {
+            conv.run(kernels, &bytes, Output::Accumulators(&mut sums).into());
+        });
+        let layer = Layer::new(geometry, 1, Encoding::Sign, Encoding::Sign);
+        let binary = time("binary", &mut || {
+            layer.conv.run(kernels, &layer.x, Output::Accumulators(&mut sums));
+        });
+        if float.is_finite() && int8.is_finite() && binary.is_finite() {
+            let (int8, binary) = (float / int8, float / binary);
+            println!("{:>48} int8 is {int8:.2}, binary {binary:.2} times as fast as f32", "");
+        }
+    }
+
     fn threads(&mut self, geometry: &ConvGeometry, batch: usize) {
         let kernels = self.kernels;
         let mut time = |threads: usize| {
@@ -184,6 +199,20 @@ impl Bench<'_> {
         if two.is_finite() {
             println!("{:>48} two threads are {:.2} times as fast as one", "", one / two);
         }
+    }
+}
+
+fn float_shape(geometry: &ConvGeometry) -> Conv2dShape {
+    Conv2dShape {
+        batch: 1,
+        height: geometry.height,
+        width: geometry.width,
+        channels: geometry.channels,
+        out_channels: geometry.out_channels,
+        kernel: geometry.kernel,
+        stride: geometry.stride,
+        padding: geometry.padding,
+        groups: geometry.groups,
     }
 }
 

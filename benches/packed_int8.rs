@@ -7,7 +7,8 @@
 //! cargo bench --bench packed_int8 -- --isa avx2          one instruction set
 //! ```
 //!
-//! The limit is what int8 dot products on registers alone reach; rows with `f32` show their part of it too, for comparison. Every time is the shortest of several runs: whatever else the machine does only adds.
+//! The limit is what dot products of bytes on registers alone reach, and for f32 activations what fused multiply-adds reach there. Every time
+//! is the shortest of several runs: whatever else the machine does only adds.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use qnn_kernels::packed::{
     ByteInput, CodeRange, ConvGeometry, Encoding, FixedPoint, Int8Conv, Int8Output, Output, Requantize,
     Rounded, WeightOnlyConv,
 };
-use qnn_kernels::{ChannelAffine, Conv2dShape, Isa, Kernels, Padding};
+use qnn_kernels::{ChannelAffine, Conv2dShape, FloatConv, Isa, Kernels, Padding};
 
 /// Times convolutions of bytes and of weights that stay packed.
 #[derive(Parser)]
@@ -31,7 +32,7 @@ struct Flags {
     /// Images at a time.
     #[arg(long, default_value_t = 1)]
     batch: usize,
-    /// One instruction set (scalar, avx2, avx512, neon) instead of all with vectors that the machine has.
+    /// One instruction set (scalar, popcnt, avx2, avx512, neon) instead of all that the machine has; without this and `--full`, all with vectors.
     #[arg(long)]
     isa: Option<Isa>,
     // Cargo passes it to every benchmark, and any word is a part of names for the others.
@@ -46,16 +47,16 @@ fn main() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(flags.threads).build().expect("a pool of threads");
     pool.install(|| {
         for isa in Isa::available().filter(|isa| flags.isa.is_none_or(|only| only == *isa)) {
-            // Without vectors these figures say little and take minutes: only where they are asked for.
-            if flags.isa.is_some() || !matches!(isa, Isa::Popcnt | Isa::Scalar) {
+            // Without vectors these figures say little and take minutes.
+            if flags.full || flags.isa.is_some() || !matches!(isa, Isa::Popcnt | Isa::Scalar) {
                 table(&flags, Kernels::of(isa).expect("available"));
             }
         }
     });
 }
 
-fn table(flags: &Flags, kernels: &Kernels) {
-    let limit = limit(kernels);
+fn table(flags: &Flags, kernels: &'static Kernels) {
+    let (bytes, floats) = (limit(kernels, Kernels::int8_limit), limit(kernels, Kernels::f32_limit));
     println!(
         "{}: {}, {} threads, batch {}",
         kernels.isa(),
@@ -63,22 +64,27 @@ fn table(flags: &Flags, kernels: &Kernels) {
         flags.threads,
         flags.batch
     );
-    println!("  limit of one core {:.1} G multiply-accumulates/s", limit / 1e9);
+    println!(
+        "  limits of one core: {:.1} G multiply-accumulates/s of bytes, {:.1} of f32",
+        bytes / 1e9,
+        floats / 1e9
+    );
     for (size, channels) in [(56, 64), (28, 128), (14, 256), (7, 512)] {
         let padding = Padding { top: 1, bottom: 1, left: 1, right: 1 };
         let geometry =
             ConvGeometry { padding, ..ConvGeometry::new([size, size, channels], [3, 3], channels) };
-        int8(flags, kernels, limit, &geometry);
-        weight_only(flags, kernels, limit, &geometry);
+        int8(flags, kernels, bytes, &geometry);
+        weights_beside_f32(flags, kernels, floats, &geometry);
+        weights_beside_int8(flags, kernels, bytes, &geometry);
     }
 }
 
-/// Multiply-accumulates in a second.
-fn limit(kernels: &Kernels) -> f64 {
+/// Multiply-accumulates in a second, of a run of so many rounds on registers.
+fn limit<R>(kernels: &Kernels, run: fn(&Kernels, usize) -> (u64, R)) -> f64 {
     // Short runs: one of them finds the machine at its fastest.
     let rounds = if kernels.isa() == Isa::Scalar { 1000 } else { 20_000 };
-    let seconds = shortest(200, || kernels.int8_limit(rounds));
-    kernels.int8_limit(rounds).0 as f64 / seconds
+    let seconds = shortest(200, || run(kernels, rounds));
+    run(kernels, rounds).0 as f64 / seconds
 }
 
 /// Prints the time of a convolution, its rate and the part of the limit; gives back the time in seconds.
@@ -120,32 +126,51 @@ fn int8(flags: &Flags, kernels: &Kernels, limit: f64, geometry: &ConvGeometry) {
     }
 }
 
-/// Binary and ternary weights against the `f32` convolution, and against bytes.
-fn weight_only(flags: &Flags, kernels: &Kernels, limit: f64, geometry: &ConvGeometry) {
-    let signs: Vec<f32> =
-        (0..geometry.weight_len()).map(|at| if at * 73 % 7 < 3 { -1.0 } else { 1.0 }).collect();
-    let bytes = bytes(flags, geometry);
-    let x: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) / 17.0).collect();
-    let len = flags.batch * geometry.out_pixels() * geometry.out_channels;
-    let (mut y, mut sums) = (vec![0.0; len], vec![0; len]);
+/// Weights that are laid out in every call, once, and not at all: binary and ternary ones stay packed.
+fn weights_beside_f32(flags: &Flags, kernels: &'static Kernels, limit: f64, geometry: &ConvGeometry) {
+    let signs = signs(geometry);
+    let x: Vec<f32> = bytes(flags, geometry).iter().map(|&byte| f32::from(byte) / 17.0).collect();
+    let mut y = vec![0.0; flags.batch * geometry.out_pixels() * geometry.out_channels];
     let shape = float_shape(geometry, flags.batch);
     let mut f32_row =
         |what: &str, run: &mut dyn FnMut(&mut [f32])| row(flags, geometry, what, limit, &mut || run(&mut y));
-    let plain = f32_row("f32 weights x f32", &mut |y| {
+    let anew = f32_row("f32 weights x f32, anew", &mut |y| {
         kernels.conv2d(&shape, &x, &signs, 0.0, ChannelAffine::IDENTITY, y);
     });
-    for (what, encoding) in [("binary", Encoding::Sign), ("ternary", Encoding::Ternary)] {
+    let conv = FloatConv::new(kernels, &shape, &signs, 0.0, ChannelAffine::IDENTITY).expect("sound");
+    let once = f32_row("f32 weights x f32, once", &mut |y| conv.run(&x, y));
+    for (what, encoding) in WEIGHTS {
         let conv = WeightOnlyConv::new(geometry, encoding, &signs).expect("sound");
         let packed = f32_row(&format!("{what} weights x f32"), &mut |y| {
             conv.run(kernels, &x, 0.0, ChannelAffine::IDENTITY, y);
         });
-        println!("{:38}{:.2} times the time with f32 weights", "", packed / plain);
-        let bias = vec![0; geometry.out_channels];
+        println!(
+            "{:38}{:.2} times the time with f32 weights laid out once, {:.2} in every call",
+            "",
+            packed / once,
+            packed / anew
+        );
+    }
+}
+
+fn weights_beside_int8(flags: &Flags, kernels: &Kernels, limit: f64, geometry: &ConvGeometry) {
+    let bytes = bytes(flags, geometry);
+    let mut sums = vec![0; flags.batch * geometry.out_pixels() * geometry.out_channels];
+    let bias = vec![0; geometry.out_channels];
+    for (what, encoding) in WEIGHTS {
+        let conv = WeightOnlyConv::new(geometry, encoding, &signs(geometry)).expect("sound");
         let conv = conv.into_int8(ByteInput::SYMMETRIC, &bias).expect("sound");
         row(flags, geometry, &format!("{what} weights x int8"), limit, &mut || {
             conv.run(kernels, &bytes, Output::Accumulators(&mut sums).into());
         });
     }
+}
+
+const WEIGHTS: [(&str, Encoding); 2] = [("binary", Encoding::Sign), ("ternary", Encoding::Ternary)];
+
+/// Weights that are binary, and ternary too.
+fn signs(geometry: &ConvGeometry) -> Vec<f32> {
+    (0..geometry.weight_len()).map(|at| if at * 73 % 7 < 3 { -1.0 } else { 1.0 }).collect()
 }
 
 fn bytes(flags: &Flags, geometry: &ConvGeometry) -> Vec<u8> {
