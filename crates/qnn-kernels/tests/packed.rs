@@ -337,7 +337,17 @@ fn check_pooling(geometry: &PoolGeometry, layout: Layout, images: usize, flagged
 
 #[test]
 fn long_sums_fill_and_close_byte_counts() {
-    for (inner, columns) in [(64, 16), (512, 40), (64 * 31, 8), (64 * 31 + 1, 17), (64 * 200 + 3, 1)] {
+    for (inner, columns) in [
+        (63, 17),
+        (64, 16),
+        (65, 3),
+        (511, 9),
+        (512, 40),
+        (513, 17),
+        (64 * 31, 8),
+        (64 * 31 + 1, 17),
+        (64 * 200 + 3, 1),
+    ] {
         for (x, w) in [
             (Encoding::Sign, Encoding::Sign),
             (Encoding::Unsigned { bits: 2 }, Encoding::Odd { bits: 2 }),

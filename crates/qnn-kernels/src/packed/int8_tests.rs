@@ -141,12 +141,12 @@ pub(super) fn check_outputs(channels: usize, acc: &[i32], run: impl Fn(&'static 
         Requantize::Rounded(Rounded::new(&scale, &bias, range).unwrap()),
     ];
     let layout = Layout::new(Encoding::Sign, channels).unwrap();
-    let thresholds =
-        super::Thresholds::search(channels, 2, -9000..=9000, |o, acc| usize::from(acc > o as i32 - 5))
-            .unwrap();
-    let falling =
-        super::Thresholds::search(channels, 2, -9000..=9000, |o, acc| usize::from(acc < 70 - o as i32))
-            .unwrap();
+    let search = |levels, level: fn(i32, i32) -> usize| {
+        super::Thresholds::search(channels, levels, -9000..=9000, |o, acc| level(o as i32, acc)).unwrap()
+    };
+    let thresholds = search(2, |o, acc| usize::from(acc > o - 5));
+    let several = search(4, |o, acc| [-700, o - 5, 900].into_iter().filter(|&cut| acc > cut).count());
+    let falling = search(2, |o, acc| usize::from(acc < 70 - o));
     for tiles in tables() {
         let mut y = vec![i32::MIN; acc.len()];
         run(tiles, Output::Accumulators(&mut y).into());
@@ -182,18 +182,22 @@ pub(super) fn check_outputs(channels: usize, acc: &[i32], run: impl Fn(&'static 
             bytes.iter().enumerate().all(|(at, &byte)| byte == if at % 2 == 1 { (at / 2) as u8 } else { 0 })
         );
 
-        let mut y = vec![0; layout.bytes_for(pixels)];
-        run(tiles, Output::Codes { thresholds: &thresholds, layout, y: &mut y }.into());
-        for (at, &acc) in acc.iter().enumerate() {
-            let pixel = &y[at / channels * layout.pixel_bytes()..][..layout.pixel_bytes()];
-            let code = layout.code(at % channels, pixel);
-            assert_eq!(code, Encoding::Sign.code(thresholds.level(at % channels, acc)));
+        for (thresholds, encoding) in [(&several, Encoding::Odd { bits: 2 }), (&thresholds, Encoding::Sign)] {
+            let layout = Layout::new(encoding, channels).unwrap();
+            let mut y = vec![0; layout.bytes_for(pixels)];
+            run(tiles, Output::Codes { thresholds, layout, y: &mut y }.into());
+            for (at, &acc) in acc.iter().enumerate() {
+                let pixel = &y[at / channels * layout.pixel_bytes()..][..layout.pixel_bytes()];
+                let code = layout.code(at % channels, pixel);
+                assert_eq!(code, encoding.code(thresholds.level(at % channels, acc)), "{}", tiles.name);
+            }
         }
 
         let codes: Vec<f32> = (0..acc.len()).map(|at| if at % 5 < 2 { 1.0 } else { -1.0 }).collect();
         let mut selecting = vec![0; layout.bytes_for(pixels)];
         layout.pack(&codes, &mut selecting).unwrap();
         let by = super::Selector { layout, codes: &selecting };
+        let mut y = vec![0; layout.bytes_for(pixels)];
         let choice = [thresholds.clone(), falling.clone()];
         run(tiles, Output::Selected { thresholds: &choice, by, layout, y: &mut y }.into());
         for (at, &acc) in acc.iter().enumerate() {
@@ -243,10 +247,12 @@ proptest! {
     ) {
         let range = CodeRange::new(-100, 120, -3).unwrap();
         let by = Sum::new(scales.into(), zero_points.into(), true, range).unwrap();
-        let (a, b) = (bytes(131, seed.into()), bytes(131, u64::from(seed) + 1));
+        let (a, b) = (bytes(132, seed.into()), bytes(133, u64::from(seed) + 1));
+        let (a, b) = (&a[1..], &b[2..]);
         for kernels in Isa::available().filter_map(Kernels::of) {
-            let mut y = vec![0; 131];
-            kernels.add_codes(&a, &b, &by, &mut y);
+            let mut y = [0; 134];
+            let y = &mut y[3..];
+            kernels.add_codes(a, b, &by, y);
             for at in 0..131 {
                 let term = |byte: u8, zero_point: i32, scale: f32| {
                     (i32::from(byte.cast_signed()) - zero_point) as f32 * scale
@@ -255,6 +261,15 @@ proptest! {
                 let expected = (sum.round_ties_even() as i32).saturating_sub(3).clamp(-100, 120);
                 prop_assert_eq!(i32::from(y[at].cast_signed()), expected);
             }
+        }
+    }
+}
+
+#[test]
+fn lengths_around_those_of_vectors() {
+    for inner in [63, 64, 65, 511, 512, 513] {
+        for columns in [1, 3, 16, 17, 63, 64, 65] {
+            check(&ConvGeometry::matmul(inner, columns), ByteInput::SYMMETRIC, 3, inner as u64);
         }
     }
 }

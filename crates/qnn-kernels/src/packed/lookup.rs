@@ -143,6 +143,7 @@ fn sum(geometry: &ConvGeometry, x: &[f32], [oy, ox, o]: [usize; 3], weight: &imp
 mod tests {
     use super::super::int8_tests::{any_geometry, bytes};
     use super::*;
+    use crate::{ChannelAffine, Conv2dShape, reference};
     use proptest::prelude::*;
 
     proptest! {
@@ -164,6 +165,33 @@ mod tests {
             prop_assert_eq!(&plain, &looked_up);
             prop_assert_eq!(conv.bits(), if levels == 2 { 1 } else { 2 });
             prop_assert!(conv.index_bytes() < geometry.weight_len().div_ceil(8 / conv.bits()) + 4);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Of whole numbers any order of summation is exact.
+        #[test]
+        fn the_thesis_base_is_the_convolution(geometry in any_geometry(), batch in 0_usize..3, seed in any::<u32>()) {
+            let geometry = ConvGeometry { dilation: [1, 1], ..geometry };
+            let shape = Conv2dShape {
+                batch,
+                height: geometry.height,
+                width: geometry.width,
+                channels: geometry.channels,
+                out_channels: geometry.out_channels,
+                kernel: geometry.kernel,
+                stride: geometry.stride,
+                padding: geometry.padding,
+                groups: geometry.groups,
+            };
+            let numbers = |len, seed| bytes(len, seed).into_iter().map(|byte| f32::from(byte.cast_signed())).collect::<Vec<_>>();
+            let (x, w) = (numbers(shape.input_len(), seed.into()), numbers(shape.weight_len(), 5));
+            let (mut plain, mut expected) = (vec![f32::NAN; shape.output_len()], vec![f32::NAN; shape.output_len()]);
+            plain_conv2d(&geometry, &x, &w, &mut plain);
+            reference::conv2d(&shape, &x, &w, 0.0, ChannelAffine::IDENTITY, &mut expected);
+            prop_assert_eq!(plain, expected);
         }
     }
 
