@@ -28,7 +28,9 @@ impl Kernels {
         #[cfg(feature = "std")]
         {
             static CURRENT: std::sync::OnceLock<&'static Kernels> = std::sync::OnceLock::new();
-            CURRENT.get_or_init(|| std::env::var("QNN_ISA").map_or_else(|_| best(), |name| forced(&name)))
+            CURRENT.get_or_init(|| {
+                std::env::var_os("QNN_ISA").map_or_else(best, |name| forced(&name.to_string_lossy()))
+            })
         }
         #[cfg(not(feature = "std"))]
         best()

@@ -8,8 +8,9 @@ use super::Error;
 ///
 /// [`Error::Flag`] if the variable names no instruction set, or one that this machine lacks.
 pub fn check_instruction_set() -> Result<(), Error> {
-    let Ok(name) = std::env::var("QNN_ISA") else { return Ok(()) };
-    let isa: Isa = name.parse().map_err(|error| Error::flag("QNN_ISA", format!("{error}")))?;
+    let Some(name) = std::env::var_os("QNN_ISA") else { return Ok(()) };
+    let isa: Isa =
+        name.to_string_lossy().parse().map_err(|error| Error::flag("QNN_ISA", format!("{error}")))?;
     match Kernels::of(isa) {
         Some(_) => Ok(()),
         None => {
