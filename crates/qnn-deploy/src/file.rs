@@ -11,7 +11,7 @@ use crate::{Error, Result, Session};
 
 const FORMAT: &str = "qnn-packed-model";
 /// The newest version; older ones say less, and what they say in the same way.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 /// What the bits of a file mean, for whoever reads one without this program. A file that says
 /// something else is of another version.
@@ -41,7 +41,7 @@ const CONVENTIONS: [(&str, &str); 7] = [
 ];
 
 /// What version 2 adds, for thresholds that another value selects and for stages of integers.
-const NEWER_CONVENTIONS: [(&str, &str); 5] = [
+const OF_INTEGERS: [(&str, &str); 5] = [
     (
         "selected thresholds",
         "the code of the operand at the same element, counted from its least code, selects the element's cuts and flip",
@@ -60,6 +60,12 @@ const NEWER_CONVENTIONS: [(&str, &str); 5] = [
     ),
     ("quantize", "x / scale in double precision, rounded to even, clamped"),
 ];
+
+/// What version 3 adds, for kernels whose codes are those of no planes, and for bytes.
+const OF_RANKS: [(&str, &str); 1] = [(
+    "other kernels",
+    "a kernel whose codes are neither signs, nor ternary, nor 2^b codes from 0 in steps of 1, nor 2^b codes around 0 in steps of 2 holds ranks, counted from its least code, in planes; kernels of stages of integers hold a byte for each code, in two's complement",
+)];
 
 /// What the header says beside the tensors.
 #[derive(Serialize, Deserialize)]
@@ -126,8 +132,9 @@ impl Program {
 }
 
 fn conventions(version: u64) -> BTreeMap<String, String> {
-    let newer = if version > 1 { &NEWER_CONVENTIONS[..] } else { &[] };
-    let all = CONVENTIONS.iter().chain(newer);
+    let newer = [(2, &OF_INTEGERS[..]), (3, &OF_RANKS)];
+    let added = newer.into_iter().filter(|&(since, _)| version >= since).flat_map(|(_, rules)| rules);
+    let all = CONVENTIONS.iter().chain(added);
     all.map(|&(what, rule)| (what.to_owned(), rule.to_owned())).collect()
 }
 

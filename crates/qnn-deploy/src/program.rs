@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 
+use qnn_kernels::packed::Encoding;
 use qnn_quant::Alphabet;
 use qnn_tensor::Padding;
 use qnn_tensor::ops::PoolOptions;
 use serde::{Deserialize, Serialize};
 
+use crate::codes::encoding;
 use crate::integer::IntegerStage;
 use crate::serial::{AlphabetText, PaddingText, PoolText};
 
@@ -334,29 +336,45 @@ impl Program {
         self.normalization.as_ref()
     }
 
-    /// The least version of the file format that can say it: the first knew neither stages of integers, nor thresholds
-    /// that another value selects, nor means of packed codes, nor sums in f32 that become codes, nor scales of pixels.
+    /// The least version of the file format that can say it.
     pub(crate) fn version(&self) -> u64 {
-        let scales =
-            |stage: &Stage| stage.action.chain().is_some_and(|chain| chain.links.contains(&Link::PixelScale));
-        let newer = |stage: &Stage| match &stage.action {
-            Action::MeanMagnitude => true,
-            _ if scales(stage) => true,
+        self.stages.iter().map(|stage| self.version_of(stage)).max().unwrap_or(1)
+    }
+
+    /// The first version knew neither stages of integers, nor thresholds that another value selects, nor means of packed
+    /// codes, nor sums in f32 that become codes, nor scales of pixels; the second held kernels of ranks in bytes, and did not say so.
+    fn version_of(&self, stage: &Stage) -> u64 {
+        let on_codes = self.values[stage.input].elements != Elements::Float;
+        let to_codes = self.values[stage.output].elements != Elements::Float;
+        let scales = stage.action.chain().is_some_and(|chain| chain.links.contains(&Link::PixelScale));
+        match &stage.action {
+            Action::Product(product) if product.weights.are_bytes() => 3,
+            Action::Integer(IntegerStage::Product(_)) => 3,
             Action::Product(product) => {
-                let float = product.arithmetic != Arithmetic::Integer;
-                let codes = self.values[stage.output].elements != Elements::Float;
-                float && codes || matches!(product.finish, Finish::Selected { .. })
+                let newer = product.arithmetic != Arithmetic::Integer && to_codes
+                    || matches!(product.finish, Finish::Selected { .. });
+                if newer || scales { 2 } else { 1 }
             }
-            Action::GlobalAveragePool => self.values[stage.input].elements != Elements::Float,
-            Action::Integer(_) => true,
-            _ => false,
-        };
-        if self.stages.iter().any(newer) { 2 } else { 1 }
+            Action::MeanMagnitude | Action::Integer(_) => 2,
+            Action::GlobalAveragePool if on_codes => 2,
+            _ if scales => 2,
+            _ => 1,
+        }
     }
 
     /// Bytes of all tensors: the size of the model file without its header.
     pub fn tensor_bytes(&self) -> usize {
         self.tensors.values().map(Data::bytes).sum()
+    }
+}
+
+impl Weights {
+    /// Whether their codes lie as bytes in memory; in files they lie in planes, perhaps as ranks.
+    fn are_bytes(&self) -> bool {
+        match self {
+            Self::Float { .. } => false,
+            Self::Packed { alphabet, .. } => encoding(*alphabet) == Some(Encoding::Int8),
+        }
     }
 }
 

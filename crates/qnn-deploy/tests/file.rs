@@ -2,12 +2,13 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
-use common::{Net, bits, forge, images, randomize};
-use qnn_deploy::{Action, Error, Finish, Program, Session, freeze, verify};
+use common::{Net, bits, forge, images, randomize, train};
+use qnn_deploy::{Action, Error, Finish, Link, Product, Program, Session, Stage, freeze, verify};
 use qnn_files::Container;
-use qnn_layers::{Dense, DenseConfig, Init, Layer, Relu, Sequential};
+use qnn_layers::{Dense, DenseConfig, Init, Layer, Leaf, Path, Relu, Role, Sequential};
 use qnn_models::{Scheme, Shortcut};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -40,15 +41,46 @@ fn programs_come_back_and_compute_the_same() {
     }
 }
 
+/// The cuts of quantizers that no thresholds replace, one list for a quantizer.
+fn cut_bytes(program: &Program) -> usize {
+    let chain = |stage: &Stage| match &stage.action {
+        Action::Chain(chain) | Action::Product(Product { finish: Finish::Chain(chain), .. }) => {
+            chain.links.clone()
+        }
+        _ => Vec::new(),
+    };
+    let name = |link| if let Link::Quantize { cuts, .. } = link { Some(cuts) } else { None };
+    let names: BTreeSet<String> = program.stages().iter().flat_map(chain).filter_map(name).collect();
+    names.iter().map(|name| program.tensor(name).unwrap().bytes()).sum()
+}
+
+/// Kernels at the bits that the summary of a model counts, up to the words that each plane fills;
+/// what batch norms become takes no more than batch norms, beside the lists of cuts.
 #[test]
-fn a_file_is_as_large_as_its_tensors_and_its_header() {
-    let (_folder, path, model, program) = saved("bnn");
-    let bytes = std::fs::read(&path).unwrap();
-    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    assert_eq!(bytes.len(), 8 + header + program.tensor_bytes());
-    // Binary kernels at a bit per weight, the stem's at 32; norms as an integer per channel.
-    let summary = (qnn_layers::model_bits(model.as_ref()) / 8) as usize;
-    assert!(program.tensor_bytes() < summary + 2048, "{} for {summary}", program.tensor_bytes());
+fn a_file_is_as_large_as_the_model_summary_says_and_its_header() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.qnn");
+    for preset in ["bnn", "xnor", "dorefa", "bwn", "twn", "bc", "dorefa-w", "w1a8", "fixed8", "lsq", "fp"] {
+        let mut model = NET.build(&Scheme::preset(preset).unwrap(), 3);
+        train(model.as_mut(), NET.shape());
+        let program = freeze(model.as_ref(), NET.shape()).unwrap();
+        program.save(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        assert_eq!(bytes.len(), 8 + header + program.tensor_bytes(), "{preset}");
+        let (mut kernels, mut planes, mut norms) = (0, 0, 0);
+        model.visit(&mut Path::default(), &mut |_, leaf| match leaf {
+            Leaf::Param(param) if param.role() == Role::Kernel => {
+                kernels += (u64::from(param.bits()) * param.value().len() as u64).div_ceil(8) as usize;
+                planes += param.bits() as usize;
+            }
+            Leaf::Param(param) => norms += 4 * param.value().len(),
+            Leaf::Buffer(buffer) => norms += 4 * buffer.value().len(),
+        });
+        let (least, most) = (kernels, kernels + 8 * planes + norms + cut_bytes(&program));
+        let found = program.tensor_bytes();
+        assert!((least..=most).contains(&found), "{preset}: {found} bytes for {least} to {most}");
+    }
 }
 
 #[test]
@@ -89,11 +121,11 @@ fn other_files_and_versions_say_so() {
     let write = |note: &str| Container::write(&path, [], note.to_owned()).unwrap();
     write("");
     assert!(matches!(Program::load(&path), Err(Error::Format { .. })));
-    write("qnn-packed-model 3 0000000000000000\n{}");
+    write("qnn-packed-model 4 0000000000000000\n{}");
     let error = Program::load(&path).unwrap_err();
-    assert!(matches!(error, Error::Version { found: 3, supported: 2, .. }));
+    assert!(matches!(error, Error::Version { found: 4, supported: 3, .. }));
     assert!(
-        error.to_string().contains("a packed model of version 3, but this program reads versions up to 2")
+        error.to_string().contains("a packed model of version 4, but this program reads versions up to 3")
     );
     assert!(matches!(Program::load(folder.path().join("none")), Err(Error::File { .. })));
 }
@@ -168,14 +200,27 @@ fn forged_selections_are_errors() {
 
 /// Files say the least version that has all their parts, and are read as that.
 #[test]
-fn files_of_both_versions_are_read() {
-    let note = |path: &Path| Container::read(path).unwrap().note().split('\n').next().unwrap().to_owned();
+fn files_of_all_versions_are_read() {
+    let note =
+        |path: &std::path::Path| Container::read(path).unwrap().note().split('\n').next().unwrap().to_owned();
     let (_folder, path, _, program) = saved("bnn");
     assert!(note(&path).starts_with("qnn-packed-model 2 "));
     let (_folder, path, _, old) = saved("fp");
     assert!(note(&path).starts_with("qnn-packed-model 1 "));
     assert_eq!(Program::load(&path).unwrap(), old);
     assert_ne!(old, program);
+    for (preset, version) in [("w1a8", 2), ("fixed8", 3)] {
+        let mut model = NET.build(&Scheme::preset(preset).unwrap(), 3);
+        train(model.as_mut(), NET.shape());
+        let program = freeze(model.as_ref(), NET.shape()).unwrap();
+        program.save(&path).unwrap();
+        assert!(
+            note(&path).starts_with(&format!("qnn-packed-model {version} ")),
+            "{preset}: {}",
+            note(&path)
+        );
+        assert_eq!(Program::load(&path).unwrap(), program, "{preset}");
+    }
 }
 
 #[test]
@@ -186,13 +231,47 @@ fn verification_names_the_layer_of_a_changed_weight() {
     assert!(exact.is_exact() && exact.sums > 10_000 && exact.values > 10_000, "{exact}");
     assert!(exact.to_string().ends_with("3 equal predictions; no bit differs"), "{exact}");
     forge(&path, |_, tensors| {
-        let kernel = tensors.iter_mut().find(|(name, ..)| name.contains("blocks.1.conv2.kernel"));
-        kernel.unwrap().2[0] ^= 1;
+        for name in ["blocks.2.conv1.kernel", "blocks.1.conv2.kernel"] {
+            let kernel = tensors.iter_mut().find(|(found, ..)| found.contains(name));
+            kernel.unwrap().2[0] ^= 1;
+        }
     });
     let report = verify(model.as_ref(), &Program::load(&path).unwrap(), batch()).unwrap();
     let difference = report.difference.as_ref().unwrap();
     assert_eq!((difference.layer.as_str(), difference.what), ("blocks.1.conv2", "sums"), "{report}");
+    assert_eq!((difference.model - difference.program).abs(), 2.0, "{report}");
     assert!(!report.is_exact());
+    let nothing = verify(model.as_ref(), &Program::load(&path).unwrap(), []).unwrap();
+    assert!(!nothing.is_exact(), "no image shows nothing: {nothing}");
+}
+
+/// Of two layers the first, and in it the first image and element, counted over all batches.
+#[test]
+fn verification_names_the_first_image_and_element_that_differ() {
+    let init = &mut Init::new(1);
+    let model = Sequential::new()
+        .with("head", Dense::new(&DenseConfig::new(4, 3), init).unwrap())
+        .with("tail", Dense::new(&DenseConfig::new(3, 2), init).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dense.qnn");
+    freeze(&model, [1, 1, 4]).unwrap().save(&path).unwrap();
+    forge(&path, |_, tensors| {
+        // Weights [input, output]: from input 3 to output 1 of the head, and the first one of the tail.
+        for (name, weight) in [("tail.kernel", 0), ("head.kernel", 3 * 3 + 1)] {
+            let (.., bytes) = tensors.iter_mut().find(|(found, ..)| found.contains(name)).unwrap();
+            bytes[4 * weight..4 * weight + 4].copy_from_slice(&7.5_f32.to_le_bytes());
+        }
+    });
+    // Input 3 is zero but in the second image of the second batch.
+    let batches = [[0.0; 8], [0.5, 0.0, 1.0, 0.0, 0.5, 0.0, 1.0, 1.0]].map(|batch| batch.to_vec());
+    let report = verify(&model, &Program::load(&path).unwrap(), batches).unwrap();
+    let difference = report.difference.as_ref().unwrap();
+    let found = (difference.layer.as_str(), difference.what, difference.image, difference.element);
+    assert_eq!(found, ("head", "values", 3, 1), "{report}");
+    assert!(
+        report.to_string().contains("of head differ first in image 3, element 1: the model has "),
+        "{report}"
+    );
 }
 
 /// Whoever compares only what the program has does not see what it lacks.

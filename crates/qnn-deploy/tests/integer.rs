@@ -129,7 +129,7 @@ fn files_hold_integers_and_say_so() {
         let program = freeze(calibrated(net, 11, &ORDINARY).as_ref(), net.shape()).unwrap();
         program.save(&path).unwrap();
         let container = Container::read(&path).unwrap();
-        assert!(container.note().starts_with("qnn-packed-model 2 "));
+        assert!(container.note().starts_with("qnn-packed-model 3 "));
         assert!(container.note().contains("halves away from zero"));
         let loaded = Program::load(&path).unwrap();
         assert_eq!(loaded, program);

@@ -10,7 +10,7 @@ use super::{Target, unpackable};
 use crate::Result;
 use crate::bits::pack;
 use crate::chain::Functions;
-use crate::codes::{encoding, kernel_layout};
+use crate::codes::{KernelLayout, encoding};
 use crate::memory::{Source, with_scratch};
 use crate::program::{Arithmetic, Finish, Product, Value, Weights};
 use crate::tensors::Tensors;
@@ -335,13 +335,11 @@ impl Weights {
         match self {
             Self::Float { tensor } => Ok(tensors.floats(tensor, len)?.to_vec()),
             Self::Packed { alphabet, tensor } => {
-                let layout = kernel_layout(*alphabet, len)
+                let layout = KernelLayout::new(*alphabet, len)
                     .ok_or_else(|| tensors.error(format!("no encoding holds {alphabet:?}")))?
                     .map_err(unpackable(tensors.stage))?;
-                let bytes = tensors.bytes(tensor, layout.pixel_bytes())?;
-                let mut codes = vec![0.0; len];
-                layout.unpack(bytes, &mut codes).map_err(unpackable(tensors.stage))?;
-                Ok(codes)
+                let bytes = tensors.bytes(tensor, layout.bytes())?;
+                layout.unpack(bytes).map_err(unpackable(tensors.stage))
             }
         }
     }
