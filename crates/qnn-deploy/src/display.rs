@@ -3,7 +3,7 @@ use std::fmt;
 use qnn_quant::Alphabet;
 
 use crate::program::{
-    Action, Arithmetic, Chain, Elements, Finish, Link, Product, Program, Stage, Value, Weights,
+    Action, Arithmetic, Chain, Elements, Finish, Link, Product, Program, Remark, Stage, Value, Weights,
 };
 
 impl fmt::Display for Program {
@@ -20,17 +20,34 @@ impl fmt::Display for Program {
             writeln!(f, "{number:>a$}  {layers:<b$}  {kernel:<c$}  {output:<d$}  {bytes:>e$}")?;
         }
         let (tensors, values) = (self.tensor_bytes(), self.activation_bytes());
-        writeln!(f, "{} of tensors, at most {} of values per image", size(tensors), size(values))?;
-        for (i, stage) in self.stages.iter().enumerate() {
-            for remark in &stage.remarks {
-                writeln!(f, "{i}: {}; {}", remark.reason, remark.remedy)?;
-            }
+        writeln!(
+            f,
+            "{} of tensors; activations of one image take at most {} at a time",
+            size(tensors),
+            size(values)
+        )?;
+        for (stages, remark) in self.remarks() {
+            writeln!(f, "{}: {}; {}", stages.join(", "), remark.reason, remark.remedy)?;
         }
         Ok(())
     }
 }
 
 impl Program {
+    /// Each remark once, with the numbers of its stages, in the order of the first ones.
+    fn remarks(&self) -> Vec<(Vec<String>, &Remark)> {
+        let mut found: Vec<(Vec<String>, &Remark)> = Vec::new();
+        for (i, stage) in self.stages.iter().enumerate() {
+            for remark in &stage.remarks {
+                match found.iter_mut().find(|(_, known)| *known == remark) {
+                    Some((stages, _)) => stages.push(i.to_string()),
+                    None => found.push((vec![i.to_string()], remark)),
+                }
+            }
+        }
+        found
+    }
+
     fn row(&self, i: usize) -> [String; 5] {
         let stage = &self.stages[i];
         let [input, output] = [stage.input, stage.output].map(|value| self.values[value]);

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// the model in evaluation, bit for bit. A value that overflows f32 is the exception: what follows
 /// an infinity is not compared.
 ///
-/// After the first run with a number of images nothing is allocated.
+/// After the first run with a number of images nothing is allocated, but by a thread of the pool that had no part in it.
 #[derive(Debug)]
 pub struct Session {
     stages: Vec<StageRun>,
@@ -54,6 +54,10 @@ impl Session {
     ///
     /// [`Error::Program`] if its parts do not fit together, as in a forged file; [`Error::Data`] if its
     /// normalisation is none, or for another number of channels.
+    ///
+    /// # Panics
+    ///
+    /// As [`Kernels::current`](qnn_kernels::Kernels::current), if `QNN_ISA` is no instruction set of this machine.
     pub fn new(program: &Program) -> Result<Self> {
         program.check()?;
         let plan = Plan::new(program);

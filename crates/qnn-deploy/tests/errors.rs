@@ -143,7 +143,7 @@ fn a_program_prints_its_stages_and_what_slows_it_down() {
         text.contains("0: its input is f32: packed weights, sums in f32; quantize the activation before it"),
         "{text}"
     );
-    assert!(text.contains("of values per image"), "{text}");
+    assert!(text.contains("activations of one image take at most "), "{text}");
     let float = Net::LeNet5.build(&Scheme::default(), 0);
     let text = freeze(float.as_ref(), Net::LeNet5.shape()).unwrap().to_string();
     assert!(

@@ -4,8 +4,12 @@ mod common;
 
 use common::{Net, assert_exact, images, randomize};
 use qnn_deploy::{Session, freeze};
+use qnn_layers::{
+    Conv2d, Conv2dConfig, GlobalAveragePool, HardTanh, Init, PaddingRule, Quantize, Sequential,
+    ShiftBatchNorm, ShiftBatchNormConfig,
+};
 use qnn_models::{Activation, Scheme};
-use qnn_quant::{DorefaActivations, DorefaWeights, Pair};
+use qnn_quant::{DorefaActivations, DorefaWeights, Pair, Sign};
 
 const PRESETS: [&str; 14] = [
     "bnn",
@@ -102,4 +106,50 @@ fn batches_and_threads_change_no_bit() {
     let image: usize = net.shape().iter().product();
     let single = x.as_slice().chunks(image).flat_map(|x| session.run(x).unwrap());
     assert_eq!(single.collect::<Vec<_>>(), whole);
+}
+
+/// Groups down to single channels, images that go on as +1 or −1, and batch norms of powers of two.
+#[test]
+fn layers_that_no_model_here_has() {
+    let two_bits = || Pair::published(DorefaActivations::new(2).unwrap());
+    let sign = || Pair::published(Sign);
+    let activations: [(&str, Option<Pair>); 3] =
+        [("f32", None), ("sign", Some(sign())), ("2 bits", Some(two_bits()))];
+    for (kind, activation) in activations {
+        for (seed, groups) in [1, 2, 4, 8].into_iter().enumerate() {
+            for pad_value in if kind == "2 bits" { vec![0.0] } else { vec![0.0, 1.0, -1.0] } {
+                let mut model = grouped(activation.as_ref(), groups, pad_value);
+                randomize(&mut model, seed as u64);
+                let what = format!("{kind}, {groups} groups, padded with {pad_value}");
+                assert_exact(&what, &model, [9, 7, 3]);
+                let text = freeze(&model, [9, 7, 3]).unwrap().to_string();
+                let integers = if activation.is_some() { 2 } else { 0 };
+                assert_eq!(text.matches("integer sums").count(), integers, "{what}: {text}");
+            }
+        }
+    }
+}
+
+/// Eight channels from the image, eight in groups, then sixteen, with shift-based batch norms between.
+fn grouped(activation: Option<&Pair>, groups: usize, pad_value: f32) -> Sequential {
+    let init = &mut Init::new(groups as u64);
+    let mut conv = |inputs, outputs, groups| {
+        let kernel_quantizer = Some(Pair::published(Sign));
+        let padding = PaddingRule::Same;
+        let shape = Conv2dConfig::new(inputs, outputs, 3);
+        let config = Conv2dConfig { groups, padding, pad_value, kernel_quantizer, ..shape };
+        Conv2d::new(&config, init).unwrap()
+    };
+    let norm = |channels, round_variance| {
+        let config = ShiftBatchNormConfig { round_variance, ..ShiftBatchNormConfig::new(channels) };
+        ShiftBatchNorm::new(&config).unwrap()
+    };
+    let activate = |model: Sequential| match activation {
+        Some(pair) => model.then(Quantize::new(pair.clone())),
+        None => model.then(HardTanh),
+    };
+    let model = Sequential::new().then(conv(3, 8, 1)).then(norm(8, true));
+    let model = activate(model).then(conv(8, 8, groups)).then(norm(8, false));
+    let model = activate(model).then(conv(8, 16, groups)).then(norm(16, true));
+    activate(model).then(GlobalAveragePool)
 }

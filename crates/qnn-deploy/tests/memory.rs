@@ -2,9 +2,10 @@
 
 mod common;
 
-use allocation_counter::{AllocationInfo, measure};
-use common::{Net, images, randomize};
-use qnn_deploy::{Session, freeze};
+use allocation_counter::measure;
+use common::{Net, images, randomize, train};
+use qnn_data::Normalize;
+use qnn_deploy::{Images, Session, freeze};
 use qnn_layers::{
     BatchNorm, BatchNormConfig, Conv2d, Conv2dConfig, Dense, DenseConfig, Flatten, Init, Layer, MaxPool2d,
     PaddingRule, Quantize, Sequential,
@@ -12,17 +13,20 @@ use qnn_layers::{
 use qnn_models::{Scheme, Shortcut};
 use qnn_quant::{DorefaActivations, Pair, Sign};
 
-/// What a run of three images allocates once three others have run.
-fn allocations(model: &dyn Layer, shape: [usize; 3]) -> (AllocationInfo, String) {
+/// What a run of three images, of numbers or of bytes, allocates once others have run.
+fn assert_allocates_nothing(what: &str, model: &dyn Layer, shape: [usize; 3]) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    let program = freeze(model, shape).unwrap();
+    let program = freeze(model, shape).unwrap().with_normalization(&Normalize::symmetric()).unwrap();
     let mut session = Session::new(&program).unwrap();
     let (x, mut logits) = (images(3, shape, 3), vec![0.0; 3 * session.outputs()]);
-    let counted = pool.install(|| {
-        (0..3).for_each(|_| session.run_into(x.as_slice(), &mut logits).unwrap());
-        measure(|| session.run_into(x.as_slice(), &mut logits).unwrap())
-    });
-    (counted, program.to_string())
+    let bytes: Vec<u8> = (0..x.len()).map(|i| (i * 31) as u8).collect();
+    for images in [Images::Numbers(x.as_slice()), Images::Bytes(&bytes)] {
+        let counted = pool.install(|| {
+            (0..3).for_each(|_| session.run_into(images, &mut logits).unwrap());
+            measure(|| session.run_into(images, &mut logits).unwrap())
+        });
+        assert_eq!(counted.count_total, 0, "{what}: {counted:?}\n{program}");
+    }
 }
 
 /// Nothing but products of codes, with all that may follow them.
@@ -51,12 +55,11 @@ fn integers(activation: &Pair) -> Sequential {
 }
 
 #[test]
-fn programs_of_integers_allocate_nothing() {
+fn programs_of_codes_allocate_nothing() {
     for activation in [Pair::published(Sign), Pair::published(DorefaActivations::new(2).unwrap())] {
         let mut model = integers(&activation);
         randomize(&mut model, 2);
-        let (counted, text) = allocations(&model, [8, 8, 3]);
-        assert_eq!(counted.count_total, 0, "{activation:?}: {counted:?}\n{text}");
+        assert_allocates_nothing(&format!("{activation:?}"), &model, [8, 8, 3]);
     }
 }
 
@@ -66,8 +69,19 @@ fn programs_with_numbers_allocate_nothing() {
         for preset in ["bnn", "bnn-w-dorefa-a", "dorefa", "twn", "bwn", "xnor-full", "bc-1.2", "fp"] {
             let mut model = net.build(&Scheme::preset(preset).unwrap(), 1);
             randomize(model.as_mut(), 2);
-            let (counted, text) = allocations(model.as_ref(), net.shape());
-            assert_eq!(counted.count_total, 0, "{net:?} {preset}: {counted:?}\n{text}");
+            assert_allocates_nothing(&format!("{net:?} {preset}"), model.as_ref(), net.shape());
+        }
+    }
+}
+
+/// Bytes beside bytes, bits or powers of two.
+#[test]
+fn programs_of_bytes_allocate_nothing() {
+    for preset in ["int8", "w1a8", "lsq", "pact", "fixed8", "inq"] {
+        for net in [Net::LeNet5, Net::ResNet8(Shortcut::Projection)] {
+            let mut model = net.build(&Scheme::preset(preset).unwrap(), 1);
+            train(model.as_mut(), net.shape());
+            assert_allocates_nothing(&format!("{net:?} {preset}"), model.as_ref(), net.shape());
         }
     }
 }

@@ -2,21 +2,9 @@
 
 mod common;
 
-use common::{Net, assert_exact, images};
+use common::{Net, assert_exact, train};
 use qnn_deploy::{Error, freeze};
-use qnn_layers::{Ctx, Layer, Mode, apply_updates};
 use qnn_models::Scheme;
-use qnn_tensor::Tape;
-
-/// What a step leaves behind: statistics of batch norms, ranges, trained parameters, remembered codes, frozen weights.
-fn train(model: &mut dyn Layer, shape: [usize; 3]) {
-    let tape = Tape::new();
-    // The end of training, when INQ freezes what is left.
-    let mut cx = Ctx::new(&tape, Mode::Train, 3, 0).with_progress(1.0);
-    model.forward(&mut cx, tape.constant(images(20, shape, 50)).into()).unwrap();
-    let updates = cx.finish().into_updates();
-    apply_updates(model, updates);
-}
 
 fn check(net: Net, name: &str, scheme: &Scheme) {
     let mut model = net.build(scheme, 7);

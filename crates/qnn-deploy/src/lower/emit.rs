@@ -5,10 +5,11 @@ use qnn_quant::Alphabet;
 
 use super::draft::{Body, Draft};
 use super::product::Factorization;
+use super::remarks::{WITHOUT_SCALES, alone, remark};
 use super::thresholds::{NotMonotone, thresholds};
 use super::{Nodes, Store};
 use crate::chain::{Cuts, Functions};
-use crate::codes::{kernel_layout, planes};
+use crate::codes::{KernelLayout, planes};
 use crate::geometry::pool_geometry;
 use crate::graph::Graph;
 use crate::program::{
@@ -139,7 +140,8 @@ impl<'a, 't> Emission<'a, 't> {
             Body::PadZero { stride } => Action::PadZero { stride },
             Body::Input | Body::Product => Action::Chain(Chain { links: draft.links.clone() }),
         };
-        self.push(&draft.steps, input, operand, output, action, Vec::new());
+        let remarks = alone(self.graph, draft, &self.values[input]).into_iter().collect();
+        self.push(&draft.steps, input, operand, output, action, remarks);
         Ok(())
     }
 
@@ -163,9 +165,10 @@ impl<'a, 't> Emission<'a, 't> {
 
     fn float_product(&mut self, draft: &Draft, factors: &Factorization<'_>, weights: Weights) -> Result<()> {
         let input = self.float_value(draft.input);
-        // A window of constants is nobody's to quantize.
-        let owned = self.graph.steps[draft.start].param.is_some();
-        let remarks: Vec<_> = factors.remark.clone().filter(|_| owned).into_iter().collect();
+        let remarks = match self.graph.steps[draft.start].param {
+            Some(_) => factors.remark.clone().into_iter().collect(),
+            None => vec![remark("its weights are constants, a mean over a window", WITHOUT_SCALES)],
+        };
         let output = self.value(draft.output);
         let operand = draft.operand.map(|operand| self.operand(operand, output));
         let finish = Finish::Chain(Chain { links: draft.links.clone() });
@@ -348,16 +351,13 @@ impl<'a, 't> Emission<'a, 't> {
         let packed = factors
             .operands
             .alphabet
-            .and_then(|alphabet: Alphabet| Some((alphabet, kernel_layout(alphabet, codes.len())?)));
+            .and_then(|alphabet: Alphabet| Some((alphabet, KernelLayout::new(alphabet, codes.len())?)));
         let Some((alphabet, layout)) = packed else {
             let tensor = self.tensors.put(draft.start, "kernel", Data::Floats(codes.to_vec()));
             return Ok(Weights::Float { tensor });
         };
-        let pack = layout.and_then(|layout| {
-            let mut bytes = vec![0; layout.pixel_bytes()];
-            layout.pack(codes, &mut bytes).map(|()| bytes)
-        });
-        let bytes = pack.map_err(|source| Error::Pack { layer: layer(), source })?;
+        let bytes = layout.and_then(|layout| layout.pack(codes));
+        let bytes = bytes.map_err(|source| Error::Pack { layer: layer(), source })?;
         let tensor = self.tensors.put(draft.start, "kernel", Data::Bytes(bytes));
         Ok(Weights::Packed { alphabet, tensor })
     }
@@ -376,8 +376,4 @@ fn assemble(
 /// The codes of an alphabet in ascending order.
 fn codes_of(alphabet: Alphabet) -> impl Iterator<Item = i32> {
     (0..alphabet.count as i32).map(move |rank| alphabet.first + alphabet.step * rank)
-}
-
-fn remark(reason: &str, remedy: &str) -> Remark {
-    Remark { reason: reason.to_owned(), remedy: remedy.to_owned() }
 }

@@ -9,10 +9,11 @@ use qnn_tensor::ops::{Conv2dOptions, PoolOptions};
 
 use super::Store;
 use super::product::dense_geometry;
+use super::remarks::remark;
 use crate::geometry::{convolution, pool_geometry};
 use crate::graph::Graph;
 use crate::integer::{ByteCodes, IntegerFinish, IntegerProduct, IntegerStage};
-use crate::program::{Action, Data, Elements, LayerName, Program, Stage, Value};
+use crate::program::{Action, Data, Elements, LayerName, Program, Remark, Stage, Value};
 use crate::{Error, Result};
 
 /// Whether a layer of the graph computes in integers; then all must.
@@ -209,7 +210,8 @@ impl Lowering<'_, '_> {
         let operand = step.inputs.get(1).map(|x| place(x.index()));
         let output = self.values.len();
         let layers = vec![LayerName { step: i, name: self.graph.names[i].clone() }];
-        self.stages.push(Stage { layers, input, operand, output, action, remarks: Vec::new() });
+        let remarks = alone(&action).into_iter().collect();
+        self.stages.push(Stage { layers, input, operand, output, action, remarks });
         self.values.push(value);
         self.places.insert(step.output.index(), output);
     }
@@ -217,4 +219,19 @@ impl Lowering<'_, '_> {
     fn unsupported(&self, i: usize, reason: &str) -> Error {
         Error::Unsupported { layer: self.graph.names[i].clone(), reason: reason.to_owned() }
     }
+}
+
+/// Why a stage is not part of the product before it.
+fn alone(action: &Action) -> Option<Remark> {
+    let Action::Integer(stage) = action else { return None };
+    let reason = match stage {
+        IntegerStage::Product(_) => return None,
+        IntegerStage::Quantize { .. } => "no stage comes before it",
+        IntegerStage::Sum { .. } => {
+            "the two values of a sum have scales of their own, and each is rounded first"
+        }
+        IntegerStage::Mean { .. } => "a mean needs all pixels of its image",
+        IntegerStage::PadZero { .. } => "a shortcut without weights copies bytes",
+    };
+    Some(remark(reason, "none is needed: each byte is read and written once"))
 }

@@ -8,6 +8,7 @@ mod draft;
 mod emit;
 mod integer;
 mod product;
+mod remarks;
 mod thresholds;
 
 use std::collections::BTreeMap;

@@ -59,7 +59,8 @@ impl<'a> Factorization<'a> {
 
     /// The same product where its input, though codes, lies as numbers.
     pub(crate) fn with_numbers(self) -> Self {
-        let reason = "its input's codes lie as numbers: packed weights, sums in f32".to_owned();
+        let weights = self.operands.alphabet.map_or("packed weights", beside_f32);
+        let reason = format!("its input's codes lie as numbers: {weights}, sums in f32");
         let remedy =
             "quantize right before it, behind pools of incomplete windows and channels of zeros".to_owned();
         Self { arithmetic: Arithmetic::WeightOnly, remark: Some(Remark { reason, remedy }), ..self }
@@ -100,8 +101,8 @@ fn choose(
     let weights = operands.alphabet.filter(|&codes| encoding(codes).is_some());
     let (x, w) = match (x, weights) {
         (Some(x), Some(w)) => (x, w),
-        (None, Some(_)) => {
-            let reason = "its input is f32: packed weights, sums in f32".to_owned();
+        (None, Some(w)) => {
+            let reason = format!("its input is f32: {}, sums in f32", beside_f32(w));
             return (Arithmetic::WeightOnly, remark(reason, "quantize the activation before it"));
         }
         (Some(_), None) => {
@@ -124,11 +125,25 @@ fn choose(
     }
     let largest = reach / i64::from(magnitude(x)).max(i64::from(pad_code).abs()).max(1);
     match packable(x, w, geometry, pad_code, largest) {
+        Ok(()) if encoding(x) == Some(Encoding::Int8) && encoding(w) != Some(Encoding::Int8) => {
+            let reason =
+                "beside codes of bytes its weights take a byte each in memory, and their bits in the file"
+                    .to_owned();
+            (Arithmetic::Integer, remark(reason, "use activations of up to 4 bits to keep them packed"))
+        }
         Ok(()) => (Arithmetic::Integer, None),
         Err(error) => {
             let remedy = "use codes of up to 8 bits in planes (sign, unsigned, odd, ternary)";
             (Arithmetic::WeightOnly, remark(format!("no integer kernel takes it: {error}"), remedy))
         }
+    }
+}
+
+/// How weights lie in memory beside numbers.
+fn beside_f32(w: Alphabet) -> &'static str {
+    match encoding(w) {
+        Some(Encoding::Int8) => "weights of f32 in memory, packed in the file alone",
+        _ => "packed weights",
     }
 }
 

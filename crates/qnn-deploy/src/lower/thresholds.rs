@@ -50,7 +50,7 @@ struct Asked<'a> {
 }
 
 /// More comparisons than this would be noticed when freezing.
-const AFFORDABLE: usize = 1 << 24;
+const AFFORDABLE: usize = 1 << 25;
 
 impl Asked<'_> {
     /// The level of each channel's code at a sum of its own.

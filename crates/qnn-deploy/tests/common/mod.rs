@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // Each test binary uses some of it.
 
-use qnn_deploy::{Session, freeze};
+use qnn_deploy::{Action, Arithmetic, Elements, IntegerStage, Program, Session, freeze};
 use qnn_files::{Container, Digest};
 use qnn_layers::{Calibration, Ctx, Init, Layer, LeafMut, Mode, Module, Path, Role, apply_updates};
 use qnn_models::{
@@ -123,6 +123,16 @@ pub(crate) fn calibrated(net: Net, seed: u64, gammas: &[f32]) -> Box<dyn Layer> 
     model
 }
 
+/// What a step leaves behind: statistics of batch norms, ranges, trained parameters, remembered codes, frozen weights.
+pub(crate) fn train(model: &mut dyn Layer, shape: [usize; 3]) {
+    let tape = Tape::new();
+    // The end of training, when INQ freezes what is left.
+    let mut cx = Ctx::new(&tape, Mode::Train, 3, 0).with_progress(1.0);
+    model.forward(&mut cx, tape.constant(images(20, shape, 50)).into()).unwrap();
+    let updates = cx.finish().into_updates();
+    apply_updates(model, updates);
+}
+
 /// Images of small dyadic numbers.
 pub(crate) fn images(count: usize, [h, w, c]: [usize; 3], seed: u64) -> Tensor {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -141,9 +151,24 @@ pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
+/// Whatever does not run on codes, or takes a pass of its own, says why and what could be done.
+fn assert_explained(what: &str, program: &Program) {
+    for (i, stage) in program.stages().iter().enumerate() {
+        let on_codes = program.values()[stage.input].elements != Elements::Float;
+        let accelerated = match &stage.action {
+            Action::Product(product) => product.arithmetic == Arithmetic::Integer,
+            Action::MaxPool { .. } => on_codes,
+            Action::Integer(stage) => matches!(stage, IntegerStage::Product(_)),
+            _ => false,
+        };
+        assert!(accelerated || !stage.remarks.is_empty(), "{what}: stage {i} has no remark\n{program}");
+    }
+}
+
 /// Compares graph and session for batches of one and seven.
 pub(crate) fn assert_exact(what: &str, model: &dyn Layer, shape: [usize; 3]) {
     let program = freeze(model, shape).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_explained(what, &program);
     let mut session = Session::new(&program).unwrap_or_else(|error| panic!("{what}: {error}"));
     for count in [1, 7] {
         let x = images(count, shape, count as u64);
