@@ -29,6 +29,7 @@ use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 use qnn::data::{Dataset, Images, Loader, LoaderConfig, Normalize};
 use qnn::deploy::{Program, Session, freeze, verify};
 use qnn::experiment::{Provenance, check_instruction_set};
+use qnn::kernels::Kernels;
 use qnn::layers::{Ctx, StateDict, load_state_dict, model_bits, state_dict};
 use qnn::prelude::*;
 use qnn::quant::RangeMethod;
@@ -245,13 +246,27 @@ fn run(args: &Args) -> Result<bool, AnyError> {
     let program =
         freeze(model.as_ref(), design.input())?.with_normalization(&normalize)?.with_classes(classes)?;
     println!("{program}");
+    println!("kernels: {}, {} thread(s)", Kernels::current().isa(), args.threads);
+    let program = stored(&program)?;
     let (exact, correct) = check(args, model.as_ref(), &program, &dataset, &normalize)?;
     report_accuracy(args, trained.as_ref(), &dataset, correct);
-    times(args, model.as_ref(), &program, &dataset)?;
+    times(args, model.as_ref(), &program, &dataset, &normalize)?;
+    if !exact {
+        println!("\nnothing is written to {}: the packed model is not the trained one", args.out.display());
+        return Ok(false);
+    }
     program.save(&args.out)?;
     let (size, bits) = (std::fs::metadata(&args.out)?.len(), model_bits(model.as_ref()));
     println!("\n{}: {size} bytes; parameters at their bits {}", args.out.display(), bits.div_ceil(8));
-    Ok(exact)
+    Ok(true)
+}
+
+/// The program as a file gives it back: what is verified is what users load.
+fn stored(program: &Program) -> Result<Program, AnyError> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("program.qnn");
+    program.save(&file)?;
+    Ok(Program::load(&file)?)
 }
 
 /// Refuses a place that the packed model could not be written to, before all the work.
@@ -486,14 +501,22 @@ fn largest(logits: &[f32]) -> usize {
 }
 
 /// Times of the training graph and of the program, and of the program's stages.
-fn times(args: &Args, model: &dyn Layer, program: &Program, dataset: &Dataset) -> Result<(), AnyError> {
+fn times(
+    args: &Args,
+    model: &dyn Layer,
+    program: &Program,
+    dataset: &Dataset,
+    normalize: &Normalize,
+) -> Result<(), AnyError> {
     let mut session = Session::new(program)?;
     let image: usize = program.input_shape().iter().product();
     let [h, w, c] = program.input_shape();
-    println!("\nimages  graph ms  packed ms  speed-up  images/s");
+    let tables = normalize.tables(c)?;
+    println!("\nimages  graph ms  packed ms  speed-up  images/s  packed ms from bytes");
     for count in [1, args.batch.min(dataset.test.len())] {
         let bytes = &dataset.test.as_bytes()[..count * image];
-        let numbers: Vec<f32> = bytes.iter().map(|&v| f32::from(v) / 128.0 - 1.0).collect();
+        let number = |(i, &byte): (usize, &u8)| tables[i % tables.len()][usize::from(byte)];
+        let numbers: Vec<f32> = bytes.iter().enumerate().map(number).collect();
         let mut logits = vec![0.0; count * program.outputs()];
         let images = Tensor::from_vec(&[count, h, w, c], numbers.clone())?;
         let graph = fastest(5, || {
@@ -503,12 +526,14 @@ fn times(args: &Args, model: &dyn Layer, program: &Program, dataset: &Dataset) -
             model.forward(&mut cx, images.into()).map(|_| ())
         })?;
         let packed = fastest(20, || session.run_into(numbers.as_slice(), &mut logits))?;
+        let from_bytes = fastest(20, || session.run_into(bytes, &mut logits))?;
         println!(
-            "{count:>6}  {:>8.3}  {:>9.3}  {:>7.1}x  {:>8.0}",
+            "{count:>6}  {:>8.3}  {:>9.3}  {:>7.1}x  {:>8.0}  {:>20.3}",
             1e3 * graph.as_secs_f64(),
             1e3 * packed.as_secs_f64(),
             graph.as_secs_f64() / packed.as_secs_f64(),
-            count as f64 / packed.as_secs_f64()
+            count as f64 / packed.as_secs_f64(),
+            1e3 * from_bytes.as_secs_f64()
         );
     }
     let one = &dataset.test.as_bytes()[..image];

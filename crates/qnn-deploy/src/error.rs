@@ -4,8 +4,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The model does not run on images of the shape that it is to be frozen for.
-    #[error("the model does not take images of shape {shape:?}: {source}")]
+    /// The model cannot be evaluated on images of the shape that it is to be frozen for: it does not take them, or no
+    /// training has set what its quantizers need.
+    #[error("the model cannot be evaluated on images of shape {shape:?}: {source}")]
     Forward {
         /// Height, width, channels.
         shape: [usize; 3],

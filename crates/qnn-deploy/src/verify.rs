@@ -41,10 +41,10 @@ pub struct Difference {
     pub image: usize,
     /// The element of the image's output, in row-major order.
     pub element: usize,
-    /// What the model has.
-    pub model: f32,
-    /// What the program has.
-    pub program: f32,
+    /// What the model has; NaN where its output has no such element.
+    pub model: f64,
+    /// What the program has, likewise.
+    pub program: f64,
 }
 
 /// Runs a model and its program on batches of images `[n, height, width, channels]` and compares every
@@ -68,9 +68,9 @@ pub fn verify(
 }
 
 impl Report {
-    /// Whether nothing differs.
+    /// Whether images were compared, and nothing differs.
     pub fn is_exact(&self) -> bool {
-        self.difference.is_none() && self.equal_predictions == self.images
+        self.images > 0 && self.difference.is_none() && self.equal_predictions == self.images
     }
 }
 
@@ -167,7 +167,7 @@ impl Comparison<'_> {
         self.report.sums += found.len() as u64;
         let at = expected.iter().zip(&found).position(|(model, program)| model != program);
         let at = at.or((expected.len() != found.len()).then_some(expected.len().min(found.len())));
-        let number = |sums: &[i32], at: usize| sums.get(at).map_or(f32::NAN, |&sum| sum as f32);
+        let number = |sums: &[i32], at: usize| sums.get(at).map_or(f64::NAN, |&sum| f64::from(sum));
         let numbers = at.map(|at| (at, [number(&expected, at), number(&found, at)]));
         self.note(&layer.name, "sums", found.len() / images.max(1), numbers);
     }
@@ -202,13 +202,13 @@ impl Comparison<'_> {
         let differs = |(model, program): (&f32, &f32)| model.to_bits() != program.to_bits();
         let at = model.iter().zip(program).position(differs);
         let at = at.or((model.len() != program.len()).then_some(model.len().min(program.len())));
-        let of = |values: &[f32], at: usize| values.get(at).copied().unwrap_or(f32::NAN);
+        let of = |values: &[f32], at: usize| values.get(at).map_or(f64::NAN, |&value| f64::from(value));
         let numbers = at.map(|at| (at, [of(model, at), of(program, at)]));
         self.note(layer, what, program.len() / images.max(1), numbers);
     }
 
     /// Keeps the first difference: where it is, among so many elements per image, and what model and program have.
-    fn note(&mut self, layer: &str, what: &'static str, each: usize, numbers: Option<(usize, [f32; 2])>) {
+    fn note(&mut self, layer: &str, what: &'static str, each: usize, numbers: Option<(usize, [f64; 2])>) {
         let (Some((at, [model, program])), None) = (numbers, &self.report.difference) else { return };
         let (image, element) = (self.report.images + at / each.max(1), at % each.max(1));
         self.report.difference =
@@ -298,11 +298,18 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { layer, what, image, element, model, program } = self;
+        let Self { layer, what, image, element, .. } = self;
+        let [model, program] = [self.model, self.program].map(digits);
         write!(
             f,
             "the {what} of {layer} differ first in image {image}, element {element}: \
              the model has {model}, the program {program}"
         )
     }
+}
+
+/// The shortest digits that tell a number of f32 from all others; integers may have more bits.
+fn digits(number: f64) -> String {
+    let single = number as f32;
+    if f64::from(single) == number { single.to_string() } else { number.to_string() }
 }

@@ -126,6 +126,17 @@ fn a_trained_network_is_packed_verified_and_predicts() {
     let predicted = predict("--data embedded --dataset digits --count 8");
     assert_eq!((predicted.code, predicted.err.as_str()), (Some(0), ""), "{predicted:?}");
     assert_eq!(predicted.out.matches('%').count(), 3 * 8, "{}", predicted.out);
+    // A file of the first image is told apart as the image is.
+    let digits = qnn::data::load(DatasetName::Digits, &Source::Embedded).unwrap().dataset.test;
+    let digits = digits.take(1).fit_to([28, 28, 1]).unwrap();
+    fs::write(folder.path().join("first.pgm"), [b"P5 28 28 255\n", digits.pixels(0)].concat()).unwrap();
+    let from_file = predict("--top 3 first.pgm");
+    assert_eq!((from_file.code, from_file.err.as_str()), (Some(0), ""), "{from_file:?}");
+    let classes = |line: &str| line.trim_end().split_once(": ").map(|(_, classes)| classes.to_owned());
+    assert!(from_file.out.starts_with("first.pgm: "), "{}", from_file.out);
+    assert_eq!(classes(&from_file.out), classes(predicted.out.lines().next().unwrap()));
+    fs::write(folder.path().join("cut.pgm"), b"P5 28 28 255\nshort").unwrap();
+    predict("cut.pgm").assert_named(1, "cut.pgm");
     // The normalisation is the training's, whatever images there are.
     let whole = fs::read(&packed).unwrap();
     deploy("--limit 32");
