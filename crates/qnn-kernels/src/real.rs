@@ -19,6 +19,7 @@ pub(crate) mod compute {
     use crate::threads::idle;
 
     #[cfg(not(any(feature = "std", test)))]
+    #[allow(unused_imports)] // Whether core lacks these functions depends on what else is compiled.
     use num_traits::Float as _;
 
     /// What the crate itself needs of a number type.

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::{CodeRange, RequantizeError};
 #[cfg(not(any(feature = "std", test)))]
+#[allow(unused_imports)] // Whether core lacks these functions depends on what else is compiled.
 use num_traits::Float as _;
 
 use crate::line::LANES;
