@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use qnn::data::{Augment, Dataset, Normalize, embedded_digits};
 use qnn::layers::{StateDict, state_dict};
 use qnn::prelude::*;
-use qnn::quant::RangeMethod;
+use qnn::quant::{RangeMethod, StochasticSign};
 use qnn::train::{Event, Outcome, calibrate, quantize_trained};
 use rayon::prelude::*;
 
@@ -66,38 +66,47 @@ fn every_optimizer_learns_binary_weights() {
 #[test]
 fn whatever_a_quantizer_or_an_optimizer_remembers_survives_an_interruption() {
     let bop = OptimizerConfig::Bop { gamma: 1e-2, threshold: 1e-6, rest: Box::new(OptimizerConfig::ADAM) };
-    let shifts = Norm::ShiftBatch { round_variance: true };
+    let preset = |name| Scheme::preset(name).unwrap();
+    let shifts = Scheme { norm: Norm::ShiftBatch { round_variance: true }, ..preset("bnn") };
+    let chance = || Pair::published(StochasticSign::new(3));
+    let chances =
+        Scheme { kernel: Some(chance()), activation: Activation::Quantized(chance()), ..preset("bnn") };
     let cases = [
-        ("bnn", bop, Norm::Batch),
-        ("bnn", OptimizerConfig::SHIFT_ADAMAX, shifts),
-        ("w1a8", OptimizerConfig::SGD, Norm::Batch),
-        ("lsq", OptimizerConfig::ADAM, Norm::Batch),
-        ("inq", OptimizerConfig::SGD, Norm::Batch),
+        ("bnn", preset("bnn"), bop),
+        ("bnn with shifts", shifts, OptimizerConfig::SHIFT_ADAMAX),
+        ("stochastic signs", chances, OptimizerConfig::ADAM),
+        ("w1a8", preset("w1a8"), OptimizerConfig::SGD),
+        ("lsq", preset("lsq"), OptimizerConfig::ADAM),
+        ("pact", preset("pact"), OptimizerConfig::ADAM),
+        ("ttq", preset("ttq"), OptimizerConfig::ADAM),
+        ("inq", preset("inq"), OptimizerConfig::SGD),
+        ("int8", preset("int8"), OptimizerConfig::SGD),
+        ("dorefa-124", preset("dorefa-124"), OptimizerConfig::ADAM),
+        ("error-decay", preset("error-decay"), OptimizerConfig::ADAM),
     ];
-    cases.par_iter().for_each(|(preset, optimizer, norm)| {
-        let scheme = Scheme { norm: *norm, ..Scheme::preset(preset).unwrap() };
+    cases.par_iter().for_each(|(name, scheme, optimizer)| {
         let recipe = Recipe { epochs: 3, ..recipe(optimizer.clone()) };
-        let whole = train(&scheme, &recipe, &FitOptions::default(), &mut |_| {});
+        let whole = train(scheme, &recipe, &FitOptions::default(), &mut |_| {});
         let folder = tempfile::tempdir().unwrap();
         let options =
             || FitOptions { out_dir: Some(folder.path().to_owned()), resume: true, ..FitOptions::default() };
         let first = options();
         let stop = first.stop.clone();
-        train(&scheme, &recipe, &first, &mut |event| {
+        train(scheme, &recipe, &first, &mut |event| {
             if let Event::Batch { epoch: 1, batch: 7, .. } = event {
                 stop.request();
             }
         });
-        let resumed = train(&scheme, &recipe, &options(), &mut |_| {});
+        let resumed = train(scheme, &recipe, &options(), &mut |_| {});
         let bits = |state: &StateDict| -> Vec<(String, Vec<u32>)> {
             let bits = |tensor: &Tensor| tensor.as_slice().iter().map(|x| x.to_bits()).collect();
             state.iter().map(|(path, tensor)| (path.clone(), bits(tensor))).collect()
         };
-        assert!(bits(&resumed.0) == bits(&whole.0), "{preset} with {optimizer:?}");
+        assert!(bits(&resumed.0) == bits(&whole.0), "{name} with {optimizer:?}");
         let losses = |outcome: &Outcome| -> Vec<u64> {
             outcome.history.iter().map(|epoch| epoch.train_loss.to_bits()).collect()
         };
-        assert_eq!(losses(&resumed.1), losses(&whole.1), "{preset} with {optimizer:?}");
+        assert_eq!(losses(&resumed.1), losses(&whole.1), "{name} with {optimizer:?}");
     });
 }
 
