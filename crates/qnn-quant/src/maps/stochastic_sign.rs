@@ -14,8 +14,8 @@ use crate::{
 /// ```
 ///
 /// The random number of an element depends on the seed, the [draw](Moment::draw) and its position alone: +1 where a
-/// multiple of 2⁻²⁴, uniform in [0, 1), is less than p. So the same seed gives the same signs on any number of threads.
-/// [`codes_into`](Quantizer::codes_into) takes draw 0; a layer counts draws, and evaluates
+/// multiple of 2⁻²⁴, uniform in [0, 1), is less than p, which is not rounded. So the same seed gives the same signs on
+/// any number of threads. [`codes_into`](Quantizer::codes_into) takes draw 0; a layer counts draws, and evaluates
 /// with [`Sign`].
 ///
 /// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ 1]`.
@@ -93,10 +93,41 @@ impl Quantizer for StochasticSign {
     }
 }
 
+/// u < p, of the word's u and the input's p, by way of 2u − 1 < x: no side of it is rounded.
 #[inline(always)]
 fn chosen(x: f32, word: u32) -> f32 {
-    // Both sides of `u < p`, times 2²⁴: the left one is a whole number that f32 holds exactly.
-    let probability = (x + 1.0) * (1 << 23) as f32;
-    let sign = if ((word >> 8) as i32 as f32) < probability { 1.0 } else { -1.0 };
+    const UNIT: f32 = 1.0 / (1 << 23) as f32;
+    let threshold = ((word >> 8) as i32 - (1 << 23)) as f32 * UNIT;
+    let sign = if threshold < x { 1.0 } else { -1.0 };
     if x.is_nan() { x } else { sign }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_decide_at_exactly_their_number() {
+        let numbers = [0, 1, 2, 1 << 22, (1 << 23) - 1, 1 << 23, (1 << 23) + 1, 12_345_678, (1 << 24) - 1];
+        for number in numbers {
+            // 2u − 1, of which f32 holds every digit.
+            let threshold = (f64::from(number) * 2_f64.powi(-23) - 1.0) as f32;
+            for word in [number << 8, number << 8 | 0xFF] {
+                let at = [threshold.next_down(), threshold, threshold.next_up()];
+                assert_eq!(at.map(|x| chosen(x, word)), [-1.0, -1.0, 1.0], "{number}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_ends_leave_nothing_to_chance() {
+        for word in [0, 1 << 31, u32::MAX] {
+            assert_eq!([-1.0, -1.5, f32::NEG_INFINITY].map(|x| chosen(x, word)), [-1.0; 3]);
+            assert_eq!([1.0, 1.5, f32::INFINITY].map(|x| chosen(x, word)), [1.0; 3]);
+            assert!(chosen(f32::NAN, word).is_nan());
+        }
+        // u is less than 1/2 for half of all words.
+        let last = ((1 << 23) - 1) << 8;
+        assert_eq!([0.0, -0.0].map(|x| [last, 1 << 31].map(|word| chosen(x, word))), [[1.0, -1.0]; 2]);
+    }
 }

@@ -105,6 +105,12 @@ proptest! {
             let mut codes = ArrayD::zeros(w.raw_dim());
             map.codes_at_into(w.view(), &grid, &moment, codes.view_mut()).unwrap();
             prop_assert_eq!(codes.iter().copied().collect::<Vec<_>>(), plain.clone());
+            let mean = weights.iter().map(|&w| f64::from(w).abs()).sum::<f64>() / 5.0;
+            let mut values = codes.clone();
+            grid.dequantize_mut(values.view_mut()).unwrap();
+            for (value, s) in values.iter().zip(&plain) {
+                prop_assert!((f64::from(*value) - mean * f64::from(*s)).abs() <= 1e-7 * mean, "{values}, mean {mean}");
+            }
             state = Some(codes);
         }
     }
