@@ -5,7 +5,8 @@ use qnn_layers::{
     PaddingRule, Path, Quantize, apply_updates, for_each_param, load_state_dict, state_dict,
 };
 use qnn_quant::{
-    Custom, HysteresisSign, Inq, InqOrder, Lsq, Pact, Pair, ScaledSign, Sign, Trained, TrainedTernary,
+    Custom, DorefaTanh, Estimator, HysteresisSign, Inq, InqOrder, Lsq, Pact, Pair, ScaledSign, Sign, Ternary,
+    Trained, TrainedTernary, registry,
 };
 use qnn_tensor::{Tape, Tensor};
 
@@ -49,6 +50,47 @@ fn set(module: &mut dyn Module, wanted: &str, values: &[f32]) {
             param.value_mut().as_mut_slice().copy_from_slice(values);
         }
     });
+}
+
+/// The gradient of a layer's input, given one of its output.
+fn pulled_back(layer: &Quantize, x: &Tensor, dy: &Tensor) -> Tensor {
+    let tape = Tape::new();
+    let mut cx = Ctx::new(&tape, Mode::Train, 1, 2);
+    let x = tape.leaf(x.clone());
+    let y = layer.forward(&mut cx, x.into()).unwrap().value();
+    tape.backward_from(y, dy.clone()).take(x).unwrap()
+}
+
+#[test]
+fn gradients_in_layers_are_those_of_the_pair_alone() {
+    let (x, dy) = (numbers(&[5, 7001], 4), numbers(&[5, 7001], 5));
+    for listing in registry::estimators() {
+        let gradient = registry::estimator(listing.name, &registry::Parameters::default()).unwrap();
+        let gradient = gradient.scheduled(0.0).unwrap_or(gradient);
+        for pair in [Pair::new(Sign, gradient.clone()), Pair::new(Ternary::per_tensor(), gradient.clone())] {
+            let grid = pair.map.fit(x.view()).unwrap();
+            let expected = pair.pullback(x.view(), &grid, dy.view()).unwrap();
+            let found = pulled_back(&Quantize::new(pair.clone()), &x, &dy);
+            assert_eq!(found.to_array(), expected, "{pair:?}");
+        }
+    }
+}
+
+#[test]
+fn an_infinity_that_the_map_lets_pass_has_no_slope() {
+    let layer = Quantize::new(Pair::new(Sign, DorefaTanh));
+    let x = Tensor::from_vec(&[1, 3], vec![f32::INFINITY, 0.0, f32::NEG_INFINITY]).unwrap();
+    assert_eq!(pulled_back(&layer, &x, &Tensor::full(&[1, 3], 1.0)).as_slice(), [0.0, 1.0, 0.0]);
+    // Half of the weights are frozen, and nothing measures the others any more.
+    let mut layer = dense(Pair::new(Inq::new(3).unwrap(), DorefaTanh));
+    let mut kernel: Vec<f32> = (0..24).map(|i| if i < 12 { 0.5 } else { 0.25 }).collect();
+    set(&mut layer, "kernel", &kernel);
+    train(&mut layer, &numbers(&[2, 6], 1));
+    kernel[20] = f32::INFINITY;
+    set(&mut layer, "kernel", &kernel);
+    let (_, gradients) = train(&mut layer, &numbers(&[2, 6], 1));
+    let dw = gradients[0].1.as_slice();
+    assert!(dw[20] == 0.0 && dw[19] != 0.0, "{dw:?}");
 }
 
 #[test]

@@ -51,7 +51,7 @@
 //! | [`DorefaWeights`] | odd / (2^k − 1) | 1–8 | [`DorefaTanh`], 1 bit: [`StraightThrough`] |
 //! | [`DorefaActivations`] | 0 .. 1 in steps of 1 / (2^k − 1) | 1–8 | [`ClippedUnit`] |
 //! | [`DorefaGradients`] | −M .. M, rounded by chance | 1–8 | of gradients themselves |
-//! | [`EvenLevels`] | n from −a to a | 1–8 | [`ClippedIdentity`] |
+//! | [`EvenLevels`] | n from −a to a | 1–16 | [`ClippedIdentity`] |
 //! | [`Uniform`], [`FixedPoint`], [`QuantizedHardTanh`] | multiples of a step | 1–8 | [`ClippedIdentity`] |
 //! | [`QuantizedRelu`] | multiples of a step from 0 | 1–8 | [`ClippedUnit`] |
 //! | [`Affine`] | S (q − Z) | 1–8 | [`WithinLevels`] |

@@ -67,7 +67,7 @@ pub trait Quantizer: Debug + Send + Sync {
     ///
     /// Whoever deploys a fixed map writes it as one threshold for each code from the least to the greatest. That does not suit
     /// [`LogAp2`](crate::LogAp2), whose codes may be 2^23 apart, nor [`Ap2`](crate::Ap2), which has no scale to multiply a sum by:
-    /// these two answer false, although they measure nothing.
+    /// these two answer false, although they measure nothing, and so does [`Inq`] with a greatest level that was given.
     fn is_fixed(&self) -> bool {
         false
     }
@@ -113,8 +113,11 @@ pub trait Quantizer: Debug + Send + Sync {
         grid.dequantize_mut(values)
     }
 
-    /// [`fit`](Quantizer::fit) and [`codes_into`](Quantizer::codes_into) in one call: the tensor is read at most twice by the maps
-    /// of this crate, whatever they measure (three times by [`Ternary`](crate::Ternary) along an axis).
+    /// [`fit`](Quantizer::fit) and [`codes_into`](Quantizer::codes_into) in one call.
+    ///
+    /// The maps of this crate read the tensor once for what they measure and once for codes or values, and so do [`quantize`] and
+    /// [`Pair`](crate::Pair). [`Ternary`](crate::Ternary) with a scale measures twice, first the threshold and then the scale above
+    /// it: three times in all, but for a whole tensor twice here, where the second pass writes the codes, too.
     ///
     /// # Errors
     ///

@@ -30,7 +30,7 @@ pub struct Multiplier {
 }
 
 impl Multiplier {
-    /// The nearest multiplier of 31 bits. A scale of 2⁻³² or less makes every accumulator 0.
+    /// The nearest multiplier of 31 bits. A scale that this makes less than 2⁻³² takes every accumulator to 0.
     ///
     /// # Errors
     ///
@@ -95,6 +95,11 @@ impl Multiplier {
     }
 
     /// The stored integer: `clamp(zero_point + acc · scale)`.
+    ///
+    /// # Panics
+    ///
+    /// If the least integer to store is above the greatest.
+    #[track_caller]
     pub fn requantize(&self, acc: i32, zero_point: i32, stored: std::ops::RangeInclusive<i32>) -> i32 {
         self.apply(acc).saturating_add(zero_point).clamp(*stored.start(), *stored.end())
     }
@@ -134,6 +139,52 @@ mod tests {
                 assert!((found - exact).abs() <= slack, "{acc} * {scale}: {found}, exactly {exact}");
             }
         }
+    }
+
+    /// The formula with divisions, in integers that hold everything.
+    fn plain(acc: i32, multiplier: i32, shift: i32) -> i32 {
+        let lifted = i128::from(acc) * (1_i128 << (-shift).max(0));
+        let lifted = lifted.clamp(i32::MIN.into(), i32::MAX.into());
+        let high = (lifted * i128::from(multiplier) + (1 << 30)).div_euclid(1 << 31);
+        let power = 1_i128 << shift.max(0);
+        let magnitude = (2 * high.abs() + power) / (2 * power);
+        i32::try_from(if high < 0 { -magnitude } else { magnitude }).unwrap()
+    }
+
+    #[test]
+    fn results_are_those_of_the_plain_formula_to_the_bit() {
+        let mixed = (0..200_u32).map(|i| i.wrapping_mul(0x9E37_79B1));
+        let multipliers = [1 << 30, (1 << 30) + 1, 3 << 29, i32::MAX - 1, i32::MAX];
+        let multipliers: Vec<i32> = multipliers
+            .into_iter()
+            .chain(mixed.clone().step_by(20).map(|i| (1 << 30 | i >> 2) as i32))
+            .collect();
+        let ends = [i32::MIN, i32::MIN + 1, -1 << 30, i32::MAX, i32::MAX - 1, 1 << 30];
+        let accumulators: Vec<i32> = (-20..=20).chain(ends).chain(mixed.map(|i| i as i32)).collect();
+        for shift in -30..=61 {
+            for &multiplier in &multipliers {
+                let found = Multiplier::from_parts(multiplier, shift).unwrap();
+                for &acc in &accumulators {
+                    let expected = plain(acc, multiplier, shift);
+                    assert_eq!(found.apply(acc), expected, "{acc} * {multiplier}, {shift}");
+                    // With the least multiplier, odd multiples of the divisor are ties of the shift.
+                    let tie = acc.wrapping_mul(2).wrapping_add(1).wrapping_shl(shift.clamp(0, 30) as u32);
+                    let expected = plain(tie, multiplier, shift);
+                    assert_eq!(found.apply(tie), expected, "{tie} * {multiplier}, {shift}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_least_scale_that_does_anything_moves_the_ends_alone() {
+        let least = Multiplier::new(2_f64.powi(-32)).unwrap();
+        assert_eq!(
+            [i32::MIN, i32::MIN + 1, i32::MAX - 1, i32::MAX].map(|acc| least.apply(acc)),
+            [-1, 0, 0, 1]
+        );
+        let below = Multiplier::new(2_f64.powi(-32) * (1.0 - 2_f64.powi(-31))).unwrap();
+        assert_eq!([i32::MIN, i32::MAX].map(|acc| below.apply(acc)), [0, 0]);
     }
 
     #[test]

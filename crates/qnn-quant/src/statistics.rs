@@ -57,12 +57,21 @@ pub fn mean_abs(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
 ///
 /// [`Error::Infinite`], [`Error::GroupsDoNotFit`].
 pub fn max_abs(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
+    let maxima = max_abs_or_infinity(x.view(), groups)?;
+    finite("the maximum of |x|", &x, &maxima)?;
+    Ok(maxima)
+}
+
+/// [`max_abs`], among whose elements infinities may be.
+///
+/// # Errors
+///
+/// [`Error::GroupsDoNotFit`].
+pub(crate) fn max_abs_or_infinity(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f64>> {
     // As integers, the bits of non-negative floats are ordered like the floats, with NaN at the top.
     let greatest = |chunk: &[f32]| chunk.iter().fold(0, |max: i32, x| max.max(x.abs().to_bits() as i32));
     let bits = fold(&x, groups, |_, chunk| greatest(chunk), i32::max)?;
-    let maxima: Vec<f64> = bits.into_iter().map(|bits| f32::from_bits(bits as u32).into()).collect();
-    finite("the maximum of |x|", &x, &maxima)?;
-    Ok(maxima)
+    Ok(bits.into_iter().map(|bits| f32::from_bits(bits as u32).into()).collect())
 }
 
 /// The least and the greatest element per group, in one pass; NaN and NaN where a NaN is among them.
@@ -125,26 +134,28 @@ impl Ends {
 /// ( Σ over |x| > D of |x| )² / ( how many |x| > D )
 /// ```
 ///
-/// found by sorting the magnitudes. What is returned is the greatest magnitude that becomes 0, or 0; NaN where a NaN is among them.
+/// found by sorting a copy of the magnitudes. What is returned is the greatest magnitude that becomes 0, or 0; NaN where a NaN is among them.
 /// Of equally good thresholds it is the greatest.
 ///
 /// # Errors
 ///
 /// [`Error::Infinite`], [`Error::GroupsDoNotFit`].
 pub fn ternary_threshold(x: ArrayViewD<'_, f32>, groups: Groups) -> Result<Vec<f32>> {
-    finite("the best threshold", &x, &mean_abs(x.view(), groups)?)?;
     let Partition { count, inner } = groups.partition(x.shape())?;
     let (rows, len) = (row_major(&x), x.len());
-    Ok(in_parallel(count, len, |group| {
+    let found = in_parallel(count, len, |group| {
         let blocks = rows.chunks_exact(inner.max(1)).skip(group).step_by(count);
         let mut magnitudes: Vec<f32> = blocks.flatten().map(|x| x.abs()).collect();
         magnitudes.sort_unstable_by(|a, b| b.total_cmp(a));
         best_threshold(&magnitudes)
-    }))
+    });
+    let (thresholds, sums): (Vec<f32>, Vec<f64>) = found.into_iter().unzip();
+    finite("the best threshold", &x, &sums)?;
+    Ok(thresholds)
 }
 
-/// Of magnitudes in decreasing order.
-fn best_threshold(magnitudes: &[f32]) -> f32 {
+/// Of magnitudes in decreasing order, and their sum.
+fn best_threshold(magnitudes: &[f32]) -> (f32, f64) {
     let (mut sum, mut best, mut threshold) = (0.0, 0.0, magnitudes.first().copied().unwrap_or(0.0));
     for (index, &magnitude) in magnitudes.iter().enumerate() {
         sum += f64::from(magnitude);
@@ -155,7 +166,7 @@ fn best_threshold(magnitudes: &[f32]) -> f32 {
             (best, threshold) = (gain, next);
         }
     }
-    threshold
+    (threshold, sum)
 }
 
 /// The mean of |x| over the elements with `|x| > threshold`, per group; 0 where there are none.

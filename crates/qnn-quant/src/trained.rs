@@ -44,7 +44,7 @@ pub trait Trained: Quantizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Infinite`](crate::Error::Infinite).
+    /// [`Error::Infinite`](crate::Error::Infinite), and [`Error::Parameter`](crate::Error::Parameter) if a parameter is beyond f32.
     fn initial(&self, x: ArrayViewD<'_, f32>) -> Result<Vec<f32>>;
 
     /// The gradients with respect to the parameters, given that with respect to the quantized value.

@@ -34,4 +34,8 @@ impl Slope for ApproxSign {
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         if x.abs() <= 1.0 { 2.0 - 2.0 * x.abs() } else { 0.0 }
     }
+
+    fn is_elementwise(&self) -> bool {
+        true
+    }
 }

@@ -45,6 +45,10 @@ impl Slope for ClippedIdentity {
         if x.abs() <= self.c { 1.0 } else { 0.0 }
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn clip(&self) -> Option<f32> {
         Some(self.c)
     }

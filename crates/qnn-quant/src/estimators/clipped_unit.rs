@@ -33,4 +33,8 @@ impl Slope for ClippedUnit {
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         if (0.0..=1.0).contains(&x) { 1.0 } else { 0.0 }
     }
+
+    fn is_elementwise(&self) -> bool {
+        true
+    }
 }

@@ -38,6 +38,10 @@ impl<F: Fn(f32) -> f32 + Send + Sync> Slope for Custom<F> {
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         (self.f)(x)
     }
+
+    fn is_elementwise(&self) -> bool {
+        true
+    }
 }
 
 impl<F> fmt::Debug for Custom<F> {

@@ -4,7 +4,7 @@ use qnn_math::sech2;
 use crate::bell::OneBell;
 use crate::bounded::pullback_bounded_into;
 use crate::maps::greatest_tanh;
-use crate::{Estimator, Grid, Result};
+use crate::{Estimator, Grid, Result, statistics};
 
 /// The derivative of DoReFa-Net's squashing of weights, `tanh(w) / max |tanh w|`, with the maximum held constant.
 ///
@@ -15,7 +15,8 @@ use crate::{Estimator, Grid, Result};
 #[doc = include_str!("../../plots/estimator-dorefa-tanh.svg")]
 ///
 /// The maximum is taken over each group of the grid, and for 1 in a zero tensor. A slope beyond f32 (the maximum can be
-/// subnormal) is the greatest finite f32, so that finite inputs give no NaN.
+/// subnormal) is the greatest finite f32, so that finite inputs give no NaN. The tanh of an infinite weight, which another
+/// map may let pass, is ±1, and the slope there 0.
 ///
 /// ```
 /// # use qnn_quant::{DorefaWeights, Pair};
@@ -44,7 +45,7 @@ impl Estimator for DorefaTanh {
         dy: ArrayViewD<'_, f32>,
         dx: ArrayViewMutD<'_, f32>,
     ) -> Result<()> {
-        let maxima = greatest_tanh(x.view(), grid.groups())?;
+        let maxima = greatest_tanh(statistics::max_abs_or_infinity(x.view(), grid.groups())?);
         // A safe bell stays far below the greatest f32.
         let bells: Vec<(OneBell, f64)> =
             maxima.iter().map(|&max| (OneBell::new(max.recip(), 1.0, 0.0), max)).collect();

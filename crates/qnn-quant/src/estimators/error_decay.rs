@@ -5,6 +5,7 @@ use qnn_math::{exp, sech2};
 
 use crate::bell::OneBell;
 use crate::bounded::pullback_bounded_into;
+use crate::rounding::clip;
 use crate::{Error, Estimator, Grid, Groups, Result};
 
 /// IR-Net's error decay estimator: at the start of training nearly the identity, at its end nearly the sign's own derivative.
@@ -18,7 +19,8 @@ use crate::{Error, Estimator, Grid, Groups, Result};
 ///
 /// It is the derivative of `k tanh(t x)`: first the gradients reach all weights, later they are exact near the threshold. Made by
 /// [`at`](ErrorDecay::at), it goes by the progress of training wherever a layer trains with it
-/// ([`scheduled`](Estimator::scheduled)); made by [`new`](ErrorDecay::new), it stays as it is.
+/// ([`scheduled`](Estimator::scheduled)); made by [`new`](ErrorDecay::new), it stays as it is. A slope beyond f32 is the
+/// greatest finite f32, so that a gradient of 0 gives no NaN.
 ///
 /// ```
 /// # use qnn_quant::{ErrorDecay, Pair, Sign};
@@ -70,13 +72,18 @@ impl ErrorDecay {
     #[inline(always)]
     fn slope(&self, x: f32) -> f32 {
         let (t, k) = (f64::from(self.t), f64::from(self.k));
-        (k * t * sech2(t * f64::from(x))) as f32
+        let slope = k * t * sech2(t * f64::from(x));
+        clip(slope, f32::MIN.into(), f32::MAX.into()) as f32
     }
 }
 
 impl Estimator for ErrorDecay {
     fn name(&self) -> &'static str {
         "error-decay"
+    }
+
+    fn is_elementwise(&self) -> bool {
+        true
     }
 
     fn scheduled(&self, progress: f64) -> Option<Arc<dyn Estimator>> {

@@ -19,6 +19,8 @@ use crate::{Levels, Slope};
 /// assert_eq!(pair.pullback(x.view(), &grid, x.mapv(|_| 2.0).view())?, array![2.0, 0.2].into_dyn());
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
+///
+/// Source: none, it is this crate's own variant of [`ClippedIdentity`](crate::ClippedIdentity).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LeakyClipped {
     /// Half the width of the interval in which gradients pass unchanged.
@@ -42,5 +44,9 @@ impl Slope for LeakyClipped {
     fn slope(&self, x: f32, _: &Levels) -> f32 {
         let slope = if x.abs() <= self.c { 1.0 } else { self.leak };
         if x.is_nan() { 0.0 } else { slope }
+    }
+
+    fn is_elementwise(&self) -> bool {
+        true
     }
 }

@@ -35,4 +35,8 @@ impl Slope for MagnitudeAwareGradient {
         // Not `min`, which would hide a NaN.
         if slope > f32::MAX { f32::MAX } else { slope }
     }
+
+    fn is_elementwise(&self) -> bool {
+        true
+    }
 }

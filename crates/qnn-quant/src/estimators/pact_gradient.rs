@@ -33,4 +33,8 @@ impl Slope for PactGradient {
     fn slope(&self, x: f32, levels: &Levels) -> f32 {
         if x >= 0.0 && x < levels.highest { 1.0 } else { 0.0 }
     }
+
+    fn is_elementwise(&self) -> bool {
+        true
+    }
 }

@@ -25,7 +25,8 @@ use crate::{Estimator, Grid, Levels, Result, elementwise, estimator, statistics}
 /// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
-/// The publication, Rastegari et al. 2016, arXiv:1603.05279, prints the shorter [`XnorNetGradient`](crate::XnorNetGradient).
+/// Source: the derivative of α sign(w), derived here. Rastegari et al. 2016, *XNOR-Net*, arXiv:1603.05279, who define α,
+/// print the shorter [`XnorNetGradient`](crate::XnorNetGradient).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScaledSignGradient {
     /// Half the width of the interval in which gradients pass the sign; may be infinite.

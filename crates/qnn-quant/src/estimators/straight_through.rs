@@ -9,8 +9,13 @@ use crate::{Levels, Slope};
 #[doc = include_str!("../../plots/estimator-identity.svg")]
 ///
 /// ```
-/// # use qnn_quant::{Estimator, StraightThrough};
-/// assert_eq!(StraightThrough.name(), "identity");
+/// # use qnn_quant::{Pair, Sign, StraightThrough};
+/// # use ndarray::array;
+/// let pair = Pair::new(Sign, StraightThrough);
+/// let (x, dy) = (array![-0.5, 3.0].into_dyn(), array![2.0, -7.0].into_dyn());
+/// let grid = pair.map.fit(x.view())?;
+/// assert_eq!(pair.pullback(x.view(), &grid, dy.view())?, dy);
+/// # Ok::<(), qnn_quant::Error>(())
 /// ```
 ///
 /// Source: Hinton 2012, *Neural Networks for Machine Learning* (lectures); Bengio, Léonard, Courville 2013,
@@ -26,6 +31,10 @@ impl Slope for StraightThrough {
     #[inline(always)]
     fn slope(&self, _: f32, _: &Levels) -> f32 {
         1.0
+    }
+
+    fn is_elementwise(&self) -> bool {
+        true
     }
 
     fn is_identity(&self) -> bool {

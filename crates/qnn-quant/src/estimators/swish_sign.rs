@@ -58,6 +58,10 @@ impl Estimator for SwishSign {
         "swish-sign"
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn pullback_into(
         &self,
         x: ArrayViewD<'_, f32>,

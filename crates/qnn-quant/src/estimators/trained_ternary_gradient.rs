@@ -32,6 +32,10 @@ impl Estimator for TrainedTernaryGradient {
         "trained-ternary"
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn pullback_into(
         &self,
         x: ArrayViewD<'_, f32>,

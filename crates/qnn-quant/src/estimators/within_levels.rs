@@ -35,4 +35,8 @@ impl Slope for WithinLevels {
     fn slope(&self, x: f32, levels: &Levels) -> f32 {
         if x >= levels.lowest && x <= levels.highest { 1.0 } else { 0.0 }
     }
+
+    fn is_elementwise(&self) -> bool {
+        true
+    }
 }

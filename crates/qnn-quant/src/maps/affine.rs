@@ -75,7 +75,8 @@ impl Affine {
         Ok(Affine { bits, granularity: Granularity::Tensor, symmetric: false, unsigned: false, ranges: None })
     }
 
-    /// Stored integers from 0 to `2^b − 1`, as Jacob et al. have them, in place of two's complement. Values do not change.
+    /// Stored integers from 0 to `2^b − 1`, as Jacob et al. have them, in place of two's complement. Values do not change, except with
+    /// 1 bit, where a zero point half-way between 0 and 1 is rounded to the other side.
     pub fn unsigned(self) -> Self {
         Affine { unsigned: !self.symmetric, ..self }
     }

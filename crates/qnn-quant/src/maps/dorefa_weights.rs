@@ -124,7 +124,7 @@ impl Quantizer for DorefaWeights {
             return ScaledSign { granularity: self.granularity }.fit(x);
         }
         let groups = self.granularity.groups(x.shape())?;
-        let maxima = greatest_tanh(x, groups)?;
+        let maxima = greatest_tanh(statistics::max_abs(x, groups)?);
         let grid = Grid::new(Alphabet::odd(self.bits), groups, vec![1.0; groups.count()])?;
         grid.divided_by(self.denominator())?.with_statistics(maxima)
     }
@@ -136,10 +136,9 @@ impl Quantizer for DorefaWeights {
     }
 }
 
-/// `max |tanh x|` per group, with 1 in place of 0. As tanh is increasing, it is the tanh of the greatest magnitude.
-pub(crate) fn greatest_tanh(x: ArrayViewD<'_, f32>, groups: crate::Groups) -> Result<Vec<f64>> {
-    let maxima = statistics::max_abs(x, groups)?;
-    Ok(maxima.into_iter().map(|max| if max == 0.0 { 1.0 } else { tanh(max) }).collect())
+/// `max |tanh x|` of each `max |x|`, with 1 in place of 0, since tanh is increasing.
+pub(crate) fn greatest_tanh(maxima: Vec<f64>) -> Vec<f64> {
+    maxima.into_iter().map(|max| if max == 0.0 { 1.0 } else { tanh(max) }).collect()
 }
 
 #[cfg(test)]

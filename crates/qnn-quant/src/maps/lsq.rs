@@ -5,7 +5,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD};
 use crate::checked::quantize_checked_into;
 use crate::elementwise::Form;
 use crate::rounding::{Steps, clip, round_half_even};
-use crate::trained::{LEAST, in_range, positive};
+use crate::trained::{in_range, positive};
 use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, Trained, statistics};
 
 /// Evenly spaced levels whose distance, the step size, is trained.
@@ -174,11 +174,11 @@ impl Trained for Lsq {
         Ok(Arc::new(Lsq { step, ..*self }))
     }
 
-    /// `2 E|x| / √Qp`; of a zero tensor, [`LEAST`].
+    /// `2 E|x| / √Qp`; of a zero tensor, [`LEAST`](crate::LEAST). With few bits, twice the greatest numbers are no f32: an error.
     fn initial(&self, x: ArrayViewD<'_, f32>) -> Result<Vec<f32>> {
         let mean = statistics::mean_abs(x, Groups::Tensor)?[0];
         let step = (2.0 * mean / f64::from(self.alphabet().last()).sqrt()) as f32;
-        Ok(vec![if step < LEAST { LEAST } else { step }])
+        Ok(in_range::<1>(self.name(), &[step])?.to_vec())
     }
 
     fn parameter_gradients(&self, x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>) -> Result<Vec<f64>> {

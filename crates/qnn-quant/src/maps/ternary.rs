@@ -82,7 +82,7 @@ impl Ternary {
 
     /// The threshold that brings `q(w)` closest to `w` in the least-squares sense, in place of the approximation.
     ///
-    /// It maximizes `(Σ over |w| > D of |w|)² / count` over all `D`, by sorting: see
+    /// It maximizes `(Σ over |w| > D of |w|)² / count` over all `D`, by sorting a copy of the magnitudes: see
     /// [`ternary_threshold`](crate::statistics::ternary_threshold).
     pub fn exact(self) -> Self {
         Ternary { threshold: Threshold::Best, ..self }

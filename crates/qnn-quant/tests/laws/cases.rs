@@ -92,12 +92,20 @@ fn binary_maps() -> Vec<Case> {
 fn ternary_maps() -> Vec<Case> {
     let of = |granularity| Ternary::per_tensor().with_granularity(granularity);
     let trained = TrainedTernary::new(0.7, 0.4).unwrap();
-    vec![
+    let mut cases = vec![
         Case::measuring(of, |x| ternary::published(x, 0.7, true)),
         Case::measuring(move |g| of(g).unscaled(), |x| ternary::published(x, 0.7, false)),
         Case::measuring(move |g| of(g).exact(), ternary::exact),
-        Case::fixed(trained, |x| ternary::trained(x, 0.7, 0.4)).measures(),
-    ]
+        Case::fixed(trained, |x| ternary::trained(x, 0.05, 0.7, 0.4)).measures(),
+    ];
+    for factor in [0.0, 0.4, 1.3] {
+        let with = move |g| of(g).with_threshold(factor).unwrap();
+        cases.push(Case::measuring(with, move |x| ternary::published(x, factor, true)));
+        let trained = trained.with_threshold(factor).unwrap();
+        let plain = move |x: &ArrayD<f32>| ternary::trained(x, factor, 0.7, 0.4);
+        cases.push(Case::fixed(trained, plain).measures());
+    }
+    cases
 }
 
 fn dorefa_maps() -> Vec<Case> {
@@ -147,17 +155,18 @@ fn even_maps() -> Vec<Case> {
 
 fn affine_maps() -> Vec<Case> {
     let mut cases = Vec::new();
-    for bits in [2, 3, 4, 8] {
+    for bits in 2..=8 {
         let symmetric = move |g| Affine::symmetric(bits).unwrap().with_granularity(g);
         cases
             .push(Case::measuring(symmetric, move |x| affine::symmetric(x, bits)).not_idempotent().nearest());
+    }
+    for bits in 1..=8 {
         let asymmetric = move |g| Affine::asymmetric(bits).unwrap().with_granularity(g);
         cases.push(
             Case::measuring(asymmetric, move |x| affine::asymmetric(x, bits)).not_idempotent().nearest(),
         );
         let unsigned = move |g| Affine::asymmetric(bits).unwrap().unsigned().with_granularity(g);
-        cases
-            .push(Case::measuring(unsigned, move |x| affine::asymmetric(x, bits)).not_idempotent().nearest());
+        cases.push(Case::measuring(unsigned, move |x| affine::unsigned(x, bits)).not_idempotent().nearest());
         let range = Range::new(-0.3, 1.1).unwrap();
         let map = Affine::asymmetric(bits).unwrap().with_ranges(vec![range]).unwrap();
         let plain = move |x: &ArrayD<f32>| affine::ranged(x, bits, range.low().into(), range.high().into());
@@ -173,6 +182,8 @@ fn power_maps() -> Vec<Case> {
     ];
     for bits in 2..=6 {
         cases.push(Case::fixed(Inq::new(bits).unwrap(), move |x| powers::inq(x, bits)).measures());
+        let given = Inq::new(bits).unwrap().with_top(-1).unwrap();
+        cases.push(Case::fixed(given, move |x| powers::inq_below(x, bits, -1.0)));
     }
     cases
 }

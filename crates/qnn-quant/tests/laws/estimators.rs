@@ -1,11 +1,13 @@
 //! Each estimator against finite differences of the surrogate whose derivative it is, and in any company.
 
-use ndarray::{ArrayD, array, aview1};
+use std::sync::Arc;
+
+use ndarray::{ArrayD, Axis, IxDyn, array, aview1};
 use proptest::prelude::*;
 use qnn_quant::*;
 
 use crate::cases::{Map, all};
-use crate::inputs::array;
+use crate::inputs::{array, bits};
 
 fn hardtanh(x: f64) -> f64 {
     x.clamp(-1.0, 1.0)
@@ -24,29 +26,68 @@ fn points() -> Vec<f32> {
     all.filter(|x| kinks.iter().all(|kink: &f32| (x - kink).abs() > 1e-3)).collect()
 }
 
+/// An estimator, a map beside it, and the function whose derivative it is there.
+struct Surrogate {
+    estimator: Box<dyn Estimator>,
+    map: Map,
+    f: Box<dyn Fn(f64) -> f64>,
+}
+
+fn surrogate(
+    estimator: impl Estimator + 'static,
+    map: impl Quantizer + 'static,
+    f: impl Fn(f64) -> f64 + 'static,
+) -> Surrogate {
+    Surrogate { estimator: Box::new(estimator), map: Arc::new(map), f: Box::new(f) }
+}
+
 /// `slope` through the public interface, with a gradient of 2 so that a forgotten factor shows.
-fn check(estimator: &dyn Estimator, map: &dyn Quantizer, surrogate: impl Fn(f64) -> f64) {
+fn check(surrogates: &[Surrogate]) {
     let x = points();
     let x = aview1(&x).into_dyn();
-    let grid = map.fit(x.view()).unwrap();
-    let (dy, mut dx) = (ArrayD::from_elem(x.raw_dim(), 2.0), ArrayD::zeros(x.raw_dim()));
-    estimator.pullback_into(x.view(), &grid, dy.view(), dx.view_mut()).unwrap();
-    for (&x, &dx) in x.iter().zip(&dx) {
-        let want = 2.0 * difference(&surrogate, x.into());
-        assert!((f64::from(dx) - want).abs() < 1e-5, "{}: {dx} at {x}, expected {want}", estimator.name());
+    for Surrogate { estimator, map, f } in surrogates {
+        let grid = map.fit(x.view()).unwrap();
+        let (dy, mut dx) = (ArrayD::from_elem(x.raw_dim(), 2.0), ArrayD::zeros(x.raw_dim()));
+        estimator.pullback_into(x.view(), &grid, dy.view(), dx.view_mut()).unwrap();
+        for (&x, &dx) in x.iter().zip(&dx) {
+            let want = 2.0 * difference(f, x.into());
+            let error = (f64::from(dx) - want).abs();
+            assert!(error < 1e-5, "{estimator:?} of {map:?}: {dx} at {x}, expected {want}");
+        }
     }
 }
 
 #[test]
+fn every_registered_estimator_has_a_surrogate() {
+    let all = [pointwise(), staircases(), smooth(), between_levels(), measuring()];
+    for listing in registry::estimators() {
+        let mut names = all.iter().flatten().map(|surrogate| surrogate.estimator.name());
+        assert!(names.any(|name| name == listing.name), "{} has no surrogate", listing.name);
+    }
+}
+
+fn quadratic(x: f64) -> f64 {
+    x.signum() * (1.0 - (1.0 - x.abs().min(1.0)).powi(2))
+}
+
+fn pointwise() -> Vec<Surrogate> {
+    vec![
+        surrogate(StraightThrough, Sign, |x| x),
+        surrogate(ClippedIdentity::default(), Sign, hardtanh),
+        surrogate(ClippedIdentity { c: 1.5 }, Sign, |x| x.clamp(-1.5, 1.5)),
+        surrogate(ClippedIdentity { c: f32::INFINITY }, Sign, |x| x),
+        surrogate(ClippedUnit, BinaryUnit, |x| x.clamp(0.0, 1.0)),
+        surrogate(ApproxSign, Sign, quadratic),
+        surrogate(LeakyClipped { c: 1.5, leak: 0.25 }, Sign, |x| {
+            x.clamp(-1.5, 1.5) + 0.25 * (x - x.clamp(-1.5, 1.5))
+        }),
+        surrogate(Custom { name: "cubic", f: |x: f32| 3.0 * x * x }, Sign, |x| x * x * x),
+    ]
+}
+
+#[test]
 fn pointwise_slopes_are_the_derivatives_of_their_surrogates() {
-    check(&StraightThrough, &Sign, |x| x);
-    check(&ClippedIdentity::default(), &Sign, hardtanh);
-    check(&ClippedIdentity { c: 1.5 }, &Sign, |x| x.clamp(-1.5, 1.5));
-    check(&ClippedIdentity { c: f32::INFINITY }, &Sign, |x| x);
-    check(&ClippedUnit, &BinaryUnit, |x| x.clamp(0.0, 1.0));
-    let quadratic = |x: f64| x.signum() * (1.0 - (1.0 - x.abs().min(1.0)).powi(2));
-    check(&ApproxSign, &Sign, quadratic);
-    check(&Custom { name: "cubic", f: |x: f32| 3.0 * x * x }, &Sign, |x| x * x * x);
+    check(&pointwise());
 }
 
 /// `t + (d/2) tanh(2k (x − t)/d)` at the threshold that is nearest, 0 in slope outside of the levels.
@@ -60,20 +101,27 @@ fn staircase(x: f64, k: f64, low: f64, count: usize, periodic: bool) -> f64 {
     t + 0.5 * d * (2.0 * k * (x - t) / d).tanh()
 }
 
-#[test]
-fn modified_tanh_is_the_derivative_of_the_staircase() {
-    for k in [3.0, 4.0, 5.0] {
-        check(&ModifiedTanh::new(k), &Sign, |x| (f64::from(k) * x).tanh());
-        check(&ModifiedTanh::new(k), &Identity, |x| (f64::from(k) * x).tanh());
-        check(&ModifiedTanh::new(k), &BinaryUnit, |x| 0.5 * (2.0 * f64::from(k) * (x - 0.5)).tanh());
+fn staircases() -> Vec<Surrogate> {
+    let mut surrogates = Vec::new();
+    for steepness in [3.0, 4.0, 5.0_f32] {
+        let (estimator, k) = (ModifiedTanh::new(steepness), f64::from(steepness));
+        surrogates.push(surrogate(estimator, Sign, move |x| (k * x).tanh()));
+        surrogates.push(surrogate(estimator, Identity, move |x| (k * x).tanh()));
+        surrogates.push(surrogate(estimator, BinaryUnit, move |x| 0.5 * (2.0 * k * (x - 0.5)).tanh()));
         for count in [2, 3, 5] {
             for periodic in [false, true] {
-                let estimator = ModifiedTanh { k, periodic };
+                let estimator = ModifiedTanh { k: steepness, periodic };
                 let map = EvenLevels::new(count as u32, 1.0).unwrap();
-                check(&estimator, &map, |x| staircase(x, k.into(), -1.0, count, periodic));
+                surrogates.push(surrogate(estimator, map, move |x| staircase(x, k, -1.0, count, periodic)));
             }
         }
     }
+    surrogates
+}
+
+#[test]
+fn modified_tanh_is_the_derivative_of_the_staircase() {
+    check(&staircases());
 }
 
 #[test]
@@ -91,36 +139,37 @@ fn modified_tanh_finds_the_thresholds_of_uneven_levels() {
     }
 }
 
-#[test]
-fn smooth_slopes_are_the_derivatives_of_their_surrogates() {
-    for beta in [1.0, 5.0, 10.0] {
+fn smooth() -> Vec<Surrogate> {
+    let mut surrogates = Vec::new();
+    for beta in [1.0, 5.0, 10.0_f32] {
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
-        let swish = |x: f64| 2.0 * sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x))) - 1.0;
-        check(&SwishSign { beta }, &Sign, |x| swish(f64::from(beta) * x));
+        let swish = move |x: f64| 2.0 * sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x))) - 1.0;
+        surrogates.push(surrogate(SwishSign { beta }, Sign, move |x| swish(f64::from(beta) * x)));
     }
-    for t in [0.1_f32, 1.0, 10.0] {
-        let k = f64::from(t).recip().max(1.0);
-        check(&ErrorDecay::new(t).unwrap(), &Sign, |x| k * (f64::from(t) * x).tanh());
+    for steepness in [0.1, 1.0, 10.0_f32] {
+        let (estimator, t) = (ErrorDecay::new(steepness).unwrap(), f64::from(steepness));
+        surrogates.push(surrogate(estimator, Sign, move |x| t.recip().max(1.0) * (t * x).tanh()));
     }
-    assert_eq!((ErrorDecay::at(0.5).t, ErrorDecay::at(0.5).k), (1.0, 1.0));
-    let leaky = |x: f64| x.clamp(-1.5, 1.5) + 0.25 * (x - x.clamp(-1.5, 1.5));
-    check(&LeakyClipped { c: 1.5, leak: 0.25 }, &Sign, leaky);
+    surrogates
 }
 
 #[test]
-fn slopes_that_know_the_levels_are_the_derivatives_of_their_clips() {
-    check(&WithinLevels, &Sign, hardtanh);
-    check(&WithinLevels, &Identity, |x| x);
-    check(&LsqGradient, &Lsq::for_weights(2, 0.75).unwrap(), |x| x.clamp(-1.5, 0.75));
-    check(&PactGradient, &Pact::new(3, 1.5).unwrap(), |x| x.clamp(0.0, 1.5));
-    let scale = points().iter().map(|&x| f64::from(x).abs()).sum::<f64>() / points().len() as f64;
-    let quadratic = |x: f64| x.signum() * (1.0 - (1.0 - x.abs().min(1.0)).powi(2));
-    check(&MagnitudeAwareGradient, &ScaledSign::per_tensor(), |x| scale * quadratic(x));
-    check(&MagnitudeAwareGradient, &Identity, quadratic);
+fn smooth_slopes_are_the_derivatives_of_their_surrogates() {
+    check(&smooth());
+    assert_eq!((ErrorDecay::at(0.5).t, ErrorDecay::at(0.5).k), (1.0, 1.0));
+}
+
+/// The mean magnitude of all points.
+fn mean_magnitude() -> f64 {
+    points().iter().map(|&x| f64::from(x).abs()).sum::<f64>() / points().len() as f64
+}
+
+fn between_levels() -> Vec<Surrogate> {
+    let scale = mean_magnitude();
     let trained = TrainedTernary::new(0.5, 2.0).unwrap().with_threshold(0.3037).unwrap();
     // D lies between two points.
     let d = 0.3037 * 200.0 / 99.7;
-    check(&TrainedTernaryGradient, &trained, |x| {
+    let regions = move |x: f64| {
         if x > d {
             0.5 * x
         } else if x < -d {
@@ -128,7 +177,21 @@ fn slopes_that_know_the_levels_are_the_derivatives_of_their_clips() {
         } else {
             x
         }
-    });
+    };
+    vec![
+        surrogate(WithinLevels, Sign, hardtanh),
+        surrogate(WithinLevels, Identity, |x| x),
+        surrogate(LsqGradient, Lsq::for_weights(2, 0.75).unwrap(), |x| x.clamp(-1.5, 0.75)),
+        surrogate(PactGradient, Pact::new(3, 1.5).unwrap(), |x| x.clamp(0.0, 1.5)),
+        surrogate(MagnitudeAwareGradient, ScaledSign::per_tensor(), move |x| scale * quadratic(x)),
+        surrogate(MagnitudeAwareGradient, Identity, quadratic),
+        surrogate(TrainedTernaryGradient, trained, regions),
+    ]
+}
+
+#[test]
+fn slopes_that_know_the_levels_are_the_derivatives_of_their_clips() {
+    check(&between_levels());
 }
 
 #[test]
@@ -137,9 +200,6 @@ fn slopes_are_safe_far_out_and_where_levels_coincide() {
     let zero = Ternary::per_tensor().fit(array![0.0].into_dyn().view()).unwrap();
     for listing in registry::estimators() {
         let gradient = registry::estimator(listing.name, &registry::Parameters::default()).unwrap();
-        if ["dorefa-tanh", "scaled-sign"].contains(&listing.name) {
-            continue; // They measure the tensor.
-        }
         for grid in [
             Sign.fit(x.view()).unwrap(),
             EvenLevels::new(5, 1.0).unwrap().fit(x.view()).unwrap(),
@@ -154,24 +214,48 @@ fn slopes_are_safe_far_out_and_where_levels_coincide() {
     let mut dx = ArrayD::zeros(x.raw_dim());
     periodic.pullback_into(x.view(), &zero, x.mapv(|_| 1.0).view(), dx.view_mut()).unwrap();
     assert!(dx.iter().all(|dx| dx.is_finite()), "{dx}");
-}
-
-#[test]
-fn dorefas_slope_is_the_derivative_of_its_squashing() {
-    let max = points().iter().map(|&x| f64::from(x).tanh().abs()).fold(0.0, f64::max);
-    for bits in 2..=8 {
-        check(&DorefaTanh, &DorefaWeights::new(bits).unwrap(), |x| x.tanh() / max);
+    for k in [f32::MAX, f32::MIN] {
+        let mut high = ErrorDecay::new(10.0).unwrap();
+        high.k = k;
+        high.pullback_into(x.view(), &zero, x.mapv(|_| 0.0).view(), dx.view_mut()).unwrap();
+        assert!(dx.iter().all(|&dx| dx == 0.0), "{dx}");
+        high.pullback_into(x.view(), &zero, x.mapv(|_| 1.0).view(), dx.view_mut()).unwrap();
+        assert_eq!((dx[0], dx[3]), (k, 0.0));
     }
-    check(&DorefaTanh, &Sign, |x| x.tanh() / max);
+}
+
+/// What is measured on all points, or how many there are, is held constant.
+fn measuring() -> Vec<Surrogate> {
+    let max = points().iter().map(|&x| f64::from(x).tanh().abs()).fold(0.0, f64::max);
+    let (n, alpha) = (points().len() as f64, mean_magnitude());
+    let signs = points().iter().map(|&x| f64::from(x).signum()).sum::<f64>() / n;
+    let squashed = move |x: f64| x.tanh() / max;
+    let mut surrogates = vec![
+        surrogate(DorefaTanh, Sign, squashed),
+        surrogate(XnorNetGradient, ScaledSign::per_tensor(), move |x| x / n + alpha * hardtanh(x)),
+        surrogate(XnorNetGradient, Sign, move |x| x / n + hardtanh(x)),
+        surrogate(XnorNetGradient, Identity, move |x| x / n + hardtanh(x)),
+        surrogate(ScaledSignGradient::default(), ScaledSign::per_tensor(), move |x| {
+            alpha * hardtanh(x) + x.abs() * signs
+        }),
+    ];
+    surrogates.extend((2..=8).map(|bits| surrogate(DorefaTanh, DorefaWeights::new(bits).unwrap(), squashed)));
+    surrogates
 }
 
 #[test]
-fn the_printed_gradient_of_xnor_net() {
-    let x = points();
-    let (n, alpha) = (x.len() as f64, x.iter().map(|&x| f64::from(x).abs()).sum::<f64>() / x.len() as f64);
-    check(&XnorNetGradient, &ScaledSign::per_tensor(), |x| x / n + alpha * hardtanh(x));
-    check(&XnorNetGradient, &Sign, |x| x / n + hardtanh(x));
-    check(&XnorNetGradient, &Identity, |x| x / n + hardtanh(x));
+fn slopes_that_measure_the_tensor_are_the_derivatives_of_their_surrogates() {
+    check(&measuring());
+}
+
+#[test]
+fn an_infinite_weight_has_the_greatest_tanh_and_no_slope() {
+    let x = array![f32::INFINITY, 0.5, f32::NEG_INFINITY].into_dyn();
+    let grid = Sign.fit(x.view()).unwrap();
+    let mut dx = x.clone();
+    DorefaTanh.pullback_into(x.view(), &grid, x.mapv(|_| 2.0).view(), dx.view_mut()).unwrap();
+    assert_eq!((dx[0], dx[2]), (0.0, 0.0));
+    assert!((f64::from(dx[1]) - 2.0 * difference(f64::tanh, 0.5)).abs() < 1e-6, "{dx}");
 }
 
 #[test]
@@ -203,9 +287,7 @@ fn the_chain_rule_through_alpha_is_exact() {
         let wide = w.mapv(|x: f64| x as f32).into_dyn();
         let grid = pair.map.fit(wide.view()).unwrap();
         let dx = pair.pullback(wide.view(), &grid, dy.mapv(|x: f64| x as f32).into_dyn().view()).unwrap();
-        for (group, (w, dy)) in
-            w.axis_iter(ndarray::Axis(axis)).zip(dy.axis_iter(ndarray::Axis(axis))).enumerate()
-        {
+        for (group, (w, dy)) in w.axis_iter(Axis(axis)).zip(dy.axis_iter(Axis(axis))).enumerate() {
             let (at, dy) = (w.to_vec(), dy.to_vec());
             for j in 0..at.len() {
                 let moved = |x: f64| {
@@ -245,7 +327,7 @@ proptest! {
     #[test]
     fn any_map_goes_with_any_estimator_and_never_gives_nan(x in array()) {
         let dy = x.mapv(|x| if x > 0.3 { 1.0 } else { 0.0 });
-        let identity: Map = std::sync::Arc::new(Identity);
+        let identity: Map = Arc::new(Identity);
         for map in all().into_iter().map(|case| case.map).chain([identity]) {
             for listing in registry::estimators() {
                 let gradient = registry::estimator(listing.name, &registry::Parameters::default()).unwrap();
@@ -259,11 +341,39 @@ proptest! {
 }
 
 #[test]
+fn elementwise_gradients_may_be_taken_in_parts() {
+    let x = ArrayD::from_shape_fn(IxDyn(&[300]), |i| ((i[0] * 7919) % 1000) as f32 / 250.0 - 2.0);
+    let dy = x.mapv(|x| 0.7 - x * x);
+    let mut whole_only = Vec::new();
+    for listing in registry::estimators() {
+        let gradient = registry::estimator(listing.name, &registry::Parameters::default()).unwrap();
+        if !gradient.is_elementwise() {
+            whole_only.push(listing.name);
+            continue;
+        }
+        for map in all().into_iter().map(|case| case.map) {
+            let grid = map.fit(x.view()).unwrap();
+            if grid.groups() != Groups::Tensor {
+                continue;
+            }
+            let (mut whole, mut parts) = (x.clone(), x.clone());
+            gradient.pullback_into(x.view(), &grid, dy.view(), whole.view_mut()).unwrap();
+            let pairs = x.axis_chunks_iter(Axis(0), 7).zip(dy.axis_chunks_iter(Axis(0), 7));
+            for ((x, dy), dx) in pairs.zip(parts.axis_chunks_iter_mut(Axis(0), 7)) {
+                gradient.pullback_into(x, &grid, dy, dx).unwrap();
+            }
+            assert_eq!(bits(&parts), bits(&whole), "{gradient:?} of {map:?}");
+        }
+    }
+    assert_eq!(whole_only, ["dorefa-tanh", "xnor-net", "scaled-sign"]);
+}
+
+#[test]
 fn other_shapes_are_refused() {
     let (x, dy) = (array![[1.0, 2.0]].into_dyn(), array![1.0, 2.0].into_dyn());
     for listing in registry::estimators() {
         let gradient = registry::estimator(listing.name, &registry::Parameters::default()).unwrap();
-        let pair = Pair { map: std::sync::Arc::new(ScaledSign::per_axis(1)), gradient };
+        let pair = Pair { map: Arc::new(ScaledSign::per_axis(1)), gradient };
         let grid = pair.map.fit(x.view()).unwrap();
         assert!(matches!(pair.pullback(x.view(), &grid, dy.view()), Err(Error::Shape { .. })), "{pair:?}");
         let transposed = x.t();

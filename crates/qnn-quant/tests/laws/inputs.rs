@@ -19,9 +19,10 @@ pub(crate) fn number() -> BoxedStrategy<f32> {
         f32::MIN_POSITIVE,
     ]);
     let extremes = prop::sample::select(vec![f32::MAX, f32::MIN, 1e30, -1e30, 20.0, -20.0]);
-    let ties = (1_u32..=8, 0_u32..256, -1_i32..=1).prop_map(|(bits, index, aside)| {
+    let ties = (1_u32..=8, 0_u32..256, -1_i32..=1, any::<bool>()).prop_map(|(bits, index, aside, below)| {
         let n = (1 << bits) - 1;
         let tie = ((f64::from(index % (n + 1)) + 0.5) / f64::from(n)) as f32;
+        let tie = if below { -tie } else { tie };
         [tie.next_down(), tie, tie.next_up()][(aside + 1) as usize]
     });
     prop_oneof![6 => -1.5_f32..1.5, 2 => ties, 2 => ends, 1 => -0.01_f32..0.01, 1 => extremes].boxed()

@@ -1,12 +1,22 @@
 //! Statistics of large tensors against one plain f64 loop.
 
+use std::sync::LazyLock;
+
 use approx::assert_relative_eq;
 use ndarray::{ArrayD, Axis, IxDyn};
 use ndarray_rand::RandomExt;
 use ndarray_rand::rand_distr::Normal;
-use qnn_quant::{Granularity, statistics};
+use qnn_quant::{
+    Estimator, Granularity, Groups, Lsq, Pact, Quantizer, ScaledSignGradient, Sign, Trained, TrainedTernary,
+    statistics,
+};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+
+static TEN_MILLION: LazyLock<ArrayD<f32>> = LazyLock::new(|| {
+    let normal = Normal::new(100.0, 30.0).unwrap();
+    ArrayD::random_using(IxDyn(&[400, 250, 100]), normal, &mut ChaCha8Rng::seed_from_u64(3))
+});
 
 struct Plain {
     mean: f64,
@@ -27,8 +37,7 @@ fn plain<'a>(elements: impl Iterator<Item = &'a f32>, threshold: f32) -> Plain {
 
 #[test]
 fn ten_million_elements_are_measured_as_in_f64() {
-    let normal = Normal::new(100.0, 30.0).unwrap();
-    let x = ArrayD::random_using(IxDyn(&[400, 250, 100]), normal, &mut ChaCha8Rng::seed_from_u64(3));
+    let x = &*TEN_MILLION;
     let groupings = [Granularity::Tensor, Granularity::Axis(0), Granularity::Axis(1), Granularity::LastAxis];
     for granularity in groupings {
         let groups = granularity.groups(x.shape()).unwrap();
@@ -53,6 +62,51 @@ fn ten_million_elements_are_measured_as_in_f64() {
             assert_relative_eq!(above[group], want.mean_above, max_relative = 1e-12);
         }
     }
+}
+
+#[test]
+fn the_best_threshold_of_ten_million_elements_is_that_in_f64() {
+    let mut magnitudes: Vec<f64> = TEN_MILLION.iter().map(|x| f64::from(x.abs())).collect();
+    magnitudes.sort_unstable_by(|a, b| b.total_cmp(a));
+    let (mut sum, mut best, mut threshold) = (0.0, 0.0, 0.0);
+    for (kept, pair) in (1..).zip(magnitudes.windows(2)) {
+        sum += pair[0];
+        let gain = sum * sum / f64::from(kept);
+        if pair[1] < pair[0] && gain > best {
+            (best, threshold) = (gain, pair[1]);
+        }
+    }
+    let found = statistics::ternary_threshold(TEN_MILLION.view(), Groups::Tensor).unwrap();
+    assert_eq!(f64::from(found[0]), threshold);
+}
+
+/// Positive terms, of which f32 would lose the last digits.
+#[test]
+fn gradients_of_ten_million_elements_are_summed_as_in_f64() {
+    let x = &*TEN_MILLION;
+    let sum = |term: &dyn Fn(f64) -> f64| x.iter().map(|&x| term(f64::from(x))).sum::<f64>();
+    let gradients = |map: &dyn Trained| map.parameter_gradients(x.view(), x.view()).unwrap();
+    let above = |end: f32| sum(&|x| if x >= f64::from(end) { x } else { 0.0 });
+
+    let lsq = Lsq::for_weights(8, 1.0).unwrap();
+    let residue = |x: f64| if x < 127.0 { x.round_ties_even() - x } else { 127.0 };
+    let ends = sum(&|x| x * if x <= -128.0 { -128.0 } else { residue(x) });
+    let per_weight = lsq.gradient_scale(x.shape());
+    assert_relative_eq!(gradients(&lsq)[0], per_weight * ends, max_relative = 1e-11);
+
+    assert_relative_eq!(gradients(&Pact::new(4, 110.0).unwrap())[0], above(110.0), max_relative = 1e-12);
+
+    let ternary = TrainedTernary::new(1.0, 1.0).unwrap().with_threshold(0.5).unwrap();
+    let delta = 0.5 * statistics::max_abs(x.view(), Groups::Tensor).unwrap()[0];
+    let positive = sum(&|x| if x > delta { x } else { 0.0 });
+    assert_relative_eq!(gradients(&ternary)[0], positive, max_relative = 1e-12);
+
+    // The same for each element: the mean of dy sign(w), where no sign has a gradient of its own.
+    let gradient = ScaledSignGradient { c: -1.0 };
+    let (grid, mut dx) = (Sign.fit(x.view()).unwrap(), ArrayD::zeros(x.raw_dim()));
+    gradient.pullback_into(x.view(), &grid, x.view(), dx.view_mut()).unwrap();
+    let mean = sum(&|x| x.abs()) / x.len() as f64;
+    assert!(x.iter().zip(&dx).all(|(x, &dx)| dx == (mean as f32).copysign(*x)), "{mean}");
 }
 
 #[test]

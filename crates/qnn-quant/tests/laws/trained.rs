@@ -94,6 +94,10 @@ fn training_starts_where_the_papers_say() {
         let map = map.trained().unwrap();
         assert!(map.initial(zero.view()).unwrap().iter().all(|&parameter| parameter > 0.0), "{map:?}");
     }
+    let greatest = array![f32::MAX, f32::MIN].into_dyn();
+    let error = Lsq::for_weights(2, 1.0).unwrap().initial(greatest.view()).unwrap_err();
+    assert!(matches!(error, Error::Parameter { .. }), "{error}");
+    assert!(Lsq::for_weights(4, 1.0).unwrap().initial(greatest.view()).unwrap()[0].is_finite());
 }
 
 fn trained() -> [std::sync::Arc<dyn Quantizer>; 5] {

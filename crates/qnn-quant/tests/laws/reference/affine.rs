@@ -22,7 +22,12 @@ pub(crate) fn symmetric(x: &ArrayD<f32>, bits: u32) -> Pairs {
 }
 
 pub(crate) fn ranged(x: &ArrayD<f32>, bits: u32, low: f64, high: f64) -> Pairs {
-    let (first, last) = (-2_f64.powi(bits as i32 - 1), 2_f64.powi(bits as i32 - 1) - 1.0);
+    stored_from(x, -2_f64.powi(bits as i32 - 1), bits, low, high)
+}
+
+/// With stored integers from `first` on.
+fn stored_from(x: &ArrayD<f32>, first: f64, bits: u32, low: f64, high: f64) -> Pairs {
+    let last = first + 2_f64.powi(bits as i32) - 1.0;
     let (low, high) = (low.min(0.0).max(-limit()), high.max(0.0).min(limit()));
     let scale = stored((high - low) / (last - first));
     let zero = (first - low / scale).round_ties_even().clamp(first, last);
@@ -32,9 +37,18 @@ pub(crate) fn ranged(x: &ArrayD<f32>, bits: u32, low: f64, high: f64) -> Pairs {
     })
 }
 
-pub(crate) fn asymmetric(x: &ArrayD<f32>, bits: u32) -> Pairs {
+fn ends(x: &ArrayD<f32>) -> (f64, f64) {
     let wide = wide(x);
-    let low = wide.iter().copied().reduce(f64::min).unwrap_or(0.0);
-    let high = wide.iter().copied().reduce(f64::max).unwrap_or(0.0);
+    let end = |better: fn(f64, f64) -> f64| wide.iter().copied().reduce(better).unwrap_or(0.0);
+    (end(f64::min), end(f64::max))
+}
+
+pub(crate) fn asymmetric(x: &ArrayD<f32>, bits: u32) -> Pairs {
+    let (low, high) = ends(x);
     ranged(x, bits, low, high)
+}
+
+pub(crate) fn unsigned(x: &ArrayD<f32>, bits: u32) -> Pairs {
+    let (low, high) = ends(x);
+    stored_from(x, 0.0, bits, low, high)
 }

@@ -14,10 +14,12 @@ pub(crate) fn mean_sign(x: &ArrayD<f32>) -> Pairs {
     scaled(x, mean_abs(x))
 }
 
+/// +1 where u < (x + 1)/2. So that no digit of a small x is lost, x stands alone.
 pub(crate) fn stochastic(x: &ArrayD<f32>, seed: u64) -> Pairs {
-    let probability = |x: f64| ((x + 1.0) / 2.0).clamp(0.0, 1.0);
-    let code =
-        |(x, word): (f64, u32)| if f64::from(word >> 8) / 2_f64.powi(24) < probability(x) { 1 } else { -1 };
+    let code = |(x, word): (f64, u32)| {
+        let u = f64::from(word >> 8) / 2_f64.powi(24);
+        if 2.0 * u - 1.0 < x.clamp(-1.0, 1.0) { 1 } else { -1 }
+    };
     wide(x).into_iter().zip(words(seed, x.len())).map(code).map(|code| (code, code.into())).collect()
 }
 

@@ -22,14 +22,18 @@ pub(crate) fn log_ap2(x: &ArrayD<f32>, lowest: f64, highest: f64) -> Pairs {
     })
 }
 
-/// By going through the codebook. Exponents are kept within those of ordinary f32.
+/// Exponents are kept within those of ordinary f32.
 pub(crate) fn inq(x: &ArrayD<f32>, bits: u32) -> Pairs {
     let s = max_abs(x);
     if s == 0.0 {
         return each(x, |_| (0, 0.0));
     }
     let below = 2_f64.powi(bits as i32 - 1) / 2.0 - 1.0;
-    let n1 = (4.0 * s / 3.0).log2().floor().clamp(-126.0 + below, 127.0);
+    inq_below(x, bits, (4.0 * s / 3.0).log2().floor().clamp(-126.0 + below, 127.0))
+}
+
+/// By going through the codebook whose greatest exponent is `n1`.
+pub(crate) fn inq_below(x: &ArrayD<f32>, bits: u32, n1: f64) -> Pairs {
     let n2 = n1 + 1.0 - 2_f64.powi(bits as i32 - 1) / 2.0;
     let mut codebook = vec![0.0];
     codebook.extend((n2 as i32..=n1 as i32).map(|exponent| 2_f64.powi(exponent)));

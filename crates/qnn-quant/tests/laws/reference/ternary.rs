@@ -46,6 +46,6 @@ pub(crate) fn exact(x: &ArrayD<f32>) -> Pairs {
     levels(x, best, scale, scale)
 }
 
-pub(crate) fn trained(x: &ArrayD<f32>, positive: f32, negative: f32) -> Pairs {
-    levels(x, 0.05 * max_abs(x), positive.into(), negative.into())
+pub(crate) fn trained(x: &ArrayD<f32>, factor: f64, positive: f32, negative: f32) -> Pairs {
+    levels(x, factor * max_abs(x), positive.into(), negative.into())
 }
