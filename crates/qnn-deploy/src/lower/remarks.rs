@@ -21,8 +21,8 @@ pub(super) fn alone(graph: &Graph<'_>, draft: &Draft, input: &Value) -> Option<R
         Body::MaxPool(_) if input.elements != Elements::Float => return None,
         Body::MaxPool(_) => (
             "the pool takes f32",
-            "let a quantizer follow the pool, or pool codes, with windows that lie in the image and channel scales that \
-             are not negative",
+            "quantize right before it; behind sums of integers with scales that are not negative a quantizer may follow \
+             it, where its windows lie in the image",
         ),
         Body::AveragePool(_) => {
             ("means of windows are no codes", "pool the largest codes instead, or leave it as it is")
