@@ -26,8 +26,13 @@ use qnn::tensor::{Tape, Tensor};
 const BATCHES: [usize; 2] = [1, 100];
 
 fn main() {
+    // From another thread than the pool's, every operation of the graph would have to enter the pool.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+    pool.install(bench_networks);
+}
+
+fn bench_networks() {
     let mut criterion = support::criterion(support::Profile { samples: 10, seconds: [0.5, 5.0] });
-    rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("the first use of threads");
     let kernels = Kernels::current();
     let limit = bits::limit(kernels);
     println!("{}: at most {:.0} G multiply-accumulates of bits per second", kernels.isa(), limit / 1e9);

@@ -86,9 +86,15 @@ impl Session {
     pub fn run_into<'i>(&mut self, images: impl Into<Images<'i>>, logits: &mut [f32]) -> Result<()> {
         let images = images.into();
         let count = self.check(&images, logits.len())?;
-        if count == 0 {
-            return Ok(());
+        if count > 0 {
+            // Into the pool once, not once for each stage, where the caller is none of its threads.
+            rayon::scope(|_| self.run_shares(images, count, logits));
         }
+        Ok(())
+    }
+
+    /// Divides the images among the threads.
+    fn run_shares(&mut self, images: Images<'_>, count: usize, logits: &mut [f32]) {
         // Each thread takes a run of whole groups; which one takes which changes no result.
         let threads = rayon::current_num_threads().min(count);
         let share = count.div_ceil(threads);
@@ -107,7 +113,6 @@ impl Session {
             logits.par_chunks_mut(share * outputs).zip(memories.par_iter_mut()).enumerate().for_each(serve);
         }
         self.memories = memories;
-        Ok(())
     }
 
     /// The logits of the images, `[n, outputs]`.
