@@ -246,7 +246,7 @@ fn run(args: &Args) -> Result<bool, AnyError> {
     let program =
         freeze(model.as_ref(), design.input())?.with_normalization(&normalize)?.with_classes(classes)?;
     println!("{program}");
-    println!("kernels: {}, {} thread(s)", Kernels::current().isa(), args.threads);
+    println!("kernels: {}; threads: {}", Kernels::current().isa(), args.threads);
     let program = stored(&program)?;
     let (exact, correct) = check(args, model.as_ref(), &program, &dataset, &normalize)?;
     report_accuracy(args, trained.as_ref(), &dataset, correct);
