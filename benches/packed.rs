@@ -22,7 +22,7 @@ use qnn_kernels::packed::{
     ByteInput, ConvGeometry, Encoding, Extreme, Int8Conv, Layout, Output, PackedConv, PoolGeometry,
     Threshold, Thresholds,
 };
-use qnn_kernels::{ChannelAffine, Conv2dShape, FloatConv, Isa, Kernels, Padding};
+use qnn_kernels::{ChannelAffine, FloatConv, Isa, Kernels, Padding};
 
 const SAME: Padding = Padding { top: 1, bottom: 1, left: 1, right: 1 };
 
@@ -172,8 +172,9 @@ impl Bench<'_> {
             self.measure(&format!("metu{height}x{width}/{form}"), geometry.macs(), run)
         };
         let weights: Vec<f32> = signs.iter().map(|&sign| f32::from(sign)).collect();
-        let conv = FloatConv::new(kernels, &float_shape(geometry), &weights, 0.0, ChannelAffine::IDENTITY)
-            .expect("a convolution");
+        let shape = geometry.undilated(1).expect("a shape");
+        let conv =
+            FloatConv::new(kernels, &shape, &weights, 0.0, ChannelAffine::IDENTITY).expect("a convolution");
         let float = time("f32", &mut || conv.run(&x, &mut y));
         let bytes: Vec<u8> = x.iter().map(|&value| value as u8).collect();
         let conv = Int8Conv::new(geometry, ByteInput::SYMMETRIC, &signs).expect("a convolution");
@@ -202,20 +203,6 @@ impl Bench<'_> {
         if two.is_finite() {
             println!("{:>48} two threads are {:.2} times as fast as one", "", one / two);
         }
-    }
-}
-
-fn float_shape(geometry: &ConvGeometry) -> Conv2dShape {
-    Conv2dShape {
-        batch: 1,
-        height: geometry.height,
-        width: geometry.width,
-        channels: geometry.channels,
-        out_channels: geometry.out_channels,
-        kernel: geometry.kernel,
-        stride: geometry.stride,
-        padding: geometry.padding,
-        groups: geometry.groups,
     }
 }
 

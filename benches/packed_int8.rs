@@ -18,7 +18,7 @@ use qnn_kernels::packed::{
     ByteInput, CodeRange, ConvGeometry, Encoding, FixedPoint, Int8Conv, Int8Output, Output, Requantize,
     Rounded, WeightOnlyConv,
 };
-use qnn_kernels::{ChannelAffine, Conv2dShape, FloatConv, Isa, Kernels, Padding};
+use qnn_kernels::{ChannelAffine, FloatConv, Isa, Kernels, Padding};
 
 /// Times convolutions of bytes and of weights that stay packed.
 #[derive(Parser)]
@@ -131,7 +131,7 @@ fn weights_beside_f32(flags: &Flags, kernels: &'static Kernels, limit: f64, geom
     let signs = signs(geometry);
     let x: Vec<f32> = bytes(flags, geometry).iter().map(|&byte| f32::from(byte) / 17.0).collect();
     let mut y = vec![0.0; flags.batch * geometry.out_pixels() * geometry.out_channels];
-    let shape = float_shape(geometry, flags.batch);
+    let shape = geometry.undilated(flags.batch).expect("a shape");
     let mut f32_row =
         |what: &str, run: &mut dyn FnMut(&mut [f32])| row(flags, geometry, what, limit, &mut || run(&mut y));
     let anew = f32_row("f32 weights x f32, anew", &mut |y| {
@@ -175,20 +175,6 @@ fn signs(geometry: &ConvGeometry) -> Vec<f32> {
 
 fn bytes(flags: &Flags, geometry: &ConvGeometry) -> Vec<u8> {
     (0..flags.batch * geometry.pixels() * geometry.channels).map(|at| (at * 31) as u8).collect()
-}
-
-fn float_shape(geometry: &ConvGeometry, batch: usize) -> Conv2dShape {
-    Conv2dShape {
-        batch,
-        height: geometry.height,
-        width: geometry.width,
-        channels: geometry.channels,
-        out_channels: geometry.out_channels,
-        kernel: geometry.kernel,
-        stride: geometry.stride,
-        padding: geometry.padding,
-        groups: geometry.groups,
-    }
 }
 
 /// The shortest time of one call, in seconds, out of so many as long as they take no more than a second and a half together.

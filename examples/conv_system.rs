@@ -16,10 +16,10 @@ use std::time::Instant;
 use clap::Parser;
 use qnn::experiment::check_instruction_set;
 use qnn_kernels::packed::{
-    ByteInput, ConvGeometry, Encoding, Int8Conv, LookupConv, Output, PackedConv, StoredValues,
+    ByteInput, ConvGeometry, Encoding, Int8Conv, LookupConv, Output, PackError, PackedConv, StoredValues,
     compression_rate, plain_conv2d,
 };
-use qnn_kernels::{ChannelAffine, Conv2dShape, Isa, Kernels, Padding};
+use qnn_kernels::{ChannelAffine, Isa, Kernels};
 
 /// Times METU's convolution in plain loops, by index lookup, and with this project's kernels.
 #[derive(Parser)]
@@ -83,7 +83,7 @@ fn run(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
 type Times = Vec<(&'static str, f64)>;
 
 /// Every form of the convolution, in microseconds.
-fn times(flags: &Flags, kernels: &Kernels, extent: usize) -> Result<Times, qnn_kernels::packed::PackError> {
+fn times(flags: &Flags, kernels: &Kernels, extent: usize) -> Result<Times, PackError> {
     let geometry = ConvGeometry::new(IMAGE, [extent; 2], FILTERS);
     let signs: Vec<f32> =
         (0..geometry.weight_len()).map(|at| if at * 7 % 5 < 2 { -1.0 } else { 1.0 }).collect();
@@ -100,7 +100,7 @@ fn times(flags: &Flags, kernels: &Kernels, extent: usize) -> Result<Times, qnn_k
     time("index lookup, 1 bit", &mut || binary.run(&x, &mut y));
     let ternary = LookupConv::new(&geometry, &[-1.0, 1.0, 0.0], &indices)?;
     time("index lookup, 2 bits", &mut || ternary.run(&x, &mut y));
-    let shape = float_shape(&geometry);
+    let shape = geometry.undilated(1).map_err(PackError::Shape)?;
     time("this project, f32", &mut || {
         kernels.conv2d(&shape, &x, &signs, 0.0, ChannelAffine::IDENTITY, &mut y);
     });
@@ -117,20 +117,6 @@ fn times(flags: &Flags, kernels: &Kernels, extent: usize) -> Result<Times, qnn_k
         bits.run(kernels, &packed, Output::Accumulators(&mut sums))
     });
     Ok(times)
-}
-
-fn float_shape(geometry: &ConvGeometry) -> Conv2dShape {
-    Conv2dShape {
-        batch: 1,
-        height: geometry.height,
-        width: geometry.width,
-        channels: geometry.channels,
-        out_channels: geometry.out_channels,
-        kernel: geometry.kernel,
-        stride: [1, 1],
-        padding: Padding::NONE,
-        groups: 1,
-    }
 }
 
 /// Microseconds of one run. Short runs are timed several at a time.

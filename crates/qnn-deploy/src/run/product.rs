@@ -2,7 +2,7 @@ use qnn_kernels::packed::{
     ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Selector, Thresholds,
     Tile, Tiles, WeightOnlyConv,
 };
-use qnn_kernels::{ChannelAffine, Conv2dShape, FloatConv, FloatTile, Kernels, vectorized};
+use qnn_kernels::{ChannelAffine, FloatConv, FloatTile, Kernels, vectorized};
 use qnn_tensor::parallel::for_each_chunk_of;
 
 use super::signs::sign_map;
@@ -240,26 +240,15 @@ impl Float {
         let geometry = if is_matmul(geometry) { &rows } else { geometry };
         let pad = product.pad_code.into();
         let Some(encoding) = encoding else {
-            let conv = FloatConv::new(
-                Kernels::current(),
-                &image_shape(geometry),
-                numbers,
-                pad,
-                channel_affine(&affine),
-            );
+            let conv = geometry.undilated(1).and_then(|shape| {
+                FloatConv::new(Kernels::current(), &shape, numbers, pad, channel_affine(&affine))
+            });
             let conv = conv.map_err(|error| tensors.error(error.to_string()))?;
             return Ok(Self::Numbers(Box::new(conv)));
         };
         let conv = WeightOnlyConv::new(geometry, encoding, numbers).map_err(unpackable(tensors.stage))?;
         Ok(Self::Packed { conv: Box::new(conv), pad, affine })
     }
-}
-
-/// The geometry, which has no dilation, for one image.
-fn image_shape(geometry: &ConvGeometry) -> Conv2dShape {
-    let ConvGeometry { height, width, channels, out_channels, kernel, stride, padding, groups, .. } =
-        *geometry;
-    Conv2dShape { batch: 1, height, width, channels, out_channels, kernel, stride, padding, groups }
 }
 
 fn from_sums(sums: &[i32], numbers: &mut [f32]) {

@@ -62,8 +62,12 @@ impl ConvGeometry {
         Self::new([1, 1, inner], [1, 1], columns)
     }
 
-    /// The same convolution without dilation: a kernel that covers the same extent.
-    fn undilated(&self, batch: usize) -> Result<Conv2dShape, ShapeError> {
+    /// The shape of the same convolution of `batch` images without dilation: its kernel covers the dilated one's extent.
+    ///
+    /// # Errors
+    ///
+    /// [`ShapeError::Overflow`] if no number holds the extent.
+    pub fn undilated(&self, batch: usize) -> Result<Conv2dShape, ShapeError> {
         let span = |axis: usize| {
             let reach = self.kernel[axis].saturating_sub(1).checked_mul(self.dilation[axis])?;
             if self.kernel[axis] == 0 { Some(0) } else { reach.checked_add(1) }

@@ -143,7 +143,7 @@ fn sum(geometry: &ConvGeometry, x: &[f32], [oy, ox, o]: [usize; 3], weight: &imp
 mod tests {
     use super::super::int8_tests::{any_geometry, bytes};
     use super::*;
-    use crate::{ChannelAffine, Conv2dShape, reference};
+    use crate::{ChannelAffine, reference};
     use proptest::prelude::*;
 
     proptest! {
@@ -175,17 +175,7 @@ mod tests {
         #[test]
         fn the_thesis_base_is_the_convolution(geometry in any_geometry(), batch in 0_usize..3, seed in any::<u32>()) {
             let geometry = ConvGeometry { dilation: [1, 1], ..geometry };
-            let shape = Conv2dShape {
-                batch,
-                height: geometry.height,
-                width: geometry.width,
-                channels: geometry.channels,
-                out_channels: geometry.out_channels,
-                kernel: geometry.kernel,
-                stride: geometry.stride,
-                padding: geometry.padding,
-                groups: geometry.groups,
-            };
+            let shape = geometry.undilated(batch).unwrap();
             let numbers = |len, seed| bytes(len, seed).into_iter().map(|byte| f32::from(byte.cast_signed())).collect::<Vec<_>>();
             let (x, w) = (numbers(shape.input_len(), seed.into()), numbers(shape.weight_len(), 5));
             let (mut plain, mut expected) = (vec![f32::NAN; shape.output_len()], vec![f32::NAN; shape.output_len()]);

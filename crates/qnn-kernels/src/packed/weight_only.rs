@@ -18,7 +18,7 @@ use crate::plan::{self, Window};
 use crate::product::{Product, Tables, Weights as ProductWeights};
 use crate::real::compute::Compute;
 use crate::threads::Once;
-use crate::{ChannelAffine, Conv2dShape, Kernels};
+use crate::{ChannelAffine, Kernels};
 
 /// A convolution of `f32` images with packed codes as weights: binary, ternary, or of up to eight bits.
 ///
@@ -155,7 +155,7 @@ impl WeightOnlyConv {
         out.assert_channels(geometry.out_channels);
         let tiles = f32::tiles(kernels);
         let make = || {
-            let shape = extent_shape(geometry, 1);
+            let shape = geometry.undilated(1).expect("a geometry that was checked");
             let window = Window { shape: &shape, kernel: geometry.kernel, dilation: geometry.dilation };
             plan::forward_tables(tiles, &window, pad_value)
         };
@@ -179,22 +179,6 @@ fn block_of(geometry: &ConvGeometry, channel: usize) -> usize {
     }
     let each = geometry.group_outputs();
     channel / each * each.div_ceil(LANES) + channel % each / LANES
-}
-
-/// The convolution with a kernel that covers the dilated one's extent.
-fn extent_shape(geometry: &ConvGeometry, batch: usize) -> Conv2dShape {
-    let kernel = [0, 1].map(|axis| (geometry.kernel[axis] - 1) * geometry.dilation[axis] + 1);
-    Conv2dShape {
-        batch,
-        height: geometry.height,
-        width: geometry.width,
-        channels: geometry.channels,
-        out_channels: geometry.out_channels,
-        kernel,
-        stride: geometry.stride,
-        padding: geometry.padding,
-        groups: geometry.groups,
-    }
 }
 
 /// A convolution of bytes with packed codes as weights, exact. Made by [`WeightOnlyConv::into_int8`].
@@ -369,7 +353,7 @@ mod tests {
         out: ChannelAffine<'_, f32>,
         batch: usize,
     ) -> Vec<f32> {
-        let shape = extent_shape(geometry, batch);
+        let shape = geometry.undilated(batch).unwrap();
         let row = geometry.group_channels() * geometry.out_channels;
         let mut w = vec![0.0; shape.weight_len()];
         for (tap, codes) in codes.chunks_exact(row).enumerate() {
