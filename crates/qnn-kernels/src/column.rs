@@ -15,7 +15,7 @@ use crate::Real;
 use crate::ahead::Ahead;
 use crate::lanes::Lanes;
 use crate::line::{LANES, Line};
-use crate::tile::{Row, Tap, store, window};
+use crate::tile::{Row, Tap, in_pairs, store, window};
 
 /// Kernel rows of the tile, those of the most common kernels.
 const KERNEL_ROWS: usize = 3;
@@ -150,18 +150,22 @@ fn advance<T: Real, L: Lanes<T>, const P: usize, const K: usize>(
         for k in 0..K {
             panels[k] = &column.row.panel[tap.weights + (kernel_row + k) * column.weights..][..channels];
         }
-        for channel in 0..channels {
-            let mut weights = [L::splat(T::zero()); K];
-            for k in 0..K {
-                weights[k] = L::load(&panels[k][channel]);
-            }
-            for p in 0..P {
-                let x = L::splat(window[p].0[channel]);
-                for k in 0..K {
-                    sums[k][p][0] = sums[k][p][0].fused(x, weights[k]);
+        in_pairs(
+            panels[0],
+            #[inline(always)]
+            |channel: usize, first: &Line<T>| {
+                let mut weights = [L::load(first); K];
+                for k in 1..K {
+                    weights[k] = L::load(&panels[k][channel]);
                 }
-            }
-        }
+                for p in 0..P {
+                    let x = L::splat(window[p].0[channel]);
+                    for k in 0..K {
+                        sums[k][p][0] = sums[k][p][0].fused(x, weights[k]);
+                    }
+                }
+            },
+        );
     }
     sums
 }

@@ -257,32 +257,32 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         }
         let [row, column] = self.shape.stride;
         let at = [rows.start * row + site.kh, columns.start * column + site.kw];
-        let group_blocks = self.output.blocks() / if self.depthwise { 1 } else { self.shape.groups };
-        let mut first = 0;
-        while first < self.output.blocks() {
-            let group = first / group_blocks;
-            let vectors = self.tiles.vectors().min((group + 1) * group_blocks - first);
-            // Depthwise, the blocks of input and output are the same.
-            let block = if self.depthwise { first } else { group * self.blocks + site.block };
-            let sweep = Sweep {
-                x: &input[self.input.line(at, block)..],
-                dy: &output[self.output.line([rows.start, columns.start], first)..],
-                rows: rows.len(),
-                columns: columns.len(),
-                x_row: row * self.input.row_lines(),
-                dy_row: self.output.row_lines(),
-                x_pixel: self.input.pixel_lines(column),
-                dy_pixel: self.output.pixel_lines(1),
-                dy_block: self.output.block_lines(),
-                channels: self.input.frame.blocks[block].count,
-                sum_step: self.output.blocks(),
-            };
-            if self.depthwise {
-                self.tiles.elementwise_outer(&sweep, &mut sums[first..]);
-                first += 1;
-            } else {
-                self.tiles.outer(vectors, &sweep, &mut sums[first..]);
-                first += vectors;
+        let sweep = |block: usize, first: usize| Sweep {
+            x: &input[self.input.line(at, block)..],
+            dy: &output[self.output.line([rows.start, columns.start], first)..],
+            rows: rows.len(),
+            columns: columns.len(),
+            x_row: row * self.input.row_lines(),
+            dy_row: self.output.row_lines(),
+            x_pixel: self.input.pixel_lines(column),
+            dy_pixel: self.output.pixel_lines(1),
+            dy_block: self.output.block_lines(),
+            channels: self.input.frame.blocks[block].count,
+            sum_step: self.output.blocks(),
+        };
+        if self.depthwise {
+            // The blocks of input and output are the same.
+            for block in 0..self.output.blocks() {
+                self.tiles.elementwise_outer(&sweep(block, block), &mut sums[block..]);
+            }
+            return;
+        }
+        let group_blocks = self.output.blocks() / self.shape.groups;
+        for group in 0..self.shape.groups {
+            for blocks in cuts(group_blocks, self.tiles.vectors()) {
+                let first = group * group_blocks + blocks.start;
+                let sweep = sweep(group * self.blocks + site.block, first);
+                self.tiles.outer(blocks.len(), &sweep, &mut sums[first..]);
             }
         }
     }

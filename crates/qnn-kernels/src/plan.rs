@@ -2,16 +2,17 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::arch::Tiles;
 use crate::frame::Frame;
 use crate::line::{Block, LANES, Line, blocks};
 use crate::product::{Axis, Lattice, Product, Tables, Weights};
-use crate::tile::Tap;
+use crate::tile::{Tap, cuts};
 use crate::{ChannelAffine, Conv2dShape, Kernels, Real};
 
-/// Pixels in a row of a flattened convolution: two full tiles of the widest kernels.
-const FLAT_WIDTH: usize = 28;
+/// Pixels in a row of a flattened convolution: three full tiles of the widest panels, two of narrower ones.
+const FLAT_WIDTH: usize = 24;
 
 /// Whether every channel has one filter of its own.
 pub(crate) fn is_depthwise(shape: &Conv2dShape) -> bool {
@@ -114,7 +115,7 @@ pub(crate) fn forward_tables<T: Real>(tiles: &Tiles<T>, window: &Window<'_>, pad
         rows: shape.out_height(),
         columns: shape.out_width(),
         channels: shape.out_channels,
-        panels: panels(depthwise, shape, shape.out_channels / shape.groups, LANES * tiles.vectors()),
+        panels: panels(depthwise, shape, shape.out_channels / shape.groups, tiles.vectors()),
         depth: window.kernel[0] * window.kernel[1] * group_channels,
         group_lines: group_lines(&frame, depthwise, shape.groups),
         lattices: vec![Lattice::new(rows, columns, shape.kernel[0] - 1, taps, frame.row_lines())],
@@ -157,7 +158,7 @@ pub(crate) fn with_input_gradient<T: Real, R>(
         rows: shape.height,
         columns: shape.width,
         channels: shape.channels,
-        panels: panels(depthwise, shape, group_channels, LANES * tiles.vectors()),
+        panels: panels(depthwise, shape, group_channels, tiles.vectors()),
         depth: shape.kernel[0] * shape.kernel[1] * group_outputs,
         group_lines: group_lines(&frame, depthwise, shape.groups),
         lattices: gradient_lattices(shape, &frame),
@@ -280,13 +281,20 @@ fn taps(shape: &Conv2dShape, each: usize, line: impl Fn([usize; 2], usize) -> us
         .collect()
 }
 
-/// Panels of output channels; side by side groups become one panel for each block, which then stands for its group.
-fn panels(depthwise: bool, shape: &Conv2dShape, each: usize, width: usize) -> Vec<Block> {
-    if !depthwise {
-        return blocks(shape.groups, each, width);
+/// Panels of output channels, of at most `widest` vectors each; side by side groups become one panel for each block, which then stands for
+/// its group.
+fn panels(depthwise: bool, shape: &Conv2dShape, each: usize, widest: usize) -> Vec<Block> {
+    if depthwise {
+        let side_by_side = blocks(1, shape.channels, LANES).into_iter().enumerate();
+        return side_by_side.map(|(index, block)| Block { group: index, ..block }).collect();
     }
-    let side_by_side = blocks(1, shape.channels, LANES).into_iter().enumerate();
-    side_by_side.map(|(index, block)| Block { group: index, ..block }).collect()
+    // Nearly equal ones, for one vector alone does not keep the multipliers busy.
+    let panel = |group: usize, vectors: Range<usize>| {
+        let (first, end) = (vectors.start * LANES, each.min(vectors.end * LANES));
+        Block { group, first: group * each + first, count: end - first }
+    };
+    let group = |group| cuts(each.div_ceil(LANES), widest).map(move |vectors| panel(group, vectors));
+    (0..shape.groups).flat_map(group).collect()
 }
 
 fn group_lines<T: Real>(frame: &Frame<T>, depthwise: bool, groups: usize) -> usize {

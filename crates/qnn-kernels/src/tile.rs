@@ -40,7 +40,7 @@ pub(crate) struct Row<'a, T> {
     pub(crate) live: usize,
 }
 
-/// The pixels of one image for one kernel position, one block of input channels and one or two blocks of output channels.
+/// The pixels of one image for one kernel position, one block of input channels and as many blocks of output channels as a tile takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sweep<'a, T> {
     /// Lines of the input, from the first pixel on.
@@ -90,18 +90,44 @@ pub(crate) fn product_tile<T: Real, L: Lanes<T>, const P: usize, const V: usize>
     for tap in row.taps {
         let window = window::<T, P>(lines, tap);
         // The minimum lets the compiler see that every channel lies inside its line.
-        let channels = tap.channels.min(LANES);
-        for (channel, weights) in panel[tap.weights..][..channels].iter().enumerate() {
-            let weights = load::<T, L, V>(weights);
-            for p in 0..P {
-                let x = L::splat(window[p].0[channel]);
-                for v in 0..V {
-                    acc[p][v] = acc[p][v].fused(x, weights[v]);
-                }
-            }
-        }
+        let weights = &panel[tap.weights..][..tap.channels.min(LANES)];
+        in_pairs(
+            weights,
+            #[inline(always)]
+            |channel: usize, weights: &[Line<T>; V]| add_products(window, channel, weights, &mut acc),
+        );
     }
     store(row, &acc, y);
+}
+
+/// Visits items with their indices, two in each round of the loop: what else a round costs comes half as often.
+#[inline(always)]
+pub(crate) fn in_pairs<I>(items: &[I], mut visit: impl FnMut(usize, &I)) {
+    let (pairs, last) = items.as_chunks::<2>();
+    for (pair, [first, second]) in pairs.iter().enumerate() {
+        visit(2 * pair, first);
+        visit(2 * pair + 1, second);
+    }
+    if let [last] = last {
+        visit(items.len() - 1, last);
+    }
+}
+
+/// `acc[p, v] += lines[p][lane] · factors[v]`.
+#[inline(always)]
+pub(crate) fn add_products<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
+    lines: &[Line<T>; P],
+    lane: usize,
+    factors: &[Line<T>; V],
+    acc: &mut [[L; V]; P],
+) {
+    let factors = load::<T, L, V>(factors);
+    for p in 0..P {
+        let x = L::splat(lines[p].0[lane]);
+        for v in 0..V {
+            acc[p][v] = acc[p][v].fused(x, factors[v]);
+        }
+    }
 }
 
 /// `y[pixel, c] = affine(Σ x[pixel + tap, c] · w[tap, c])` for one row and one block of channels.
@@ -199,20 +225,7 @@ fn outer_tile<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
         }
     }
     for row in 0..sweep.rows {
-        let (x, dy) = (&sweep.x[row * sweep.x_row..], &sweep.dy[row * sweep.dy_row..]);
-        // A second block of output channels, or the first once more where V is 1 and it is not read.
-        let second = &dy[(V - 1) * sweep.dy_block..];
-        if sweep.x_pixel == 1 && sweep.dy_pixel == 1 {
-            let columns = sweep.columns;
-            for ((x, dy), second) in x[..columns].iter().zip(&dy[..columns]).zip(&second[..columns]) {
-                outer_pixel(x, [dy, second], channel, &mut acc);
-            }
-        } else {
-            for pixel in 0..sweep.columns {
-                let at = pixel * sweep.dy_pixel;
-                outer_pixel(&x[pixel * sweep.x_pixel], [&dy[at], &second[at]], channel, &mut acc);
-            }
-        }
+        outer_row(sweep, row, channel, &mut acc);
     }
     for c in 0..C {
         for v in 0..V {
@@ -221,10 +234,42 @@ fn outer_tile<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
     }
 }
 
+/// Adds the pixels of a row; where they are neighbours, two in each round of the loop.
+#[inline(always)]
+fn outer_row<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
+    sweep: &Sweep<'_, T>,
+    row: usize,
+    channel: usize,
+    acc: &mut [[L; V]; C],
+) {
+    let Sweep { columns, x_pixel, dy_pixel, .. } = *sweep;
+    let (x, blocks) = (&sweep.x[row * sweep.x_row..], &sweep.dy[row * sweep.dy_row..]);
+    let mut dy = [blocks; V];
+    for v in 1..V {
+        dy[v] = &blocks[v * sweep.dy_block..];
+    }
+    if x_pixel == 1 && dy_pixel == 1 {
+        let (pairs, last) = x[..columns].as_chunks::<2>();
+        let dy_pairs = dy.map(|dy| &dy[..columns].as_chunks::<2>().0[..pairs.len()]);
+        for (pair, x) in pairs.iter().enumerate() {
+            for half in 0..2 {
+                outer_pixel(&x[half], dy_pairs.map(|dy| &dy[pair][half]), channel, acc);
+            }
+        }
+        if let [x] = last {
+            outer_pixel(x, dy.map(|dy| &dy[columns - 1]), channel, acc);
+        }
+    } else {
+        for pixel in 0..columns {
+            outer_pixel(&x[pixel * x_pixel], dy.map(|dy| &dy[pixel * dy_pixel]), channel, acc);
+        }
+    }
+}
+
 #[inline(always)]
 fn outer_pixel<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
     x: &Line<T>,
-    dy: [&Line<T>; 2],
+    dy: [&Line<T>; V],
     channel: usize,
     acc: &mut [[L; V]; C],
 ) {

@@ -245,6 +245,24 @@ fn shapes_of_residual_networks() {
     check_laid_out(&resnet(1, 2, 200, 300, 3, 1), 1.0);
 }
 
+/// Rows of every width under panels of one vector, two and three, the last of them cut.
+#[test]
+fn every_width_of_a_tile() {
+    for width in 1..=19 {
+        for (channels, out_channels, groups) in
+            [(3, 16, 1), (5, 27, 1), (17, 48, 1), (48, 71, 1), (34, 96, 2)]
+        {
+            let shape =
+                Conv2dShape { height: 2, width, groups, ..resnet(2, 1, channels, out_channels, 3, 1) };
+            check_conv2d::<f32>(&shape, 0.0, true, true);
+            check_laid_out(&shape, 0.0);
+        }
+    }
+    for rows in 1..=19 {
+        check_matmul::<f32>(MatmulShape { rows, inner: 165, columns: 400 + 7 * rows }, true);
+    }
+}
+
 #[test]
 fn images_cut_into_bands() {
     let wide = Conv2dShape { height: 40, width: 60, ..resnet(1, 40, 130, 2, 3, 1) };

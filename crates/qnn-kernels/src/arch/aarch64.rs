@@ -3,7 +3,7 @@
 use core::arch::aarch64::{float32x4_t, vaddq_f32, vdupq_n_f32, vfmaq_f32, vld1q_f32, vmulq_f32, vst1q_f32};
 
 use super::aarch64_bits::NEON_BITS;
-use super::{Kernels, Tiles, matrix_tiles, product_row, tiles};
+use super::{Kernels, MOST_VECTORS, Tiles, Width, matrix_tiles, other_tiles, product_row, tiles, width};
 use crate::Isa;
 use crate::lanes::{Lanes, Portable};
 use crate::line::{LANES, Line};
@@ -13,8 +13,10 @@ use crate::tile::{self, Row, Sweep};
 pub(super) static NEON: Kernels = Kernels { isa: Isa::Neon, f32: NEON_F32, f64: NEON_F64, bits: NEON_BITS };
 
 // Thirty-two registers: five pixels or channels of four registers, four of weights, one broadcast.
-const NEON_F32: Tiles<f32> = tiles!(#[target_feature(enable = "neon")] f32, Neon, vectors: 1, one: [1 2 3 4 5], two: [1 2 3 4 5], outer: [4, 4], peak: 6);
-const NEON_F64: Tiles<f64> = tiles!(#[target_feature(enable = "neon")] f64, Portable<f64>, vectors: 1, one: [1 2], two: [1 2], outer: [2, 2], peak: 2);
+const NEON_F32: Tiles<f32> =
+    tiles!((#[target_feature(enable = "neon")]) f32, Neon, widths: {1: [1 2 3 4 5] outer [| 4]}, peak: 6);
+const NEON_F64: Tiles<f64> =
+    tiles!((#[target_feature(enable = "neon")]) f64, Portable<f64>, widths: {1: [1 2] outer [| 2]}, peak: 2);
 
 /// Sixteen `f32` in four registers.
 #[derive(Clone, Copy)]

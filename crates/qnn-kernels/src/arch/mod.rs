@@ -41,6 +41,9 @@ pub struct Kernels {
     pub(crate) bits: bits::Bits,
 }
 
+/// Vectors of output channels that a tile of any instruction set can take.
+pub(crate) const MOST_VECTORS: usize = 3;
+
 type RowTile<T> = unsafe fn(&Row<'_, T>, &mut [T]);
 type ColumnTile<T> = unsafe fn(&Column<'_, T>, &mut [T]);
 type MatrixTile<T> = unsafe fn(&Job<'_, T>, &mut [Line<T>]);
@@ -49,18 +52,36 @@ type SweepTile<T> = unsafe fn(&Sweep<'_, T>, &mut [Line<T>]);
 /// The register tiles for one type of numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Tiles<T> {
-    /// Vectors of output channels that a tile can take, 1 or 2.
-    vectors: usize,
-    product: [RowTile<T>; 2],
+    /// Those of one vector of output channels, of two, and so on.
+    widths: [Option<Width<T>>; MOST_VECTORS],
     /// Where a tile of one vector has more registers than a row of it makes use of.
     column: Option<ColumnTile<T>>,
     elementwise: RowTile<T>,
-    outer: [SweepTile<T>; 2],
     elementwise_outer: SweepTile<T>,
-    /// Rows that a matrix tile of as many vectors as it can take has at most.
-    matrix_rows: usize,
-    matrix: [MatrixTile<T>; 2],
     peak: unsafe fn(usize) -> (u64, T),
+}
+
+/// The register tiles for as many vectors of output channels.
+#[derive(Clone, Copy, Debug)]
+struct Width<T> {
+    product: RowTile<T>,
+    outer: SweepTile<T>,
+    matrix: MatrixTile<T>,
+    /// Pixels of a product tile, or rows of a matrix tile, at most.
+    most: usize,
+}
+
+impl<T: Copy> Width<T> {
+    /// The first widths.
+    const fn listed<const N: usize>(first: [Self; N]) -> [Option<Self>; MOST_VECTORS] {
+        let mut widths = [None; MOST_VECTORS];
+        let mut index = 0;
+        while index < N {
+            widths[index] = Some(first[index]);
+            index += 1;
+        }
+        widths
+    }
 }
 
 /// The table of an instruction set, if this machine can run it.
@@ -99,13 +120,18 @@ pub(crate) fn vectorized<W: Vectorize>(isa: Isa, work: W) -> W::Output {
 }
 
 impl<T> Tiles<T> {
+    /// Vectors of output channels that a tile can take.
     pub(crate) fn vectors(&self) -> usize {
-        self.vectors
+        self.widths.iter().flatten().count()
+    }
+
+    fn width(&self, vectors: usize) -> &Width<T> {
+        self.widths[vectors - 1].as_ref().expect("a width that the tiles have")
     }
 
     pub(crate) fn product(&self, vectors: usize, row: &Row<'_, T>, y: &mut [T]) {
         // SAFETY: `table` hands out a table only on a machine that has its instruction set, and the function asks for nothing else.
-        unsafe { (self.product[vectors - 1])(row, y) }
+        unsafe { (self.width(vectors).product)(row, y) }
     }
 
     pub(crate) fn takes_columns(&self) -> bool {
@@ -118,14 +144,14 @@ impl<T> Tiles<T> {
         unsafe { tile(column, y) }
     }
 
-    /// Rows of the left factor that a matrix tile takes at most.
+    /// Rows of the left factor that a matrix tile of the widest panels takes at most.
     pub(crate) fn matrix_rows(&self) -> usize {
-        self.matrix_rows
+        self.width(self.vectors()).most
     }
 
     pub(crate) fn matrix(&self, vectors: usize, job: &Job<'_, T>, sums: &mut [Line<T>]) {
         // SAFETY: as for `product`.
-        unsafe { (self.matrix[vectors - 1])(job, sums) }
+        unsafe { (self.width(vectors).matrix)(job, sums) }
     }
 
     /// Multiply-adds of so many rounds on registers alone, and a number that depends on all.
@@ -141,7 +167,7 @@ impl<T> Tiles<T> {
 
     pub(crate) fn outer(&self, vectors: usize, sweep: &Sweep<'_, T>, sums: &mut [Line<T>]) {
         // SAFETY: as for `product`.
-        unsafe { (self.outer[vectors - 1])(sweep, sums) }
+        unsafe { (self.width(vectors).outer)(sweep, sums) }
     }
 
     pub(crate) fn elementwise_outer(&self, sweep: &Sweep<'_, T>, sums: &mut [Line<T>]) {
@@ -181,66 +207,59 @@ pub(crate) fn as_lines<T: Real>(numbers: &[T]) -> Option<&[Line<T>]> {
 
 /// Instantiates the tiles for lanes of one kind, under the target features of their instruction set.
 ///
-/// `one` and `two` list the pixels that a product tile of as many vectors can take; `outer` is the input channels of an outer tile of either.
+/// Each width lists the pixels that a product tile of as many vectors can take, and the input channels that an outer tile of them can.
 macro_rules! tiles {
-    ($(#[$feature:meta])* $number:ty, $lanes:ty, vectors: $vectors:literal, one: [$($one:literal)*], two: [$($two:literal)*], outer: [$few:literal, $many:literal], peak: $sums:literal) => {{
+    ($features:tt $number:ty, $lanes:ty, widths: {$($vectors:literal: $pixels:tt outer $channels:tt),*}, peak: $sums:literal) => {
+        Tiles {
+            widths: Width::listed([$(width!($features $number, $lanes, $vectors, $pixels, $channels)),*]),
+            ..other_tiles!($features $number, $lanes, $sums)
+        }
+    };
+}
+pub(crate) use tiles;
+
+/// The tiles for as many vectors.
+macro_rules! width {
+    (($(#[$feature:meta])*) $number:ty, $lanes:ty, $vectors:literal, [$($pixels:literal)*], [$($few:literal)* | $channels:literal]) => {{
         $(#[$feature])*
-        fn product_one(row: &Row<'_, $number>, y: &mut [$number]) {
-            product_row!($number, $lanes, 1, [$($one)*], row, y);
+        fn product(row: &Row<'_, $number>, y: &mut [$number]) {
+            product_row!($number, $lanes, $vectors, [$($pixels)*], row, y);
         }
         $(#[$feature])*
-        fn product_two(row: &Row<'_, $number>, y: &mut [$number]) {
-            product_row!($number, $lanes, $vectors, [$($two)*], row, y);
+        fn outer(sweep: &Sweep<'_, $number>, sums: &mut [Line<$number>]) {
+            $(if sweep.channels <= $few {
+                return tile::outer::<$number, $lanes, $few, $vectors>(sweep, sums);
+            })*
+            tile::outer::<$number, $lanes, $channels, $vectors>(sweep, sums);
         }
+        $(#[$feature])*
+        fn matrix(job: &Job<'_, $number>, sums: &mut [Line<$number>]) {
+            matrix_tiles!($number, $lanes, $vectors, [$($pixels)*], job, sums);
+        }
+        Width { product, outer, matrix, most: [$($pixels),*].len() }
+    }};
+}
+pub(crate) use width;
+
+/// The tiles that take one vector.
+macro_rules! other_tiles {
+    (($(#[$feature:meta])*) $number:ty, $lanes:ty, $sums:literal) => {{
         $(#[$feature])*
         fn elementwise(row: &Row<'_, $number>, y: &mut [$number]) {
             tile::elementwise::<$number, $lanes>(row, y);
-        }
-        $(#[$feature])*
-        fn outer_one(sweep: &Sweep<'_, $number>, sums: &mut [Line<$number>]) {
-            // Kernel rows of three channels are nine.
-            if sweep.channels <= 4 {
-                tile::outer::<$number, $lanes, 4, 1>(sweep, sums);
-            } else if $few > 10 && sweep.channels <= 10 {
-                tile::outer::<$number, $lanes, 10, 1>(sweep, sums);
-            } else {
-                tile::outer::<$number, $lanes, $few, 1>(sweep, sums);
-            }
-        }
-        $(#[$feature])*
-        fn outer_two(sweep: &Sweep<'_, $number>, sums: &mut [Line<$number>]) {
-            tile::outer::<$number, $lanes, $many, $vectors>(sweep, sums);
         }
         $(#[$feature])*
         fn elementwise_outer(sweep: &Sweep<'_, $number>, sums: &mut [Line<$number>]) {
             tile::elementwise_outer::<$number, $lanes>(sweep, sums);
         }
         $(#[$feature])*
-        fn matrix_one(job: &Job<'_, $number>, sums: &mut [Line<$number>]) {
-            matrix_tiles!($number, $lanes, 1, [$($one)*], job, sums);
-        }
-        $(#[$feature])*
-        fn matrix_two(job: &Job<'_, $number>, sums: &mut [Line<$number>]) {
-            matrix_tiles!($number, $lanes, $vectors, [$($two)*], job, sums);
-        }
-        $(#[$feature])*
         fn peak(rounds: usize) -> (u64, $number) {
             tile::fused_peak::<$number, $lanes, $sums>(rounds)
         }
-        Tiles {
-            vectors: $vectors,
-            product: [product_one, product_two],
-            column: None,
-            elementwise,
-            outer: [outer_one, outer_two],
-            elementwise_outer,
-            matrix_rows: [$($two),*].len(),
-            matrix: [matrix_one, matrix_two],
-            peak,
-        }
+        Tiles { widths: [None; MOST_VECTORS], column: None, elementwise, elementwise_outer, peak }
     }};
 }
-pub(crate) use tiles;
+pub(crate) use other_tiles;
 
 /// A row in tiles of the listed widths, `1..=n` in order.
 macro_rules! product_row {

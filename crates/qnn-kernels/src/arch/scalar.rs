@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use super::bits::{Bits, bit_row, bits};
-use super::{Kernels, Tiles, matrix_tiles, product_row, tiles};
+use super::{Kernels, MOST_VECTORS, Tiles, Width, matrix_tiles, other_tiles, product_row, tiles, width};
 use crate::Isa;
 use crate::lanes::Portable;
 use crate::line::{LANES, Line};
@@ -16,8 +16,6 @@ use crate::tile::{self, Row, Sweep};
 
 pub(super) static KERNELS: Kernels = Kernels { isa: Isa::Scalar, f32: F32, f64: F64, bits: BITS };
 
-pub(super) const F32: Tiles<f32> =
-    tiles!(f32, Portable<f32>, vectors: 1, one: [1 2], two: [1 2], outer: [4, 4], peak: 2);
-pub(super) const F64: Tiles<f64> =
-    tiles!(f64, Portable<f64>, vectors: 1, one: [1 2], two: [1 2], outer: [4, 4], peak: 2);
+pub(super) const F32: Tiles<f32> = tiles!(() f32, Portable<f32>, widths: {1: [1 2] outer [| 4]}, peak: 2);
+pub(super) const F64: Tiles<f64> = tiles!(() f64, Portable<f64>, widths: {1: [1 2] outer [| 4]}, peak: 2);
 pub(super) const BITS: Bits = bits!(Word, vectors: 4, pixels: [1 2]);

@@ -12,7 +12,7 @@ use crate::threads::prelude::*;
 use crate::{ChannelAffine, Real, Vectorize, vectorized};
 
 /// Terms that pass through a tile before the next one takes its turn: a panel of them stays in the first cache.
-const DEPTH: usize = 256;
+const DEPTH: usize = 160;
 /// Panels that a thread works on together: a block of `DEPTH` terms stays in the second cache.
 const PANELS: usize = 8;
 /// Tiles of rows that a thread works on together.

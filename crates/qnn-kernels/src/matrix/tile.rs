@@ -3,6 +3,7 @@
 use crate::Real;
 use crate::lanes::Lanes;
 use crate::line::{LANES, Line};
+use crate::tile::{add_products, in_pairs};
 
 /// Some rows of the left factor, as many as a tile can take, by one panel of the right one, over a range of terms.
 #[derive(Clone, Copy, Debug)]
@@ -35,18 +36,12 @@ pub(crate) fn matrix_tile<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
         }
     }
     for (left, right) in left.iter().zip(right.chunks(LANES)) {
-        for (term, right) in right[..right.len().min(LANES)].iter().enumerate() {
-            let mut vectors = [L::splat(T::zero()); V];
-            for v in 0..V {
-                vectors[v] = L::load(&right[v]);
-            }
-            for p in 0..P {
-                let x = L::splat(left[p].0[term]);
-                for v in 0..V {
-                    acc[p][v] = acc[p][v].fused(x, vectors[v]);
-                }
-            }
-        }
+        let right = &right[..right.len().min(LANES)];
+        in_pairs(
+            right,
+            #[inline(always)]
+            |term: usize, right: &[Line<T>; V]| add_products(left, term, right, &mut acc),
+        );
     }
     for (acc, sums) in acc.iter().zip(sums) {
         for v in 0..V {

@@ -10,8 +10,8 @@ use super::dot_tile::Packing;
 use super::int8::{ByteInput, Int8Output, check_len, check_run, check_sums, finish, starts};
 use super::plane_weights::PlaneWeights;
 use super::{ConvGeometry, Encoding, PackError};
-use crate::arch::DotTiles;
 use crate::arch::bits::Bits;
+use crate::arch::{DotTiles, MOST_VECTORS};
 use crate::float_conv::{FloatTile, run_tiles};
 use crate::line::{Block, LANES, Line};
 use crate::plan::{self, Window};
@@ -38,7 +38,7 @@ pub struct WeightOnlyConv {
     geometry: ConvGeometry,
     weights: PlaneWeights,
     /// For each width of the tiles, made when first needed: tables for the padding value with these bits.
-    tables: [Once<(u32, Tables<f32>)>; 2],
+    tables: [Once<(u32, Tables<f32>)>; MOST_VECTORS],
 }
 
 impl WeightOnlyConv {
@@ -50,7 +50,7 @@ impl WeightOnlyConv {
     pub fn new(geometry: &ConvGeometry, encoding: Encoding, codes: &[f32]) -> Result<Self, PackError> {
         geometry.check()?;
         let weights = PlaneWeights::new(geometry, encoding, codes)?;
-        Ok(Self { geometry: *geometry, weights, tables: [const { Once::new() }; 2] })
+        Ok(Self { geometry: *geometry, weights, tables: [const { Once::new() }; MOST_VECTORS] })
     }
 
     /// The geometry it was made for.
