@@ -7,7 +7,7 @@ use qnn_layers::{
     QuantizeRange, QuantizeRangeConfig, ReluInRange, Sequential, ShiftBatchNorm, ShiftBatchNormConfig,
     Signal, UnitOutput, apply_updates, average_in_range, module, sum_and_activate,
 };
-use qnn_quant::{Affine, Granularity, Pair, Sign};
+use qnn_quant::{Affine, Granularity, Pair, Range, Sign};
 use qnn_tensor::{Tape, Tensor};
 
 fn numbers(shape: &[usize], seed: usize) -> Tensor {
@@ -279,10 +279,20 @@ fn units_refuse_what_cannot_be_folded_or_is_not_known() {
     assert!(untrained.alphabet().is_none(), "without ranges there are numbers");
     let error = net.forward(&mut Ctx::tracing(&tape), &x).unwrap_err();
     assert!(matches!(error, Error::Setting { setting: "range", .. }), "{error}");
-    let mut binary = Net::new(Some(Pair::published(Sign)), &[1.0], false);
-    binary.pass(Mode::Train, &x);
-    let error = binary.forward(&mut Ctx::new(&tape, Mode::Eval, 0, 0), &x).unwrap_err();
-    assert!(matches!(error, Error::Setting { setting: "kernel quantizer", .. }), "{error}");
+    // Trained at other codes than integers have: what is evaluated would not be what was trained.
+    let along_last = |map: Affine| Pair::published(map.with_granularity(Granularity::LastAxis));
+    for kernel in [
+        Pair::published(Sign),
+        Pair::published(Affine::symmetric(8).unwrap()),
+        along_last(Affine::symmetric(7).unwrap()),
+        along_last(Affine::asymmetric(8).unwrap()),
+        along_last(Affine::symmetric(8).unwrap().with_ranges(vec![Range::new(-1.0, 1.0).unwrap()]).unwrap()),
+    ] {
+        let mut other = Net::new(Some(kernel), &[1.0], false);
+        other.pass(Mode::Train, &x);
+        let error = other.forward(&mut Ctx::new(&tape, Mode::Eval, 0, 0), &x).unwrap_err();
+        assert!(matches!(error, Error::Setting { setting: "kernel quantizer", .. }), "{error}");
+    }
 }
 
 fn codes<'t>(cx: &mut Ctx<'t>, values: &[f32], shape: &[usize], [low, high]: [f32; 2]) -> Signal<'t> {

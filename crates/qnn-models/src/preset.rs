@@ -233,6 +233,7 @@ mod tests {
         assert!(Scheme { integer_only: false, norm: crate::Norm::Batch, ..fp() }.obstacle().is_none());
         for (scheme, setting) in [
             (Scheme { kernel: None, ..int8() }, "kernel"),
+            (Scheme { kernel: Some(Pair::published(Affine::symmetric(8).unwrap())), ..int8() }, "kernel"),
             (Scheme { activation: Activation::HardTanh, ..int8() }, "activation"),
             (Scheme { norm: crate::Norm::ShiftBatch { round_variance: true }, ..int8() }, "norm"),
             (Scheme { gradient_bits: Some(4), ..int8() }, "gradient_bits"),

@@ -184,10 +184,15 @@ impl Scheme {
 
     /// What keeps an integer-only network from being one: a setting, what it is, what it must be.
     pub(crate) fn obstacle(&self) -> Option<(&'static str, String, &'static str)> {
-        let kernel = self.kernel.as_ref().map_or("none", |pair| pair.map.name());
+        let kernel = self.kernel.as_ref().map(|pair| &pair.map);
         let given = |given: bool| if given { "given" } else { "none" }.to_owned();
         let settings = [
-            (kernel == "affine", "kernel", kernel.to_owned(), "affine, of 8 bits"),
+            (
+                kernel.is_some_and(|map| map.is_int8_per_channel()),
+                "kernel",
+                kernel.map_or("none", |map| map.name()).to_owned(),
+                "affine: symmetric, of 8 bits, along the last axis",
+            ),
             (
                 self.input.is_none(),
                 "input",

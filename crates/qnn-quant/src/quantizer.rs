@@ -83,6 +83,12 @@ pub trait Quantizer: Debug + Send + Sync {
         false
     }
 
+    /// Whether codes are −127 to 127, in steps of 1/127 of the greatest magnitude of each group along the last axis: the kernels of
+    /// integer-only networks, [`Affine::symmetric`](crate::Affine::symmetric) of 8 bits.
+    fn is_int8_per_channel(&self) -> bool {
+        false
+    }
+
     /// The map that takes this one's place in evaluation, of maps that do something else in training.
     fn evaluated(&self) -> Option<Arc<dyn Quantizer>> {
         None
@@ -195,6 +201,10 @@ impl<Q: Quantizer + ?Sized> Quantizer for Arc<Q> {
 
     fn is_sign(&self) -> bool {
         (**self).is_sign()
+    }
+
+    fn is_int8_per_channel(&self) -> bool {
+        (**self).is_int8_per_channel()
     }
 
     fn evaluated(&self) -> Option<Arc<dyn Quantizer>> {

@@ -280,15 +280,19 @@ impl<'a> Multiplicand<'a> {
         }
     }
 
-    /// The weights, if they are of the kind that integers take: affine, of 8 bits.
+    /// The weights, if they were trained at the codes that integers take.
     fn checked_weights(self) -> Result<Weights<'a>, Error> {
         let weights = self.weights();
         let pair = weights.kernel_quantizer.map(|slot| slot.pair());
         match pair {
-            Some(pair) if pair.map.name() == "affine" && weights.kernel.bits() == 8 => Ok(weights),
+            Some(pair) if pair.map.is_int8_per_channel() => Ok(weights),
             _ => {
                 let value = pair.map_or("none", |pair| pair.map.name());
-                Err(self.setting("kernel quantizer", value, "affine, of 8 bits"))
+                Err(self.setting(
+                    "kernel quantizer",
+                    value,
+                    "affine: symmetric, of 8 bits, along the last axis",
+                ))
             }
         }
     }

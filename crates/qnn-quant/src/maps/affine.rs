@@ -208,6 +208,12 @@ impl Quantizer for Affine {
         Grid::new(self.stored(), groups, scales)?.with_zero_points(zero_points)
     }
 
+    /// As [`Affine::symmetric`] makes it, of 8 bits, along [`Granularity::LastAxis`] and without ranges of its own.
+    fn is_int8_per_channel(&self) -> bool {
+        let measured = self.ranges.is_none() && self.granularity == Granularity::LastAxis;
+        self.bits == 8 && self.symmetric && measured
+    }
+
     /// With a range for the whole tensor.
     fn is_fixed(&self) -> bool {
         self.ranges.is_some() && self.granularity == Granularity::Tensor
