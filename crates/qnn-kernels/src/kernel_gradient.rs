@@ -88,15 +88,18 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         pad_value: T,
         aligned: bool,
     ) -> Self {
+        // Rows one after the other in a single one: all pixels of a block are neighbours, and no row of them falls into the same sets of the
+        // first cache as the row before.
+        let pixels = shape.out_height() * shape.out_width();
         let output = Frame {
             flat: false,
             gathered: None,
-            height: shape.out_height(),
-            width: shape.out_width(),
+            height: 1,
+            width: pixels,
             channels: shape.out_channels,
             top: 0,
             left: 0,
-            columns: shape.out_width(),
+            columns: pixels,
             phases: 1,
             rows: (1, 1),
             phases_read: 1,
@@ -108,7 +111,7 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         let bare = pad_value == T::zero() && as_lines(x).is_some() && !gathers_rows(shape);
         let (shape, frame) = as_columns(shape, input_frame(shape, pad_value));
         let input = Operand::new(frame, framed_rows, bare);
-        let output = Operand::new(output, shape.out_height(), aligned);
+        let output = Operand::new(output, 1, aligned);
         let depthwise = is_depthwise(&shape);
         let blocks = if depthwise { 1 } else { input.frame.blocks.len() / shape.groups };
         Self { tiles, shape, depthwise, input, output, blocks }
@@ -170,7 +173,8 @@ impl<'a, T: Real> KernelGradient<'a, T> {
 
     /// Rows that all sites visit before the next ones: few enough to stay in the first cache, enough pixels to be worth fetching the sums.
     fn band_rows(&self) -> usize {
-        let lines = self.shape.stride[0] * self.input.row_lines() + self.output.row_lines();
+        let output_lines = self.shape.out_width() * self.output.blocks();
+        let lines = self.shape.stride[0] * self.input.row_lines() + output_lines;
         (FIRST_CACHE_LINES / lines).max(128_usize.div_ceil(self.shape.out_width()))
     }
 
@@ -259,11 +263,11 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         let at = [rows.start * row + site.kh, columns.start * column + site.kw];
         let sweep = |block: usize, first: usize| Sweep {
             x: &input[self.input.line(at, block)..],
-            dy: &output[self.output.line([rows.start, columns.start], first)..],
+            dy: &output[self.output.line([0, rows.start * self.shape.out_width() + columns.start], first)..],
             rows: rows.len(),
             columns: columns.len(),
             x_row: row * self.input.row_lines(),
-            dy_row: self.output.row_lines(),
+            dy_row: self.shape.out_width() * self.output.pixel_lines(1),
             x_pixel: self.input.pixel_lines(column),
             dy_pixel: self.output.pixel_lines(1),
             dy_block: self.output.block_lines(),
@@ -289,9 +293,10 @@ impl<'a, T: Real> KernelGradient<'a, T> {
 
     /// The output rows and columns for which a site finds lines of the input.
     fn reached(&self, site: Site) -> [Range<usize>; 2] {
-        let (shape, output) = (self.shape, &self.output.frame);
+        let shape = self.shape;
+        let [height, width] = [shape.out_height(), shape.out_width()];
         if !self.input.direct {
-            return [0..output.height, 0..output.width];
+            return [0..height, 0..width];
         }
         let inside = |before: usize, at: usize, extent: usize, stride: usize, outputs: usize| {
             let first = before.saturating_sub(at).div_ceil(stride).min(outputs);
@@ -299,8 +304,8 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         };
         let [row, column] = shape.stride;
         [
-            inside(shape.padding.top, site.kh, shape.height, row, output.height),
-            inside(shape.padding.left, site.kw, shape.width, column, output.width),
+            inside(shape.padding.top, site.kh, shape.height, row, height),
+            inside(shape.padding.left, site.kw, shape.width, column, width),
         ]
     }
 
