@@ -45,8 +45,9 @@ pub struct Scheme {
     /// How sums are normalised.
     pub norm: Norm,
     /// Whether the network computes in integers alone from the image to the logits, as [`IntegerUnit`](qnn_layers::IntegerUnit)
-    /// states it: batch norm folded into kernels, biases of 32 bits, all activations in observed ranges. It needs affine kernels of 8
-    /// bits, [`Activation::ReluInRange`], [`Norm::Batch`], and no layer in full precision.
+    /// states it: batch norm folded into kernels, biases of 32 bits, all activations in observed ranges. It needs kernels for which
+    /// [`is_int8_per_channel`](qnn_quant::Quantizer::is_int8_per_channel) is true, [`Activation::ReluInRange`], [`Norm::Batch`], and no layer
+    /// in full precision.
     pub integer_only: bool,
     /// What must hold of quantized kernels after each update.
     pub constraint: Option<Constraint>,
