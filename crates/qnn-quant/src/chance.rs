@@ -10,37 +10,26 @@ use crate::elementwise::{fill_pieces, row_major, same_shape};
 use crate::groups::Partition;
 use crate::{Groups, Result};
 
-/// Where the random word of each element comes from: element `i`, in row-major order, has word `i` of ChaCha8's stream
-/// `draw` under the key of `seed`.
+/// Elements that share a batch of words: each takes half a word.
+const ELEMENTS: usize = 2 * BATCH;
+
+/// Where the random word of each element, of 32 bits, comes from: its upper half from ChaCha8's stream `draw` under the key of `seed`,
+/// its lower half in the same way from the stream `!draw`.
+///
+/// Of 256 words of a stream, the upper halves belong to as many elements, in row-major order, and the lower halves to as many after them.
+/// Nearly all elements are decided by their upper half, whatever the lower one, which is not made then: words cost more than all
+/// else, and so they cost half.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Words {
     pub(crate) seed: u64,
     pub(crate) draw: u64,
 }
 
-/// `out = f(x, random word of the position, parameters[group of x])`.
+/// `out = exact(x, random word of the position, parameters[group of x])`, by way of `quick`.
+///
+/// `quick` gets a word whose lower half is zero, for all words with the same upper half. Its second result is a doubt: where it is
+/// below 1, the first is exact for each of them. Where it is not, elements are computed again.
 pub(crate) fn map_into<P: Copy + Sync>(
-    x: ArrayViewD<'_, f32>,
-    groups: Groups,
-    parameters: &[P],
-    words: Words,
-    out: ArrayViewMutD<'_, f32>,
-    f: impl Fn(f32, u32, &P) -> f32 + Sync,
-) -> Result<()> {
-    each_batch(
-        x,
-        groups,
-        parameters,
-        words,
-        out,
-        #[inline(always)]
-        |batch: Batch<'_>, parameter: &P| batch.map(parameter, &f),
-        &f,
-    )
-}
-
-/// [`map_into`] with `exact`, by way of `quick`, whose second result is a doubt: batches in which it is below 1 everywhere are finished.
-pub(crate) fn map_checked_into<P: Copy + Sync>(
     x: ArrayViewD<'_, f32>,
     groups: Groups,
     parameters: &[P],
@@ -49,88 +38,145 @@ pub(crate) fn map_checked_into<P: Copy + Sync>(
     quick: impl Fn(f32, u32, &P) -> (f32, f32) + Sync,
     exact: impl Fn(f32, u32, &P) -> f32 + Sync,
 ) -> Result<()> {
-    each_batch(
-        x,
-        groups,
-        parameters,
-        words,
-        out,
-        #[inline(always)]
-        |mut batch: Batch<'_>, parameter: &P| {
-            let is_certain = batch.quick(parameter, &quick) < 1.0;
-            if !is_certain {
-                batch.map(parameter, &exact);
-            }
-        },
-        &exact,
-    )
-}
-
-/// Elements of one group with their words.
-struct Batch<'a> {
-    out: &'a mut [f32],
-    x: &'a [f32],
-    words: &'a [u32; BATCH],
-}
-
-impl Batch<'_> {
-    #[inline(always)]
-    fn map<P: Copy>(self, parameter: &P, f: &impl Fn(f32, u32, &P) -> f32) {
-        let parameter = *parameter;
-        for ((out, &x), &word) in self.out.iter_mut().zip(self.x).zip(self.words) {
-            *out = f(x, word, &parameter);
-        }
-    }
-
-    /// The greatest doubt.
-    #[inline(always)]
-    fn quick<P: Copy>(&mut self, parameter: &P, f: &impl Fn(f32, u32, &P) -> (f32, f32)) -> f32 {
-        let parameter = *parameter;
-        let mut greatest = 0;
-        for ((out, &x), &word) in self.out.iter_mut().zip(self.x).zip(self.words) {
-            let (value, doubt) = f(x, word, &parameter);
-            *out = value;
-            // As integers, the bits of non-negative floats are ordered like the floats, with NaN at the top; this maximum vectorises.
-            greatest = greatest.max(doubt.abs().to_bits() as i32);
-        }
-        f32::from_bits(greatest as u32)
-    }
-}
-
-/// Hands every batch whose elements have one parameter to `batch`, and the elements of others to `element`, one by one.
-fn each_batch<P: Sync>(
-    x: ArrayViewD<'_, f32>,
-    groups: Groups,
-    parameters: &[P],
-    words: Words,
-    out: ArrayViewMutD<'_, f32>,
-    batch: impl Fn(Batch<'_>, &P) + Sync,
-    element: impl Fn(f32, u32, &P) -> f32 + Sync,
-) -> Result<()> {
     same_shape("the output", x.shape(), out.shape())?;
     let Partition { count, inner } = groups.partition(x.shape())?;
     let x = row_major(&x);
-    let random = ChaCha8::new(ChaCha8Rng::seed_from_u64(words.seed).get_seed(), words.draw);
+    let upper = ChaCha8::new(ChaCha8Rng::seed_from_u64(words.seed).get_seed(), words.draw);
+    let lower = ChaCha8::new(ChaCha8Rng::seed_from_u64(words.seed).get_seed(), !words.draw);
     fill_pieces(out, |start, piece| {
-        let starts = (start..).step_by(BATCH);
-        for ((out, x), start) in piece.chunks_mut(BATCH).zip(x[start..].chunks(BATCH)).zip(starts) {
-            let group = start / inner;
-            let is_one_group = (start + out.len() - 1) / inner == group;
-            vectorized(
-                #[inline(always)]
-                || {
-                    let mut words = [0; BATCH];
-                    random.fill(start as u64, &mut words);
-                    if is_one_group {
-                        batch(Batch { out: &mut *out, x, words: &words }, &parameters[group % count]);
-                    } else {
-                        for (i, ((out, &x), &word)) in out.iter_mut().zip(x).zip(&words).enumerate() {
-                            *out = element(x, word, &parameters[(start + i) / inner % count]);
-                        }
+        let [mut uppers, mut lowers] = [[0; BATCH]; 2];
+        let starts = (start..).step_by(ELEMENTS);
+        for ((out, x), start) in piece.chunks_mut(ELEMENTS).zip(x[start..].chunks(ELEMENTS)).zip(starts) {
+            let position = (start / 2) as u64;
+            fill(&upper, position, &mut uppers);
+            let halves = out.chunks_mut(BATCH).zip(x.chunks(BATCH)).zip([Half::Upper, Half::Lower]);
+            for (((out, x), half), start) in halves.zip((start..).step_by(BATCH)) {
+                let group = start / inner;
+                let is_one_group = (start + out.len() - 1) / inner == group;
+                let parameter = &parameters[group % count];
+                if is_one_group && quick_batch(out, x, &uppers, half, parameter, &quick) < 1.0 {
+                    continue;
+                }
+                fill(&lower, position, &mut lowers);
+                let words = half.join(&uppers, &lowers);
+                if is_one_group {
+                    exact_batch(out, x, &words, parameter, &exact);
+                } else {
+                    for (i, ((out, &x), &word)) in out.iter_mut().zip(x).zip(&words).enumerate() {
+                        *out = exact(x, word, &parameters[(start + i) / inner % count]);
                     }
-                },
-            );
+                }
+            }
         }
     });
     Ok(())
+}
+
+/// Which half of its words a batch takes.
+#[derive(Clone, Copy)]
+enum Half {
+    Upper,
+    Lower,
+}
+
+impl Half {
+    /// The half of a word, above sixteen zeros.
+    #[inline(always)]
+    fn of(self, word: u32) -> u32 {
+        match self {
+            Half::Upper => word & 0xFFFF_0000,
+            Half::Lower => word << 16,
+        }
+    }
+
+    /// Words of two halves.
+    fn join(self, uppers: &[u32; BATCH], lowers: &[u32; BATCH]) -> [u32; BATCH] {
+        std::array::from_fn(|i| self.of(uppers[i]) | self.of(lowers[i]) >> 16)
+    }
+}
+
+fn fill(random: &ChaCha8, position: u64, words: &mut [u32; BATCH]) {
+    vectorized(
+        #[inline(always)]
+        || random.fill(position, words),
+    );
+}
+
+/// The greatest doubt.
+fn quick_batch<P: Copy>(
+    out: &mut [f32],
+    x: &[f32],
+    words: &[u32; BATCH],
+    half: Half,
+    parameter: &P,
+    quick: &impl Fn(f32, u32, &P) -> (f32, f32),
+) -> f32 {
+    vectorized(
+        #[inline(always)]
+        || match half {
+            Half::Upper => quick_slice(
+                out,
+                x,
+                words,
+                parameter,
+                #[inline(always)]
+                |x, word, p| quick(x, Half::Upper.of(word), p),
+            ),
+            Half::Lower => quick_slice(
+                out,
+                x,
+                words,
+                parameter,
+                #[inline(always)]
+                |x, word, p| quick(x, Half::Lower.of(word), p),
+            ),
+        },
+    )
+}
+
+#[inline(always)]
+fn quick_slice<P: Copy>(
+    out: &mut [f32],
+    x: &[f32],
+    words: &[u32; BATCH],
+    parameter: &P,
+    quick: impl Fn(f32, u32, &P) -> (f32, f32),
+) -> f32 {
+    // A copy, which may stay in registers.
+    let parameter = *parameter;
+    let mut greatest = 0;
+    for ((out, &x), &word) in out.iter_mut().zip(x).zip(words) {
+        let (value, doubt) = quick(x, word, &parameter);
+        *out = value;
+        // As integers, the bits of non-negative floats are ordered like the floats, with NaN at the top; this maximum vectorises.
+        greatest = greatest.max(doubt.abs().to_bits() as i32);
+    }
+    f32::from_bits(greatest as u32)
+}
+
+fn exact_batch<P: Copy>(
+    out: &mut [f32],
+    x: &[f32],
+    words: &[u32; BATCH],
+    parameter: &P,
+    exact: &impl Fn(f32, u32, &P) -> f32,
+) {
+    vectorized(
+        #[inline(always)]
+        || exact_slice(out, x, words, parameter, exact),
+    );
+}
+
+#[inline(always)]
+fn exact_slice<P: Copy>(
+    out: &mut [f32],
+    x: &[f32],
+    words: &[u32; BATCH],
+    parameter: &P,
+    exact: &impl Fn(f32, u32, &P) -> f32,
+) {
+    let parameter = *parameter;
+    for ((out, &x), &word) in out.iter_mut().zip(x).zip(words) {
+        *out = exact(x, word, &parameter);
+    }
 }

@@ -80,37 +80,60 @@ impl DorefaGradients {
             Form::Codes => Some(vec![[1.0, 0.0]; grid.groups().count()]),
             Form::Values => grid.factors(),
         };
-        let Some(factors) = factors else {
-            let examples: Vec<Example> = grid.numerators().iter().map(|&max| Example::new(max, n)).collect();
-            return chance::map_into(
-                x,
-                grid.groups(),
-                &examples,
-                words,
-                out,
-                #[inline(always)]
-                move |x, word, example| scaled(example.code(x, word, n), example.max, n.recip()),
-            );
-        };
         let examples = grid.numerators().iter().map(|&max| Example::new(max, n));
-        let examples: Vec<(Example, [f32; 2])> = examples.zip(factors).collect();
-        let n_f32 = n as f32;
-        chance::map_checked_into(
+        match factors {
+            Some(factors) => {
+                let examples: Vec<(Example, [f32; 2])> = examples.zip(factors).collect();
+                self.write_as(
+                    x,
+                    grid,
+                    &examples,
+                    words,
+                    out,
+                    #[inline(always)]
+                    |code, [high, low]| code * high + code * low,
+                )
+            }
+            None => {
+                let examples: Vec<(Example, f32)> = examples.zip(grid.numerators().iter().copied()).collect();
+                self.write_as(
+                    x,
+                    grid,
+                    &examples,
+                    words,
+                    out,
+                    #[inline(always)]
+                    move |code, max| scaled(code, max, n.recip()),
+                )
+            }
+        }
+    }
+
+    /// Each code as its example has it.
+    fn write_as<F: Copy + Sync>(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        examples: &[(Example, F)],
+        words: Words,
+        out: ArrayViewMutD<'_, f32>,
+        value: impl Fn(f32, F) -> f32 + Copy + Sync,
+    ) -> Result<()> {
+        let n = self.denominator();
+        let (n_f32, n) = (n as f32, f64::from(n));
+        chance::map_into(
             x,
             grid.groups(),
-            &examples,
+            examples,
             words,
             out,
             #[inline(always)]
-            move |x, word, &(example, [high, low])| {
+            move |x, word, &(example, factors)| {
                 let (code, doubt) = example.likely_code(x, word, n_f32);
-                (code * high + code * low, doubt)
+                (value(code, factors), doubt)
             },
             #[inline(always)]
-            move |x, word, (example, [high, low])| {
-                let code = example.code(x, word, n);
-                code * high + code * low
-            },
+            move |x, word, &(example, factors)| value(example.code(x, word, n), factors),
         )
     }
 }
@@ -118,7 +141,6 @@ impl DorefaGradients {
 /// What the elements of one example share.
 #[derive(Clone, Copy)]
 struct Example {
-    max: f32,
     /// 1 / 2M, and 0 in an example of zeros.
     half: f64,
     /// `half · n` for the quick way.
@@ -128,7 +150,7 @@ struct Example {
 impl Example {
     fn new(max: f32, n: f64) -> Self {
         let half = if max == 0.0 { 0.0 } else { 0.5 / f64::from(max) };
-        Example { max, half, steps: if max == 0.0 { 0.0 } else { quick_factor(half * n) } }
+        Example { half, steps: if max == 0.0 { 0.0 } else { quick_factor(half * n) } }
     }
 
     #[inline(always)]
@@ -139,12 +161,13 @@ impl Example {
         (2.0 * round_half_even(n * unit) - n) as f32
     }
 
-    /// The code by f32 alone, and a doubt of 1 and more where its errors, which are less than 3e-7 n, could matter.
+    /// The code by f32 alone, whatever the word's lower half, and a doubt of 1 and more where that or a rounding could matter.
     #[inline(always)]
     fn likely_code(&self, x: f32, word: u32, n: f32) -> (f32, f32) {
-        let noise = (word as i32 ^ i32::MIN) as f32 * 2_f32.powi(-32);
+        // The middle of the words with this upper half. N n is at most 2⁻¹⁷ from it, and roundings add less than 3e-7 n.
+        let noise = (word ^ 0x8000_8000) as i32 as f32 * 2_f32.powi(-32);
         let position = clip_f32(x * self.steps + (0.5 * n + noise), 0.0, n);
-        let (nearest, doubt) = likely_nearest(position, 6e-7 * n);
+        let (nearest, doubt) = likely_nearest(position, 2_f32.powi(-17) + 6e-7 * n);
         (2.0 * nearest - n, doubt)
     }
 }
@@ -192,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn likely_codes_without_a_doubt_are_right() {
+    fn likely_codes_without_a_doubt_are_right_for_every_lower_half() {
         let mut doubts = 0;
         for bits in [1_u32, 2, 4, 8] {
             let n = f64::from((1_u32 << bits) - 1);
@@ -200,11 +223,17 @@ mod tests {
                 let example = Example::new(max, n);
                 for i in 0..100_000_u32 {
                     let word = i.wrapping_mul(0x9E37_79B1);
+                    let (lowest, highest) = (word & 0xFFFF_0000, word | 0xFFFF);
                     let x = max * (f64::from(i) * 0.37).sin() as f32;
-                    let (likely, doubt) = example.likely_code(x, word, n as f32);
+                    let (likely, doubt) = example.likely_code(x, lowest, n as f32);
                     let is_certain = doubt < 1.0;
-                    let code = example.code(x, word, n);
-                    assert!(!is_certain || likely == code, "{x:e} of {max:e}, {bits} bits, word {word}");
+                    for word in [lowest, word, highest] {
+                        let code = example.code(x, word, n);
+                        assert!(
+                            !is_certain || likely == code,
+                            "{x:e} of {max:e}, {bits} bits, word {word:x}"
+                        );
+                    }
                     doubts += u32::from(!is_certain && max > 1e-30);
                 }
             }

@@ -88,7 +88,9 @@ impl Quantizer for StochasticSign {
             words,
             codes,
             #[inline(always)]
-            move |x, word, ()| chosen(x, word),
+            |x, word, ()| likely(x, word),
+            #[inline(always)]
+            |x, word, ()| chosen(x, word),
         )
     }
 }
@@ -96,10 +98,22 @@ impl Quantizer for StochasticSign {
 /// u < p, of the word's u and the input's p, by way of 2u − 1 < x: no side of it is rounded.
 #[inline(always)]
 fn chosen(x: f32, word: u32) -> f32 {
-    const UNIT: f32 = 1.0 / (1 << 23) as f32;
-    let threshold = ((word >> 8) as i32 - (1 << 23)) as f32 * UNIT;
-    let sign = if threshold < x { 1.0 } else { -1.0 };
+    let sign = if threshold(word) < x { 1.0 } else { -1.0 };
     if x.is_nan() { x } else { sign }
+}
+
+/// What is chosen whatever the word's lower half, and a doubt of 1 where that matters.
+#[inline(always)]
+fn likely(x: f32, word: u32) -> (f32, f32) {
+    let is_open = (threshold(word) < x) & (threshold(word | 0xFFFF) >= x);
+    (chosen(x, word), if is_open { 1.0 } else { 0.0 })
+}
+
+/// 2u − 1, of which f32 holds every digit.
+#[inline(always)]
+fn threshold(word: u32) -> f32 {
+    const UNIT: f32 = 1.0 / (1 << 23) as f32;
+    ((word >> 8) as i32 - (1 << 23)) as f32 * UNIT
 }
 
 #[cfg(test)]
@@ -110,12 +124,27 @@ mod tests {
     fn words_decide_at_exactly_their_number() {
         let numbers = [0, 1, 2, 1 << 22, (1 << 23) - 1, 1 << 23, (1 << 23) + 1, 12_345_678, (1 << 24) - 1];
         for number in numbers {
-            // 2u − 1, of which f32 holds every digit.
             let threshold = (f64::from(number) * 2_f64.powi(-23) - 1.0) as f32;
             for word in [number << 8, number << 8 | 0xFF] {
                 let at = [threshold.next_down(), threshold, threshold.next_up()];
                 assert_eq!(at.map(|x| chosen(x, word)), [-1.0, -1.0, 1.0], "{number}");
             }
+        }
+    }
+
+    #[test]
+    fn a_lower_half_matters_exactly_where_it_is_said_to() {
+        for upper in [0, 1, 2, 0x7FFF, 0x8000, 0x8001, 0xC123, 0xFFFF] {
+            let [lowest, highest] = [upper << 16, upper << 16 | 0xFFFF];
+            let [first, last] = [lowest, highest].map(threshold);
+            for x in
+                [first.next_down(), first, first.next_up(), last.next_down(), last, last.next_up(), 0.0, -0.0]
+            {
+                let (sign, doubt) = likely(x, lowest);
+                let is_open = chosen(x, lowest) != chosen(x, highest);
+                assert_eq!((sign, doubt >= 1.0), (chosen(x, lowest), is_open), "{x:e} with {upper:x}");
+            }
+            assert!(likely(f32::NAN, lowest).0.is_nan());
         }
     }
 

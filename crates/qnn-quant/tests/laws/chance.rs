@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::inputs::array as arrays;
+use crate::reference::{binary, multi_bit, words};
 
 fn draw(map: &dyn Quantizer, x: &ArrayD<f32>, draw: u64) -> ArrayD<f32> {
     let grid = map.fit(x.view()).unwrap();
@@ -53,6 +54,37 @@ fn rounded_gradients_are_unbiased_away_from_the_clip() {
                 let slack = if inside { 4.0 * 0.5 * step / 20_000_f64.sqrt() } else { 0.25 * step };
                 assert!((mean - f64::from(dr)).abs() <= slack, "{bits} bits: {mean} at {dr}");
             }
+        }
+    }
+}
+
+/// Inputs that only the last digits of their random words decide, over several batches of words.
+#[test]
+fn a_sign_is_that_of_all_digits_of_its_word() {
+    let nearby = [f32::next_down, |x| x, f32::next_up];
+    let inputs = words(8, 2_000).into_iter().enumerate().map(|(i, word)| {
+        let threshold = f64::from(word >> 8) / 2_f64.powi(23) - 1.0;
+        nearby[i % 3](threshold as f32)
+    });
+    let x = ArrayD::from_shape_vec(IxDyn(&[2_000]), inputs.collect()).unwrap();
+    let expected = binary::stochastic(&x, 8);
+    for (i, (&y, (sign, _))) in
+        quantize(&StochasticSign::new(8), &x).unwrap().iter().zip(expected).enumerate()
+    {
+        assert_eq!((y, sign), if i % 3 == 2 { (1.0, 1) } else { (-1.0, -1) }, "element {i}");
+    }
+}
+
+#[test]
+fn rounded_gradients_are_those_of_the_reference_over_many_batches() {
+    let evenly = Evenly::new(-1.0_f32, 1.0).unwrap();
+    let x = ArrayD::random_using(IxDyn(&[30, 1_111]), evenly, &mut ChaCha8Rng::seed_from_u64(3));
+    for bits in [1, 4, 8] {
+        let map = DorefaGradients::new(bits, 6).unwrap();
+        let mut codes = x.clone();
+        map.fit_codes_into(x.view(), codes.view_mut()).unwrap();
+        for (&code, (expected, _)) in codes.iter().zip(multi_bit::dorefa_gradients(&x, bits, 6)) {
+            assert_eq!(code, expected as f32, "{bits} bits");
         }
     }
 }

@@ -37,8 +37,20 @@ pub(crate) fn each(x: &ArrayD<f32>, f: impl Fn(f64) -> (i32, f64)) -> Pairs {
     wide(x).into_iter().map(f).collect()
 }
 
-/// The random words that belong to the first elements.
+/// The random words that belong to the first elements: upper halves from the first stream, lower halves from the last. In each stream the
+/// upper halves of 256 words come first, then their lower halves.
 pub(crate) fn words(seed: u64, count: usize) -> Vec<u32> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    (0..count).map(|_| random.next_u32()).collect()
+    let halves = |stream| {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(stream);
+        let mut halves = Vec::new();
+        while halves.len() < count {
+            let words: Vec<u32> = (0..256).map(|_| random.next_u32()).collect();
+            halves.extend(words.iter().map(|word| word >> 16));
+            halves.extend(words.iter().map(|word| word & 0xFFFF));
+        }
+        halves
+    };
+    let pairs = halves(0).into_iter().zip(halves(u64::MAX)).take(count);
+    pairs.map(|(upper, lower)| upper << 16 | lower).collect()
 }
