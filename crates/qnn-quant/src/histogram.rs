@@ -55,7 +55,8 @@ impl Histogram {
     /// The least width at which all of `range` has bins.
     fn cover(&mut self, range: Range) {
         let position = |x: f32, exponent: i32| (f64::from(x) * 2_f64.powi(-exponent)).floor() as i64;
-        let greatest = f64::from(range.high().max(-range.low()));
+        // Without a sign, which would be the exponent's upper bit: of two zeros, either may be the greater.
+        let greatest = f64::from(range.high().abs().max(range.low().abs()));
         let mut exponent = ((greatest.to_bits() >> 52) as i32 - 1023 - PRECISION).max(-149);
         while position(range.high(), exponent) - position(range.low(), exponent) >= BINS as i64 {
             exponent += 1;

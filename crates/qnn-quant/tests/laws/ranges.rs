@@ -150,6 +150,19 @@ fn a_moving_average_starts_with_the_first_batch() {
     assert!(RangeObserver::resume(RangeMethod::Percentile { percent: 99.0 }, None).is_err());
 }
 
+#[test]
+fn zeros_of_either_sign_may_come_first() {
+    let x = normal(500, 1);
+    for method in methods().into_iter().filter(|method| !matches!(method, RangeMethod::MovingAverage { .. }))
+    {
+        for zeros in [[0.0, 0.0], [-0.0, -0.0], [-0.0, 0.0], [0.0, -0.0]] {
+            let zeros = ArrayD::from_shape_vec(IxDyn(&[2]), zeros.to_vec()).unwrap();
+            let expected = range_of(method, &[x.clone(), ArrayD::zeros(IxDyn(&[2]))]);
+            assert_eq!(range_of(method, &[zeros, x.clone()]), expected, "{method:?}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
