@@ -1,10 +1,11 @@
-//! Convolutions in f32, forward and both gradients, on every instruction set that has vectors: the
-//! rate of each, and the fraction of what that instruction set could do at most, which is fused
-//! multiply-adds on registers, measured in the same run.
+//! Convolutions and matrix products in f32, forward and both gradients, on every instruction set
+//! that has vectors: the rate of each, and the fraction of what that instruction set could do at
+//! most, which is fused multiply-adds on registers, measured in the same run.
 //!
 //! ```text
-//! cargo bench --bench convolutions               one thread, some ten seconds
+//! cargo bench --bench convolutions               one thread, batches of 8, some twenty seconds
 //! cargo bench --bench convolutions -- avx2       one instruction set
+//! cargo bench --bench convolutions -- --full     batches of 100 and more runs, for figures to publish
 //! ```
 //!
 //! Every figure is that of the fastest of many runs on warm buffers, which neighbours on the machine
@@ -13,40 +14,66 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use qnn_kernels::{ChannelAffine, Conv2dShape, Isa, Kernels, Padding};
+use qnn_kernels::{ChannelAffine, Conv2dShape, Isa, Kernels, MatmulShape, Padding};
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+struct Profile {
+    batch: usize,
+    /// For each figure.
+    seconds: f64,
+}
 
 /// Few images: a run that is over before the system gives the core to another program is a fair one.
-const BATCH: usize = 8;
+const QUICK: Profile = Profile { batch: 8, seconds: 0.2 };
+/// As in training steps.
+const FULL: Profile = Profile { batch: 100, seconds: 2.0 };
+
+/// Input channels, output channels, extent of the image, extent of the kernel, stride: ResNet-20's, then VGG-7's.
+const CONVOLUTIONS: [(usize, usize, usize, usize, usize); 12] = [
+    (3, 16, 32, 3, 1),
+    (16, 16, 32, 3, 1),
+    (16, 32, 32, 3, 2),
+    (16, 32, 32, 1, 2),
+    (32, 32, 16, 3, 1),
+    (32, 64, 16, 3, 2),
+    (64, 64, 8, 3, 1),
+    (128, 128, 32, 3, 1),
+    (128, 256, 16, 3, 1),
+    (256, 256, 16, 3, 1),
+    (256, 512, 8, 3, 1),
+    (512, 512, 8, 3, 1),
+];
+
+/// A dense layer of the perceptrons, at the batch of training steps.
+const MATRIX: MatmulShape = MatmulShape { rows: 100, inner: 2048, columns: 2048 };
 
 fn main() {
-    let names: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with("--")).collect();
+    let (flags, names): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
+    let profile = if flags.iter().any(|flag| flag == "--full") { FULL } else { QUICK };
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("the first use of threads");
     let vectors = [Isa::Avx512, Isa::Avx2, Isa::Neon].into_iter().filter(|isa| isa.is_available());
     for isa in vectors.filter(|isa| names.is_empty() || names.iter().any(|name| name == isa.name())) {
-        bench(Kernels::of(isa).expect("an available instruction set"));
+        bench(Kernels::of(isa).expect("an available instruction set"), profile);
     }
 }
 
-fn bench(kernels: &Kernels) {
+fn bench(kernels: &Kernels, profile: Profile) {
     let limit = limit(kernels);
     println!("{}: at most {limit:.0} GFLOP/s in fused multiply-adds", kernels.isa());
     println!("{:>32} {:>16} {:>16} {:>16}", "GFLOP/s", "forward", "input gradient", "kernel gradient");
-    for (channels, out_channels, extent, kernel, stride) in [
-        (3, 16, 32, 3, 1),
-        (16, 16, 32, 3, 1),
-        (16, 32, 32, 3, 2),
-        (16, 32, 32, 1, 2),
-        (32, 32, 16, 3, 1),
-        (32, 64, 16, 3, 2),
-        (64, 64, 8, 3, 1),
-        (128, 128, 16, 3, 1),
-        (256, 256, 8, 3, 1),
-    ] {
+    let row = |name: &str, rates: [f64; 3]| {
+        let [forward, input, kernel] =
+            rates.map(|rate| format!("{rate:5.0} ({:3.0} %)", 100.0 * rate / limit));
+        println!("{name:>32} {forward:>16} {input:>16} {kernel:>16}");
+    };
+    for (channels, out_channels, extent, kernel, stride) in CONVOLUTIONS {
         let (extents, kernel, stride) = ([extent; 2], [kernel; 2], [stride; 2]);
         let padding = Padding::same(extents, kernel, stride);
         let [height, width] = extents;
         let shape = Conv2dShape {
-            batch: BATCH,
+            batch: profile.batch,
             height,
             width,
             channels,
@@ -56,31 +83,48 @@ fn bench(kernels: &Kernels) {
             padding,
             groups: 1,
         };
-        let rates = rates(kernels, &shape).map(|rate| format!("{rate:5.0} ({:3.0} %)", 100.0 * rate / limit));
         let name =
             format!("{channels}→{out_channels}, {extent}x{extent}, {0}x{0} / {1}", kernel[0], stride[0]);
-        println!("{name:>32} {:>16} {:>16} {:>16}", rates[0], rates[1], rates[2]);
+        row(&name, of_convolution(kernels, &shape, profile.seconds));
     }
+    let MatmulShape { rows, inner, columns } = MATRIX;
+    row(&format!("matrices, {rows}x{inner}x{columns}"), of_matrices(kernels, MATRIX, profile.seconds));
 }
 
 /// GFLOP/s of the forward pass and of both gradients.
-fn rates(kernels: &Kernels, shape: &Conv2dShape) -> [f64; 3] {
-    let numbers = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 89) as f32 * 0.01 - 0.4).collect() };
-    let (x, w, y) = (numbers(shape.input_len()), numbers(shape.weight_len()), numbers(shape.output_len()));
+fn of_convolution(kernels: &Kernels, shape: &Conv2dShape, seconds: f64) -> [f64; 3] {
+    let [x, w, y] = [shape.input_len(), shape.weight_len(), shape.output_len()].map(numbers);
     let (mut dx, mut dw, mut dy) = (x.clone(), w.clone(), y.clone());
     let work = 2e-9 * (shape.output_len() * shape.weight_len() / shape.out_channels) as f64;
     [
-        work / best(|| kernels.conv2d(shape, &x, &w, 0.0, ChannelAffine::IDENTITY, &mut dy)),
-        work / best(|| kernels.conv2d_input_gradient(shape, &y, &w, &mut dx)),
-        work / best(|| kernels.conv2d_kernel_gradient(shape, &x, 0.0, &y, &mut dw)),
+        work / best(seconds, || kernels.conv2d(shape, &x, &w, 0.0, ChannelAffine::IDENTITY, &mut dy)),
+        work / best(seconds, || kernels.conv2d_input_gradient(shape, &y, &w, &mut dx)),
+        work / best(seconds, || kernels.conv2d_kernel_gradient(shape, &x, 0.0, &y, &mut dw)),
     ]
 }
 
-/// Seconds of the fastest run within a fifth of a second, after one that warms up.
-fn best(mut run: impl FnMut()) -> f64 {
+/// GFLOP/s of a product and of both gradients.
+fn of_matrices(kernels: &Kernels, dims: MatmulShape, seconds: f64) -> [f64; 3] {
+    let MatmulShape { rows, inner, columns } = dims;
+    let [a, b, y] = [rows * inner, inner * columns, rows * columns].map(numbers);
+    let (mut da, mut db, mut dy) = (a.clone(), b.clone(), y.clone());
+    let work = 2e-9 * (rows * inner * columns) as f64;
+    [
+        work / best(seconds, || kernels.matmul(dims, &a, &b, ChannelAffine::IDENTITY, &mut dy)),
+        work / best(seconds, || kernels.matmul_left_gradient(dims, &y, &b, &mut da)),
+        work / best(seconds, || kernels.matmul_right_gradient(dims, &a, &y, &mut db)),
+    ]
+}
+
+fn numbers(len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i % 89) as f32 * 0.01 - 0.4).collect()
+}
+
+/// Seconds of the fastest run within this time, after one that warms up.
+fn best(seconds: f64, mut run: impl FnMut()) -> f64 {
     run();
     let (begin, mut best) = (Instant::now(), f64::INFINITY);
-    while begin.elapsed().as_secs_f64() < 0.2 {
+    while begin.elapsed().as_secs_f64() < seconds {
         let start = Instant::now();
         run();
         best = start.elapsed().as_secs_f64().min(best);
@@ -92,5 +136,5 @@ fn best(mut run: impl FnMut()) -> f64 {
 fn limit(kernels: &Kernels) -> f64 {
     const ROUNDS: usize = 20_000;
     let (multiply_adds, _) = kernels.f32_limit(ROUNDS);
-    2e-9 * multiply_adds as f64 / best(|| _ = black_box(kernels.f32_limit(black_box(ROUNDS))))
+    2e-9 * multiply_adds as f64 / best(0.2, || _ = black_box(kernels.f32_limit(black_box(ROUNDS))))
 }
