@@ -42,7 +42,8 @@ Variants of the experiments that are no preset take flags:
   bc-no-projections         --network resnet --preset bc --shortcut none
   hard-K, tanh-S-K          --network mlp3 or bnn-cnn, --preset even-K
   svhn-hard-K, ...          --network bnn-cnn --width 64 --preset even-K
-  deterministic             --network mlp3 --preset bnn --output-norm";
+  deterministic, stochastic*  --network mlp3 --preset bnn --output-norm
+The hard tanh networks in full precision (fp of mlp_bits and cnn_bits) have no flags here.";
 
 /// Freezes a trained network into a packed model, verifies it on the test set, and saves it
 #[derive(Parser)]

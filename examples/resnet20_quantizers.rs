@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Weights with a scale lose little where plain ±1 collapses (`resnet20_bc`): the scale keeps the
-//! sums of the projections small. Binary activations lose ten points and more, and lose them even
+//! sums of the projections small. Binary activations lose nine points and more, and lose them even
 //! with weights in full precision, because the shortcut itself carries one bit.
 
 use std::process::ExitCode;

@@ -82,7 +82,7 @@ pub struct Options {
     #[arg(long, value_name = "C", help_heading = "Network")]
     pub clip: Option<f32>,
 
-    /// Steepness of --estimator modified-tanh, or of an error-decay that keeps its shape instead of following the training
+    /// Steepness of --estimator modified-tanh; height of error-decay, which then keeps its shape instead of following the training
     #[arg(long, value_name = "K", help_heading = "Network")]
     pub k: Option<f32>,
 
