@@ -1,6 +1,6 @@
 //! Files that are either the old ones or the new ones, whenever the process or the machine dies.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
@@ -9,7 +9,8 @@ use crate::Error;
 /// Writes beside the file, waits until the bytes are on the disk, and renames.
 ///
 /// The name of the file beside is fixed (`NAME.partial`): what a killed process leaves there is
-/// overwritten by the next one instead of piling up. After an error it is removed.
+/// overwritten by the next one instead of piling up. After an error it is removed. Of several writers
+/// of one file each waits for the one before, where the file system has locks.
 ///
 /// # Errors
 ///
@@ -18,7 +19,9 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let partial = path.with_file_name(name);
-    let written = write_through(&partial, bytes).map_err(Error::file(&partial));
+    // Locked until it has its own name, or is gone.
+    let mut file = open_alone(&partial).map_err(Error::file(&partial))?;
+    let written = write_through(&mut file, bytes).map_err(Error::file(&partial));
     let renamed = written.and_then(|()| fs::rename(&partial, path).map_err(Error::file(path)));
     if renamed.is_err() {
         // What went wrong is worth more to the caller than what goes wrong now.
@@ -27,8 +30,33 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     renamed.map(|()| sync_folder(path))
 }
 
-fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
+/// The file of this name, for this writer alone.
+fn open_alone(path: &Path) -> std::io::Result<File> {
+    loop {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        // Some file systems have no locks.
+        if file.lock().is_err() || has_name(&file, path) {
+            return Ok(file);
+        }
+        // Whoever held the lock has renamed or removed the file meanwhile.
+    }
+}
+
+#[cfg(unix)]
+fn has_name(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+    matches!((file.metadata(), fs::metadata(path)), (Ok(a), Ok(b)) if identity(&a) == identity(&b))
+}
+
+/// Elsewhere files have no identity to compare: their names are enough.
+#[cfg(not(unix))]
+fn has_name(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+fn write_through(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
+    file.set_len(0)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -54,6 +82,27 @@ mod tests {
         write(&path, b"first").unwrap();
         write(&path, b"second").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn of_several_writers_each_leaves_a_whole_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        std::thread::scope(|scope| {
+            for writer in 0..4_u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for round in 1..20 {
+                        write(path, &vec![writer; 1000 * round + usize::from(writer)]).unwrap();
+                        let read = fs::read(path).unwrap();
+                        let by = read[0];
+                        assert!(read.iter().all(|&byte| byte == by), "bytes of two writers");
+                        assert_eq!(read.len() % 1000, usize::from(by), "a part of a file");
+                    }
+                });
+            }
+        });
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
