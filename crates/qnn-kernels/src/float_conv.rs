@@ -51,8 +51,8 @@ impl FloatConv {
         pad_value: f32,
         out: ChannelAffine<'_, f32>,
     ) -> Result<Self, ShapeError> {
-        let shape = Conv2dShape { batch: 1, ..*shape };
         shape.check()?;
+        let shape = Conv2dShape { batch: 1, ..shape.with_needed_strides() };
         assert!(w.len() == shape.weight_len(), "{} weights of {}", w.len(), shape.weight_len());
         out.assert_channels(shape.out_channels);
         let tables = forward_tables(f32::tiles(kernels), &Window::plain(&shape), pad_value);
@@ -81,7 +81,7 @@ impl FloatConv {
     ///
     /// # Panics
     ///
-    /// If `x` is no whole number of images, or `bytes` are no equal parts for the output pixels.
+    /// If `x` is no whole number of images, or `bytes` are no equal parts, of a byte at least, for the output pixels.
     #[track_caller]
     pub fn run_tiles(&self, x: &[f32], bytes: &mut [u8], visit: &(dyn Fn(FloatTile<'_>) + Sync)) {
         let weights = Weights::Packed(&self.lines);
@@ -117,7 +117,7 @@ pub(crate) fn run_tiles(
     bytes: &mut [u8],
     visit: &(dyn Fn(FloatTile<'_>) + Sync),
 ) {
-    let whole = bytes.len().is_multiple_of(pixels.max(1)) && (pixels > 0 || bytes.is_empty());
+    let whole = bytes.len().is_multiple_of(pixels.max(1)) && bytes.is_empty() == (pixels == 0);
     assert!(whole, "{} bytes are no equal parts for {pixels} output pixels", bytes.len());
     let channels = product.tables.channels;
     product.run_tiles(x, pixels, bytes, &|first, numbers, bytes| {

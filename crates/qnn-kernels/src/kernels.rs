@@ -62,7 +62,7 @@ impl Kernels {
         out: ChannelAffine<'_, T>,
         y: &mut [T],
     ) {
-        assert_lengths(shape, x.len(), w.len(), y.len());
+        let shape = &checked(shape, x.len(), w.len(), y.len());
         out.assert_channels(shape.out_channels);
         if !self.by_bits(shape, x, w, pad_value, out, y) {
             plan::forward(self, &plan::flattened(shape), x, w, pad_value, out, y);
@@ -86,7 +86,7 @@ impl Kernels {
         y: &mut [T],
         visitor: Visitor<'_, T>,
     ) {
-        assert_lengths(shape, x.len(), w.len(), y.len());
+        let shape = &checked(shape, x.len(), w.len(), y.len());
         out.assert_channels(shape.out_channels);
         assert!(visitor.together > 0, "a visit needs an image");
         if y.is_empty() {
@@ -108,7 +108,7 @@ impl Kernels {
     /// As there.
     #[track_caller]
     pub fn conv2d_input_gradient<T: Real>(&self, shape: &Conv2dShape, dy: &[T], w: &[T], dx: &mut [T]) {
-        assert_lengths(shape, dx.len(), w.len(), dy.len());
+        let shape = &checked(shape, dx.len(), w.len(), dy.len());
         plan::input_gradient(self, &plan::flattened(shape), dy, w, dx);
     }
 
@@ -126,7 +126,7 @@ impl Kernels {
         dy: &[T],
         dw: &mut [T],
     ) {
-        assert_lengths(shape, x.len(), dw.len(), dy.len());
+        let shape = &checked(shape, x.len(), dw.len(), dy.len());
         kernel_gradient::kernel_gradient(self, shape, x, pad_value, dy, dw);
     }
 
@@ -147,10 +147,10 @@ impl Kernels {
         for (input, weights) in inputs.into_iter().zip(weights) {
             let (input, weights) =
                 (input.unwrap_or(shape.input_len()), weights.unwrap_or(shape.weight_len()));
-            assert_lengths(shape, input, weights, shape.output_len());
+            checked(shape, input, weights, shape.output_len());
         }
         assert!(gradients::takes_pieces(shape), "the gradients of {shape:?} take no pieces");
-        gradients::gradients(self, shape, job, dy);
+        gradients::gradients(self, &shape.with_needed_strides(), job, dy);
     }
 
     /// Runs `rounds` rounds of this table's fused multiply-adds in `f32` on registers alone, and returns how many that were, besides a number that
@@ -291,8 +291,9 @@ fn pointwise(dims: MatmulShape) -> Conv2dShape {
     }
 }
 
+/// The shape as kernels compute it.
 #[track_caller]
-fn assert_lengths(shape: &Conv2dShape, input: usize, weights: usize, output: usize) {
+fn checked(shape: &Conv2dShape, input: usize, weights: usize, output: usize) -> Conv2dShape {
     if let Err(error) = shape.check() {
         panic!("{error} in {shape:?}");
     }
@@ -302,6 +303,7 @@ fn assert_lengths(shape: &Conv2dShape, input: usize, weights: usize, output: usi
         found == expected,
         "input, weights and output have {found:?} elements, {shape:?} needs {expected:?}"
     );
+    shape.with_needed_strides()
 }
 
 #[track_caller]

@@ -274,7 +274,7 @@ impl<T: Real> Product<'_, T> {
     /// Computes runs of rows into a buffer that stays in the cache, and shows each to `visit` with the index of its first pixel and its part of
     /// `bytes`, which are as many for each of `pixels`.
     pub(crate) fn run_tiles(&self, images: &[T], pixels: usize, bytes: &mut [u8], visit: &Visit<'_, T>) {
-        if pixels == 0 || bytes.is_empty() {
+        if pixels == 0 {
             return;
         }
         let (tables, rows) = (self.tables, self.rows(pixels));

@@ -188,7 +188,7 @@ impl Conv2dShape {
         ])
     }
 
-    /// Output rows: `⌊(height + top + bottom − kh) / stride⌋ + 1`, and 0 where [`Self::check`] fails.
+    /// Output rows: `⌊(height + top + bottom − kh) / stride⌋ + 1`, and 0 where the kernel does not fit or the stride is 0.
     #[must_use]
     pub fn out_height(&self) -> usize {
         self.out_extent(0)
@@ -228,6 +228,16 @@ impl Conv2dShape {
     pub fn macs(&self) -> u64 {
         let taps = self.kernel[0] * self.kernel[1] * self.group_channels();
         (self.output_len() as u64).saturating_mul(taps as u64)
+    }
+
+    /// The same convolution with strides that are no larger than what is left beside the kernel, and one: the outputs are the same, and a
+    /// stride of any number would have as many pixels laid out.
+    pub(crate) fn with_needed_strides(&self) -> Self {
+        let needed = |axis: usize| {
+            let room = self.padded().and_then(|padded| padded[axis].checked_sub(self.kernel[axis]));
+            self.stride[axis].min(room.map_or(usize::MAX, |room| room.saturating_add(1)))
+        };
+        Conv2dShape { stride: [needed(0), needed(1)], ..*self }
     }
 
     pub(crate) fn group_channels(&self) -> usize {

@@ -1,7 +1,8 @@
-//! The register tiles: the only loops that touch every multiply-accumulate, written once for all instruction sets.
+//! The register tiles: with [`column`](crate::column) and [`matrix`](crate::matrix) the only loops that touch every multiply-accumulate, written
+//! once for all instruction sets.
 //!
-//! Three tiles carry everything. *Product* multiplies broadcast input channels with vectors of output channels (forward pass, input gradient,
-//! matrix products), *elementwise* multiplies channel by channel (depthwise convolution), *outer* sums outer products over pixels (kernel
+//! There are three here. *Product* multiplies broadcast input channels with vectors of output channels (forward pass, input gradient,
+//! small matrix products), *elementwise* multiplies channel by channel (depthwise convolution), *outer* sums outer products over pixels (kernel
 //! gradient). Each accumulator starts where it is told and takes its terms in the order they are listed.
 
 use core::ops::Range;

@@ -406,3 +406,13 @@ fn a_bias_of_another_length_is_named() {
     let dims = MatmulShape { rows: 1, inner: 1, columns: 1 };
     qnn_kernels::matmul(dims, &[0.0_f32], &[0.0], ChannelAffine::bias(&[0.0; 2]), &mut [0.0]);
 }
+
+#[test]
+fn strides_beyond_the_image_are_no_larger_than_it() {
+    for stride in [[3, 1 << 40], [1 << 30, 1 << 30], [usize::MAX, 2]] {
+        let shape =
+            Conv2dShape { height: 4, width: 5, stride, padding: Padding::NONE, ..resnet(2, 4, 3, 17, 2, 1) };
+        check_conv2d::<f32>(&shape, 0.0, true, true);
+        check_laid_out(&shape, 0.0);
+    }
+}

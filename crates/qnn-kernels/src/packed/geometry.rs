@@ -104,13 +104,13 @@ impl ConvGeometry {
         self.undilated(1)?.check()
     }
 
-    /// Output rows, or 0 where [`Self::check`] fails.
+    /// Output rows, or 0 where the kernel does not fit or the stride is 0.
     #[must_use]
     pub fn out_height(&self) -> usize {
         self.undilated(1).map_or(0, |shape| shape.out_height())
     }
 
-    /// Output columns, or 0 where [`Self::check`] fails.
+    /// Output columns, by the same rule.
     #[must_use]
     pub fn out_width(&self) -> usize {
         self.undilated(1).map_or(0, |shape| shape.out_width())

@@ -156,7 +156,7 @@ impl Layout {
     ///
     /// # Panics
     ///
-    /// If there is no such channel, or the pixel is shorter than [`Self::pixel_bytes`].
+    /// If there is no byte for such a channel, or the pixel is shorter than [`Self::pixel_bytes`].
     #[must_use]
     #[track_caller]
     pub fn code(&self, channel: usize, pixel: &[u8]) -> i32 {

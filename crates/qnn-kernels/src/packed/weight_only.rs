@@ -120,7 +120,7 @@ impl WeightOnlyConv {
     ///
     /// # Panics
     ///
-    /// As [`run`](Self::run), or if `bytes` are no equal parts for the output pixels.
+    /// As [`run`](Self::run), or if `bytes` are no equal parts, of a byte at least, for the output pixels.
     #[track_caller]
     pub fn run_tiles(
         &self,
