@@ -1,8 +1,8 @@
 //! Elementary functions that give the same bits on every machine.
 //!
 //! The system's `exp` and `tanh` choose their code by what the processor offers and by the version
-//! of the C library. These use additions, multiplications and divisions alone, in f64; they also
-//! have no branches, so that loops over them vectorise. Random words by their position are in [`chacha`].
+//! of the C library. These use additions, multiplications and divisions alone, the rough ones fused
+//! or in f32; but for [`ln`] they have no branches, so that loops over them vectorise. Random words by their position are in [`chacha`].
 
 pub mod chacha;
 

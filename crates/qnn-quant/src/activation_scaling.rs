@@ -50,7 +50,7 @@ impl ActivationScaling {
         }
         let images = images.as_standard_layout();
         let images = images.as_slice().expect("standard layout is a slice");
-        let area = (self.kernel[0] * self.kernel[1]) as f64;
+        let area = self.kernel[0] as f64 * self.kernel[1] as f64;
         let mut scales = Array4::zeros((n, rows, columns, 1));
         let out = scales.as_slice_mut().expect("a new array is a slice");
         if out.is_empty() {

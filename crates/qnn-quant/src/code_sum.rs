@@ -24,7 +24,7 @@ pub struct CodeSum {
     shift: u32,
 }
 
-/// The largest multiplier: 2 · 511 · 2²¹ and half of 2³⁰ are less than 2³¹.
+/// The largest multiplier: 2 · 511 · 2²¹ is less than 2³¹, and with half of 2³⁰ less than 2³².
 const LARGEST: i32 = 1 << 21;
 const LARGEST_SHIFT: u32 = 30;
 
@@ -76,10 +76,10 @@ impl CodeSum {
     pub fn apply(&self, a: i32, b: i32) -> i32 {
         let [m_a, m_b] = self.multipliers;
         let sum = a.wrapping_mul(m_a).wrapping_add(b.wrapping_mul(m_b));
-        let half = (1 << self.shift) >> 1;
+        let half = (1_u32 << self.shift) >> 1;
         // Rounding the magnitude makes it symmetric.
-        let magnitude = sum.wrapping_abs().wrapping_add(half) >> self.shift;
-        if sum < 0 { -magnitude } else { magnitude }
+        let magnitude = (sum.unsigned_abs().wrapping_add(half) >> self.shift) as i32;
+        if sum < 0 { magnitude.wrapping_neg() } else { magnitude }
     }
 }
 
@@ -115,6 +115,8 @@ mod tests {
         assert_eq!((largest.shift(), largest.apply(511, 511)), (0, 1022 * LARGEST));
         let least = CodeSum::new([0.0, 1e-30]).unwrap();
         assert_eq!((least.shift(), least.apply(-511, -511)), (30, 0));
+        let half = CodeSum::new([2_f64.powi(-9); 2]).unwrap();
+        assert_eq!((half.shift(), half.apply(511, 511), half.apply(-511, -511)), (30, 2, -2));
         assert_eq!(CodeSum::new([0.001, 0.0]).unwrap().apply(500, 3), 1, "half away from zero");
         for ratios in [[-1.0, 0.0], [f64::NAN, 1.0], [1.0, 3e6], [f64::INFINITY, 0.0]] {
             assert!(matches!(CodeSum::new(ratios), Err(Error::Parameter { .. })), "{ratios:?}");

@@ -163,7 +163,8 @@ impl Grid {
 
     /// The inputs of a group at which the code changes, in increasing order: one less than there are codes.
     ///
-    /// The midpoints between neighbouring values, unless the map has [named](Grid::with_thresholds) others.
+    /// The midpoints between neighbouring values, unless the map has [named](Grid::with_thresholds) others. Those of
+    /// [`DorefaWeights`](crate::DorefaWeights) concern the squashed weights.
     ///
     /// # Panics
     ///
@@ -215,7 +216,7 @@ impl Grid {
         &self.statistics
     }
 
-    /// Whether every factor is exactly 1, so that codes are values.
+    /// Whether every factor is exactly 1, so that codes are values, unless a [table](Grid::is_factored) gives these.
     pub fn is_unit(&self) -> bool {
         self.scales.iter().all(|&scale| scale == 1.0)
     }
@@ -249,12 +250,14 @@ impl Grid {
     /// If there is no such group.
     #[track_caller]
     pub fn levels(&self, group: usize, len: usize) -> Levels {
-        let end = |code: fn(&Alphabet) -> i32, none: f32| {
-            self.alphabet_of(group).map_or(none, |alphabet| self.value(group, code(&alphabet)))
+        let [first, last] = match &self.members {
+            Some(members) => [members.first(), members.last()].map(Option::<&i32>::copied),
+            None => self.alphabet_of(group).map_or([None; 2], |codes| [codes.first, codes.last()].map(Some)),
         };
+        let value = |code: Option<i32>, none: f32| code.map_or(none, |code| self.value(group, code));
         Levels {
-            lowest: end(|alphabet| alphabet.first, f32::NEG_INFINITY),
-            highest: end(Alphabet::last, f32::INFINITY),
+            lowest: value(first, f32::NEG_INFINITY),
+            highest: value(last, f32::INFINITY),
             count: self.count() as u32,
             len,
         }

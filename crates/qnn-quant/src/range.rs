@@ -48,8 +48,8 @@ impl Range {
 
     /// The range on the way from this one to another: itself at a rate of 0, the other at 1.
     pub(crate) fn towards(self, other: Self, rate: f64) -> Self {
-        let between =
-            |from: f32, to: f32| (f64::from(from) + rate * (f64::from(to) - f64::from(from))) as f32;
+        // Not `from + rate (to − from)`, in which a great number swallows a small one.
+        let between = |from: f32, to: f32| ((1.0 - rate) * f64::from(from) + rate * f64::from(to)) as f32;
         Range { low: between(self.low, other.low), high: between(self.high, other.high) }
     }
 }

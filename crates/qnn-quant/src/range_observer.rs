@@ -25,8 +25,8 @@ pub enum RangeMethod {
         /// Bits of the quantization.
         bits: u32,
     },
-    /// The range whose quantized distribution diverges least from that of the elements (Kullback-Leibler), symmetric if there
-    /// are negative elements.
+    /// The range whose quantized distribution diverges least from that of the elements (Kullback-Leibler): the part of what was seen
+    /// between 0 or, if there are negative elements, −T and a height T.
     Divergence {
         /// Bits of the quantization.
         bits: u32,

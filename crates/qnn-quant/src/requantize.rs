@@ -34,9 +34,9 @@ impl Multiplier {
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] unless the scale is positive and less than 2³⁰.
+    /// [`Error::Parameter`] unless the scale is positive and less than 2³⁰, after rounding to 31 bits.
     pub fn new(scale: f64) -> Result<Self> {
-        if !(scale > 0.0 && scale < 2_f64.powi(30)) {
+        if !(scale > 0.0 && scale < 2_f64.powi(30) - 0.25) {
             let (value, expected) = (scale.to_string(), "positive and less than 2^30");
             return Err(Error::Parameter { owner: "requantization", parameter: "scale", value, expected });
         }
@@ -120,7 +120,7 @@ mod tests {
         for (multiplier, shift) in [(1, 0), (-1, 3), (1 << 30, 62), (1 << 30, -31), (0, 1)] {
             assert!(Multiplier::from_parts(multiplier, shift).is_err(), "{multiplier}, {shift}");
         }
-        for scale in [0.0, -1.0, f64::NAN, f64::INFINITY, 2_f64.powi(30)] {
+        for scale in [0.0, -1.0, f64::NAN, f64::INFINITY, 2_f64.powi(30), 2_f64.powi(30) - 0.25] {
             assert!(matches!(Multiplier::new(scale), Err(Error::Parameter { .. })), "{scale}");
         }
     }

@@ -45,8 +45,8 @@ impl SwishSign {
     #[inline(always)]
     fn slope(&self, x: f32) -> f32 {
         let beta = f64::from(self.beta);
-        // Infinity must not meet the 0 of its exponential.
-        let z = (beta * f64::from(x)).clamp(-END, END);
+        // Infinity must meet neither a β of 0 nor the 0 of its exponential.
+        let z = (beta * f64::from(x.clamp(f32::MIN, f32::MAX))).clamp(-END, END);
         // 1 / (1 + cosh z) = 2e / (1 + e)², e = exp(−|z|), which cannot overflow.
         let e = exp(-z.abs());
         (beta * (2.0 - z * tanh(0.5 * z)) * 2.0 * e / ((1.0 + e) * (1.0 + e))) as f32

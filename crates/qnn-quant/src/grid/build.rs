@@ -36,12 +36,15 @@ impl Grid {
     ///
     /// # Errors
     ///
-    /// [`Error::Grid`] unless the members increase and lie in the alphabet.
+    /// [`Error::Grid`] unless the members increase and lie in the alphabet, or if there are thresholds or zero points already.
     pub fn with_members(mut self, members: Vec<i32>) -> Result<Self> {
         let inside = |code: &i32| self.alphabet.is_some_and(|alphabet| alphabet.contains(*code));
-        if members.is_empty() || !members.is_sorted_by(|a, b| a < b) || !members.iter().all(inside) {
+        let is_late = self.thresholds.is_some() || !self.zero_points.is_empty();
+        if is_late || members.is_empty() || !members.is_sorted_by(|a, b| a < b) || !members.iter().all(inside)
+        {
             let value = format!("{members:?}");
-            let expected = format!("increasing codes of {:?}", self.alphabet);
+            let expected =
+                format!("increasing codes of {:?}, before thresholds and without zero points", self.alphabet);
             return Err(Error::Grid { what: "the members", value, expected });
         }
         self.members = Some(members.into());
@@ -75,12 +78,14 @@ impl Grid {
     ///
     /// # Errors
     ///
-    /// [`Error::Grid`] unless there is one zero point per group and all lie in the alphabet.
+    /// [`Error::Grid`] unless there is one zero point per group and all lie in the alphabet, or if there are members or a table.
     pub fn with_zero_points(mut self, zero_points: Vec<i32>) -> Result<Self> {
         one_per_group("the number of zero points", zero_points.len(), self.groups)?;
-        let inside = |zero: &i32| self.alphabet.is_some_and(|alphabet| alphabet.contains(*zero));
+        let is_even = self.members.is_none() && self.table.is_none();
+        let inside = |zero: &i32| is_even && self.alphabet.is_some_and(|alphabet| alphabet.contains(*zero));
         if let Some(zero) = zero_points.iter().find(|zero| !inside(zero)) {
-            let (value, expected) = (zero.to_string(), format!("one of {:?}", self.alphabet));
+            let (value, expected) =
+                (zero.to_string(), format!("one of {:?}, without members or a table", self.alphabet));
             return Err(Error::Grid { what: "a zero point", value, expected });
         }
         self.zero_points = zero_points;

@@ -20,7 +20,7 @@ use crate::{
 ///
 /// The range `[rmin, rmax]` is stretched to contain 0 and the zero point is a whole number, so that 0, and with it the padding of
 /// a convolution, is exact; the range that is represented, `S (qmin − Z)` to `S (qmax − Z)`, differs from the one that was
-/// asked for by less than S at both ends (and ends at half of the greatest f32). Without [ranges](Affine::with_ranges) from an [observer](crate::RangeObserver) each tensor's
+/// asked for by less than S at both ends, unless it is widened to be symmetric, to the least S, or cut at half of the greatest f32. Without [ranges](Affine::with_ranges) from an [observer](crate::RangeObserver) each tensor's
 /// own are taken. A zero range (a tensor of zeros) has `S = 1`: everything there is stays exact; S is at least the least normal f32.
 ///
 /// Published with [`WithinLevels`], `dx = dy · 1[S (qmin − Z) ≤ x ≤ S (qmax − Z)]`: fake quantization.

@@ -24,6 +24,9 @@ use crate::{
 /// where the maximum is 0, it is taken for 1: every element has the level of 0, which is the one that `round` picks for
 /// the middle between −1/(2^k−1) and +1/(2^k−1), since an even number of symmetric levels has no zero.
 ///
+/// The grid's thresholds lie between the levels, and so are those of `tanh(w) / max |tanh w|`, not of w itself: a gradient that goes by
+/// thresholds, such as [`ModifiedTanh`](crate::ModifiedTanh), expects that number for its input.
+///
 /// Published with [`DorefaTanh`], `dx = dy · (1 − tanh²w) / max |tanh w|`, for k ≥ 2, and with [`StraightThrough`] for k = 1.
 ///
 #[doc = include_str!("../../plots/dorefa-weights.svg")]

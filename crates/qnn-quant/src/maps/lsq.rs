@@ -6,7 +6,7 @@ use crate::checked::quantize_checked_into;
 use crate::elementwise::Form;
 use crate::rounding::{Steps, clip, round_half_even};
 use crate::trained::{in_range, positive};
-use crate::{Alphabet, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, Trained, statistics};
+use crate::{Alphabet, Error, Estimator, Grid, Groups, LsqGradient, Quantizer, Result, Trained, statistics};
 
 /// Evenly spaced levels whose distance, the step size, is trained.
 ///
@@ -56,7 +56,7 @@ impl Lsq {
     ///
     /// # Errors
     ///
-    /// [`Error::Bits`](crate::Error::Bits), and [`Error::Parameter`](crate::Error::Parameter) unless the step is positive and finite.
+    /// [`Error::Bits`](crate::Error::Bits), and [`Error::Parameter`](crate::Error::Parameter) unless the step is positive and all levels are finite.
     pub fn for_weights(bits: u32, step: f32) -> Result<Self> {
         Lsq::new(super::bits_in("lsq", bits, 2, 8)?, [true, false], step)
     }
@@ -65,7 +65,7 @@ impl Lsq {
     ///
     /// # Errors
     ///
-    /// [`Error::Bits`](crate::Error::Bits), and [`Error::Parameter`](crate::Error::Parameter) unless the step is positive and finite.
+    /// [`Error::Bits`](crate::Error::Bits), and [`Error::Parameter`](crate::Error::Parameter) unless the step is positive and all levels are finite.
     pub fn for_activations(bits: u32, step: f32) -> Result<Self> {
         Lsq::new(bits, [false, true], step)
     }
@@ -74,14 +74,23 @@ impl Lsq {
     ///
     /// # Errors
     ///
-    /// [`Error::Bits`](crate::Error::Bits), and [`Error::Parameter`](crate::Error::Parameter) unless the step is positive and finite.
+    /// [`Error::Bits`](crate::Error::Bits), and [`Error::Parameter`](crate::Error::Parameter) unless the step is positive and all levels are finite.
     pub fn for_signed_activations(bits: u32, step: f32) -> Result<Self> {
         Lsq::new(super::bits_in("lsq", bits, 2, 8)?, [true, true], step)
     }
 
     fn new(bits: u32, [signed, per_example]: [bool; 2], step: f32) -> Result<Self> {
         let (bits, step) = (super::checked_bits("lsq", bits)?, positive("lsq", "s", step)?);
-        Ok(Lsq { bits, signed, per_example, step })
+        Lsq { bits, signed, per_example, step }.with_finite_levels()
+    }
+
+    fn with_finite_levels(self) -> Result<Self> {
+        let codes = self.alphabet();
+        if (codes.first.abs().max(codes.last()) as f32 * self.step).is_infinite() {
+            let (value, expected) = (self.step.to_string(), "so small that all levels are finite");
+            return Err(Error::Parameter { owner: "lsq", parameter: "s", value, expected });
+        }
+        Ok(self)
     }
 
     /// k.
@@ -171,10 +180,10 @@ impl Trained for Lsq {
 
     fn with_parameters(&self, parameters: &[f32]) -> Result<Arc<dyn Quantizer>> {
         let [step] = in_range("lsq", parameters)?;
-        Ok(Arc::new(Lsq { step, ..*self }))
+        Ok(Arc::new(Lsq { step, ..*self }.with_finite_levels()?))
     }
 
-    /// `2 E|x| / √Qp`; of a zero tensor, [`LEAST`](crate::LEAST). With few bits, twice the greatest numbers are no f32: an error.
+    /// `2 E|x| / √Qp`, and at least [`LEAST`](crate::LEAST). With few bits, twice the greatest numbers are no f32: an error.
     fn initial(&self, x: ArrayViewD<'_, f32>) -> Result<Vec<f32>> {
         let mean = statistics::mean_abs(x, Groups::Tensor)?[0];
         let step = (2.0 * mean / f64::from(self.alphabet().last()).sqrt()) as f32;

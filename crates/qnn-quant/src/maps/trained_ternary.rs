@@ -163,9 +163,12 @@ impl Trained for TrainedTernary {
         Ok(Arc::new(TrainedTernary { positive, negative, ..*self }))
     }
 
-    /// The mean of |w| over `w > D`, and over `w < −D`; where there are none, [`LEAST`](crate::LEAST).
+    /// The mean of |w| over `w > D`, and over `w < −D`; where there are none, [`LEAST`](crate::LEAST). NaN of a tensor that has a NaN.
     fn initial(&self, x: ArrayViewD<'_, f32>) -> Result<Vec<f32>> {
         let delta = self.delta(x.view())?;
+        if delta.is_nan() {
+            return Ok(vec![f32::NAN; 2]);
+        }
         let [above, count_above, below, count_below] =
             statistics::sum_of_pairs(x.view(), x.view(), |x, _| {
                 let code = ternary(x, delta);
@@ -185,6 +188,6 @@ impl Trained for TrainedTernary {
             let dy = f64::from(dy);
             [if code > 0.0 { dy } else { 0.0 }, if code < 0.0 { -dy } else { 0.0 }]
         })?;
-        Ok(sums.to_vec())
+        Ok(if delta.is_nan() { vec![f64::NAN; 2] } else { sums.to_vec() })
     }
 }

@@ -262,3 +262,43 @@ fn tiny_ranges_are_rounded_as_any_other() {
         }
     }
 }
+
+#[test]
+fn levels_beyond_the_greatest_number_are_refused() {
+    for step in [2e38, f32::MAX] {
+        assert!(matches!(Lsq::for_weights(2, step), Err(Error::Parameter { .. })), "{step:e}");
+    }
+    let map = Lsq::for_weights(2, 1e38).unwrap();
+    assert_eq!(quantize(&map, &[f32::MIN, f32::MAX]).unwrap().to_vec(), [-2e38, 1e38]);
+    assert!(map.with_parameters(&[2e38]).is_err());
+}
+
+#[test]
+fn a_flat_swish_has_no_nan() {
+    let x = ndarray::array![f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 0.0].into_dyn();
+    let grid = Sign.fit(aview1(&[1.0]).into_dyn()).unwrap();
+    let mut dx = x.clone();
+    let dy = x.mapv(|_| 1.0);
+    SwishSign { beta: 0.0 }.pullback_into(x.view(), &grid, dy.view(), dx.view_mut()).unwrap();
+    assert!(dx.iter().all(|dx| dx.abs() == 0.0), "{dx}");
+}
+
+#[test]
+fn a_nan_is_seen_in_the_first_levels_of_trained_ternary_weights() {
+    let map = TrainedTernary::new(1.0, 1.0).unwrap();
+    let x = ndarray::array![f32::NAN, 1.0].into_dyn();
+    assert!(map.initial(x.view()).unwrap().iter().all(|level| level.is_nan()));
+    assert!(map.parameter_gradients(x.view(), x.view()).unwrap().iter().all(|gradient| gradient.is_nan()));
+}
+
+#[test]
+fn grids_take_no_parts_that_contradict_each_other() {
+    let grid = |alphabet| Grid::new(alphabet, Groups::Tensor, vec![1.0]).unwrap();
+    let few = grid(Alphabet::symmetric(4)).with_members(vec![-1, 0, 1]).unwrap();
+    assert_eq!((few.levels(0, 9).lowest, few.levels(0, 9).highest), (-1.0, 1.0));
+    assert!(few.with_zero_points(vec![1]).is_err());
+    let named = grid(Alphabet::TERNARY).with_thresholds(vec![-0.1, 0.1]).unwrap();
+    assert!(named.with_members(vec![-1, 1]).is_err());
+    let table = grid(Alphabet::TERNARY).with_table(vec![-1.0, 0.0, 2.0]).unwrap();
+    assert!(table.with_zero_points(vec![1]).is_err());
+}

@@ -151,6 +151,15 @@ fn a_moving_average_starts_with_the_first_batch() {
 }
 
 #[test]
+fn a_great_batch_swallows_no_small_one() {
+    let mut observer = RangeObserver::new(RangeMethod::MovingAverage { rate: 1.0 }).unwrap();
+    for ends in [[1.0, 1e30], [1.0, 2.0]] {
+        observer.observe(ndarray::aview1(&ends).into_dyn()).unwrap();
+        assert_eq!(observer.range(), Some(Range::new(ends[0], ends[1]).unwrap()));
+    }
+}
+
+#[test]
 fn zeros_of_either_sign_may_come_first() {
     let x = normal(500, 1);
     for method in methods().into_iter().filter(|method| !matches!(method, RangeMethod::MovingAverage { .. }))
