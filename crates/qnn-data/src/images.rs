@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{Error, Result};
 
-/// The most a dimension may have: products of four of them fit in `u64`.
+/// The most a dimension may have: products of three of them fit in `u64`.
 const MOST_PIXELS: usize = 1 << 16;
 
 /// The most a set may take: 16 GiB, or what a 32-bit system can allocate.

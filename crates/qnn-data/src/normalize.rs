@@ -27,8 +27,8 @@ impl Normalize {
     /// From given statistics, one entry per channel or one for all.
     ///
     /// # Errors
-    /// [`Error::Setting`] if the two differ in length, are empty, or hold a value that is not finite or a
-    /// deviation that is not positive.
+    /// [`Error::Setting`] if the two differ in length, are empty, hold a value that is not finite or a
+    /// deviation that is not positive, or make a byte infinite.
     pub fn new(mean: impl Into<Vec<f32>>, std: impl Into<Vec<f32>>) -> Result<Self> {
         let (mean, std) = (mean.into(), std.into());
         if mean.is_empty() || mean.len() != std.len() {
@@ -41,7 +41,21 @@ impl Normalize {
         if let Some(bad) = std.iter().find(|s| !(s.is_finite() && **s > 0.0)) {
             return Err(Error::setting("a deviation of the normalisation", bad, "finite and positive"));
         }
-        Ok(Self { mean, std })
+        let normalize = Self { mean, std };
+        let channels = 0..normalize.mean.len();
+        // A table is a straight line: its ends are its extremes.
+        if let Some(channel) = channels.into_iter().find(|&channel| {
+            let table = normalize.table(channel);
+            !(table[0].is_finite() && table[255].is_finite())
+        }) {
+            let found = format!("{} / {}", normalize.mean[channel], normalize.std[channel]);
+            return Err(Error::setting(
+                "mean / deviation of the normalisation",
+                found,
+                "finite for every byte",
+            ));
+        }
+        Ok(normalize)
     }
 
     /// Statistics of a training set: afterwards each channel has mean 0 and variance 1 over all pixels of all

@@ -77,8 +77,8 @@ impl Images {
         })
     }
 
-    /// The set at `[height, width, channels]`, whatever it is now: a margin of up to four pixels is padded
-    /// evenly (28×28 in 32×32, as is usual for MNIST), any other size interpolated; channels as
+    /// The set at `[height, width, channels]`, whatever it is now: a margin of two or four pixels, the same
+    /// in both directions, is padded evenly (28×28 in 32×32, as is usual for MNIST), any other size interpolated; channels as
     /// [`with_channels`](Self::with_channels).
     ///
     /// # Errors

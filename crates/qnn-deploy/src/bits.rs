@@ -1,20 +1,29 @@
 //! Packing and unpacking inside of stages: single planes by the kernels' own vectors, all else by the
 //! layout, with the same bits.
 
-use qnn_kernels::packed::{Encoding, Layout};
+use qnn_kernels::packed::{Encoding, Layout, PackError};
 
-/// Packs codes that a quantizer has made.
+/// Packs codes that a quantizer has made, or numbers of which the sign is the code.
 pub(crate) fn pack(layout: Layout, codes: &mut [f32], packed: &mut [u8]) {
-    let result = match layout.encoding() {
-        Encoding::Sign => layout.pack_signs(codes, packed),
+    match layout.encoding() {
+        Encoding::Sign => pack_signs(layout, codes, -1.0, packed),
         // A plane of ones is the plane of the signs of −1 and −0.
         Encoding::Unsigned { bits: 1 } => {
             codes.iter_mut().for_each(|code| *code = -*code);
-            Layout::new(Encoding::Sign, layout.channels()).and_then(|signs| signs.pack_signs(codes, packed))
+            let signs = Layout::new(Encoding::Sign, layout.channels()).expect("as many channels as before");
+            pack_signs(signs, codes, 1.0, packed);
         }
-        _ => layout.pack(codes, packed),
-    };
-    result.expect("a chain that makes codes ends in a quantizer");
+        _ => layout.pack(codes, packed).expect("a chain that makes codes ends in a quantizer"),
+    }
+}
+
+/// Sums of finite images may overflow, and opposite infinities make NaN: it reaches no threshold, and so has the lowest code, as in
+/// [`Cuts`](crate::chain::Cuts).
+fn pack_signs(layout: Layout, numbers: &mut [f32], lowest: f32, packed: &mut [u8]) {
+    if let Err(PackError::NotANumber { .. }) = layout.pack_signs(numbers, packed) {
+        numbers.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = lowest);
+        layout.pack_signs(numbers, packed).expect("numbers of whole pixels");
+    }
 }
 
 /// The codes of whole pixels.
@@ -53,6 +62,18 @@ const fn spread(clear: f32, set: f32) -> [[f32; 8]; 256] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_number_has_the_lowest_code() {
+        for encoding in [Encoding::Sign, Encoding::Unsigned { bits: 1 }] {
+            let layout = Layout::new(encoding, 3).unwrap();
+            let mut packed = vec![0; layout.bytes_for(1)];
+            pack(layout, &mut [1.0, f32::NAN, 1.0], &mut packed);
+            let mut codes = [9.0; 3];
+            unpack(layout, &packed, &mut codes);
+            assert_eq!(codes, [1.0, encoding.code(0) as f32, 1.0], "{encoding}");
+        }
+    }
 
     #[test]
     fn both_ways_agree_with_the_layout() {

@@ -6,6 +6,7 @@ use qnn_quant::Alphabet;
 use crate::codes::{encoding, planes};
 use crate::geometry::{LARGEST, borders_are_small, convolution, convolved, frame_bytes, pooled};
 use crate::integer::{ByteCodes, IntegerStage};
+use crate::plan::Plan;
 use crate::program::{
     Action, Arithmetic, Chain, Data, Elements, Finish, Link, Product, Program, Stage, Weights,
 };
@@ -13,6 +14,9 @@ use crate::{Error, Result};
 
 /// No session needs more bytes for the values of one image and what kernels make of them.
 const MOST_BYTES: u64 = 1 << 32;
+
+/// No chain has more functions: each keeps its parameters laid out.
+const MOST_LINKS: usize = 64;
 
 /// No image with statistics of their own for each channel has more channels; each takes a table.
 const MOST_NORMALIZED: usize = 1 << 12;
@@ -64,12 +68,19 @@ impl Program {
         if means > MOST_NORMALIZED {
             return Err(format!("it normalises {means} channels, beyond {MOST_NORMALIZED}"));
         }
+        let mut names = BTreeSet::new();
+        let twice =
+            self.stages.iter().flat_map(|stage| stage.action.tensors()).find(|name| !names.insert(*name));
+        if let Some(name) = twice {
+            // Sessions lay each out: tensors that are used again and again would fill the memory.
+            return Err(format!("it uses the tensor {name} more than once"));
+        }
         let frames = self.stages.iter().filter_map(|stage| {
             let [input, output] = [stage.input, stage.output].map(|value| self.values[value].shape);
             stage.action.convolution(input, output[2])
         });
         let largest = frames.map(|geometry| frame_bytes(&geometry)).max().unwrap_or(0);
-        let bytes = self.activation_bytes() as u64 + largest;
+        let bytes = Plan::new(self).bytes() + largest;
         if bytes > MOST_BYTES {
             return Err(format!("it needs {bytes} bytes for one image, beyond {MOST_BYTES}"));
         }
@@ -119,6 +130,14 @@ impl Program {
             return Err("what selects its thresholds is not packed in planes of bits".to_owned());
         }
         stage.action.check_alphabets()?;
+        let links = stage.action.chain().map_or(0, |chain| chain.links.len());
+        if links > MOST_LINKS {
+            return Err(format!("it has {links} functions, beyond {MOST_LINKS}"));
+        }
+        let operand = stage.operand.map(|operand| self.values[operand].elements);
+        if stage.action.chain().is_some() && matches!(operand, Some(Elements::Bytes(_))) {
+            return Err("its operand lies in bytes, which functions of numbers do not read".to_owned());
+        }
         if let (Action::Product(product), Elements::Packed(codes)) = (&stage.action, input.elements)
             && !borders_are_small(codes, &product.geometry(input.shape, output.shape[2]), product.pad_code)
         {
@@ -286,7 +305,7 @@ impl Product {
 /// Whether a chain makes such elements of such: codes come from a quantizer.
 fn ends_in(chain: &Chain, input: Elements, output: Elements) -> bool {
     match (chain.links.last(), output) {
-        (_, Elements::Float) => true,
+        (_, Elements::Float) => !matches!(input, Elements::Bytes(_)),
         (Some(Link::Quantize { alphabet, .. }), Elements::Packed(codes)) => *alphabet == codes,
         (Some(_), Elements::Packed(_)) | (_, Elements::Bytes(_)) => false,
         (None, Elements::Packed(_)) => input == output,

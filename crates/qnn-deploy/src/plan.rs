@@ -56,8 +56,8 @@ impl Plan {
     }
 
     /// Bytes of all slots, per image.
-    pub(crate) fn bytes(&self) -> usize {
-        self.slots.iter().sum()
+    pub(crate) fn bytes(&self) -> u64 {
+        self.slots.iter().map(|&bytes| bytes as u64).sum()
     }
 }
 
@@ -106,6 +106,6 @@ impl Program {
     /// The memory that a session needs for the values of one image, in bytes. Values whose time has
     /// passed make room for later ones.
     pub fn activation_bytes(&self) -> usize {
-        Plan::new(self).bytes()
+        usize::try_from(Plan::new(self).bytes()).unwrap_or(usize::MAX)
     }
 }

@@ -70,7 +70,7 @@ impl Session {
             outputs: program.outputs(),
             output_slot: plan.of[program.output],
             bytes: program.normalization.as_ref().map(|n| n.tables(channels)).transpose()?,
-            group: (CACHE / plan.bytes().max(1)).clamp(1, MOST_IMAGES),
+            group: (CACHE as u64 / plan.bytes().max(1)).clamp(1, MOST_IMAGES as u64) as usize,
             plan,
             memories: Vec::new(),
         })

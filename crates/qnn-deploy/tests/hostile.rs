@@ -349,3 +349,45 @@ fn every_flipped_bit_of_the_first_line_is_noticed() {
         assert!(noticed, "bit {} of {:?}: {found:?}", bit % 8, char::from(bytes[bit / 8]));
     }
 }
+
+#[test]
+fn one_tensor_that_is_laid_out_again_and_again_is_refused() {
+    let channels = 1 << 10;
+    let biases = |names: &[&str]| {
+        let links: Vec<Value> = names.iter().map(|name| json!({"bias": {"bias": name}})).collect();
+        let values = vec![float([1, 1, channels]), float([1, 1, channels])];
+        let stages = vec![stage(0, 1, json!({"chain": {"links": links}}))];
+        let tensors =
+            vec![("a", Dtype::F32, vec![0; 4 * channels]), ("b", Dtype::F32, vec![0; 4 * channels])];
+        written(false, program(values, stages), tensors)
+    };
+    let (_folder, path) = biases(&["a", "b"]);
+    assert!(Program::load(&path).is_ok());
+    assert_refused(biases(&["a", "b", "a"]), "it uses the tensor a more than once");
+    assert_refused(biases(&["a"; 65]), "it has 65 functions");
+}
+
+#[test]
+fn functions_of_numbers_read_no_bytes() {
+    let bytes = json!({"shape": [1, 1, 1], "elements": {"bytes": alphabet([0, 1, 256])}});
+    let quantize = json!({"integer": {"quantize": {"scale": 1.0}}});
+    let read = |chain: Value, operand: Value| {
+        let mut last = stage(if operand.is_null() { 1 } else { 0 }, 2, json!({"chain": chain}));
+        last["operand"] = operand;
+        let values = vec![float([1, 1, 1]), bytes.clone(), float([1, 1, 1])];
+        written(true, program(values, vec![stage(0, 1, quantize.clone()), last]), vec![])
+    };
+    assert_refused(read(json!({"links": []}), Value::Null), "it cannot make");
+    assert_refused(
+        read(json!({"links": [{"add": {"operand": null}}]}), json!(1)),
+        "its operand lies in bytes",
+    );
+}
+
+#[test]
+fn bytes_that_would_be_infinite_are_refused() {
+    let mut program = program(vec![float([1, 1, 1])], vec![]);
+    program["normalization"] = json!({"mean": [0.0], "std": [1e-39]});
+    let (_folder, path) = written(false, program, vec![]);
+    assert!(matches!(Program::load(&path), Err(Error::Data(_))));
+}
