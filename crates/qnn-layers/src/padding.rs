@@ -23,12 +23,12 @@ impl PaddingRule {
         }
     }
 
-    /// The size of the output, or `None` if the padded input is smaller than the window or the
-    /// stride is zero.
+    /// The size of the output, or `None` if the input is empty, if it is smaller than the window even
+    /// when padded, or if the stride is zero.
     pub fn output(self, input: [usize; 2], window: [usize; 2], stride: [usize; 2]) -> Option<[usize; 2]> {
         let Padding { top, bottom, left, right } = self.resolve(input, window, stride);
         let size = |input: usize, padding: usize, window: usize, stride: usize| {
-            let span = input.checked_add(padding)?.checked_sub(window)?;
+            let span = input.checked_add(padding)?.checked_sub(window).filter(|_| input > 0)?;
             Some(span.checked_div(stride)? + 1)
         };
         let height = size(input[0], top.checked_add(bottom)?, window[0], stride[0])?;
@@ -51,5 +51,6 @@ mod tests {
         assert_eq!(output(PaddingRule::Explicit(above), 2), Some([4, 3]));
         assert_eq!(PaddingRule::Valid.output([2, 8], [3, 3], [1, 1]), None);
         assert_eq!(output(PaddingRule::Valid, 0), None);
+        assert_eq!(PaddingRule::Same.output([0, 4], [3, 3], [1, 1]), None);
     }
 }

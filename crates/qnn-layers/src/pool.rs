@@ -1,4 +1,5 @@
 use qnn_tensor::ops::PoolOptions;
+use qnn_tensor::ops::slices::pool_output;
 
 use crate::{Ctx, Error, Layer, Op, PaddingRule, Signal, module};
 
@@ -47,12 +48,19 @@ impl Window {
             return Err(shape_error(layer, "[n, h, w, c]".to_owned(), shape));
         };
         let Self { size, stride, padding, ceil } = *self;
-        if size.contains(&0) || padding.output([height, width], size, stride).is_none() {
-            let [h, w] = size;
-            return Err(shape_error(layer, format!("[n, h ≥ {h}, w ≥ {w}, c] with padding"), shape));
-        }
-        let padding = padding.resolve([height, width], size, stride);
-        Ok(PoolOptions { size, stride, padding, ceil })
+        let fits = !size.contains(&0) && padding.output([height, width], size, stride).is_some();
+        let options = || {
+            let padding = padding.resolve([height, width], size, stride);
+            PoolOptions { size, stride, padding, ceil }
+        };
+        fits.then(options).filter(|options| pool_output([height, width], options).is_some()).ok_or_else(
+            || {
+                let [h, w] = size;
+                let expected =
+                    format!("[n, h ≥ {h}, w ≥ {w}, c] with a padding that is smaller than the window");
+                shape_error(layer, expected, shape)
+            },
+        )
     }
 }
 

@@ -59,7 +59,7 @@ pub fn load_state_dict(module: &mut dyn Module, state: &StateDict) -> Result<(),
 }
 
 /// Like [`load_state_dict`], for a state that a network without its quantizers may have left, or one with
-/// others: what quantizers learn and remember keeps its first value where the state lacks it.
+/// others that learn and remember nothing: what quantizers learn and remember keeps its first value where the state lacks it.
 ///
 /// ```
 /// use qnn_layers::{Dense, DenseConfig, Init, load_pretrained, load_state_dict, state_dict};

@@ -1,5 +1,7 @@
 use qnn_data::Loader;
-use qnn_layers::{Calibration, Ctx, Layer, StateDict, apply_updates, load_pretrained};
+use qnn_layers::{
+    Calibration, Ctx, Layer, StateDict, apply_updates, load_pretrained, load_state_dict, state_dict,
+};
 use qnn_quant::RangeMethod;
 use qnn_tensor::Tape;
 
@@ -14,7 +16,7 @@ use crate::data::into_tensor;
 ///
 /// # Errors
 ///
-/// [`Error::State`] for parameters of another network, and those of [`calibrate`].
+/// [`Error::State`] for parameters of another network, and those of [`calibrate`]. The model is then unchanged.
 pub fn quantize_trained(
     model: &mut dyn Layer,
     state: &StateDict,
@@ -22,8 +24,13 @@ pub fn quantize_trained(
     batches: usize,
     method: RangeMethod,
 ) -> Result<usize, Error> {
+    let before = state_dict(model);
     load_pretrained(model, state)?;
-    calibrate(model, loader, batches, method)
+    let calibrated = calibrate(model, loader, batches, method);
+    if calibrated.is_err() {
+        load_state_dict(model, &before)?;
+    }
+    calibrated
 }
 
 /// Gives the activations of a network the ranges that they have on the

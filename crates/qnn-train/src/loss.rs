@@ -51,8 +51,9 @@ impl Loss {
     /// # Errors
     ///
     /// [`Error::Outputs`] if the outputs are no matrix with one row per label, [`Error::Label`] if
-    /// a label has no column.
+    /// a label has no column, [`Error::Setting`] for a smoothing that is out of its range.
     pub fn of<'t>(&self, outputs: Var<'t>, labels: &[usize]) -> Result<Var<'t>, Error> {
+        self.check()?;
         let classes = check(&outputs.shape(), labels)?;
         Ok(match *self {
             Self::CrossEntropy { smoothing } => outputs.cross_entropy(labels, smoothing),
@@ -195,6 +196,10 @@ mod tests {
         assert!(matches!(loss(Loss::SquaredHinge, &[0, 3]), Err(Error::Label { label: 3, classes: 3 })));
         assert!(matches!(loss(Loss::default(), &[0]), Err(Error::Outputs { images: 1, .. })));
         let tape = Tape::new();
+        for smoothing in [1.0, -0.1, f64::NAN] {
+            let refused = loss(Loss::CrossEntropy { smoothing }, &[0, 0]);
+            assert!(matches!(refused, Err(Error::Setting { .. })), "{smoothing}");
+        }
         let flat = tape.constant(Tensor::zeros(&[2]));
         assert!(matches!(Loss::default().of(flat, &[0, 0]), Err(Error::Outputs { .. })));
     }

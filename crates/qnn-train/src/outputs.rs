@@ -110,7 +110,8 @@ impl<'a> Outputs<'a> {
     /// After each epoch: the best model, metrics, curves.
     pub(crate) fn epoch(&self, model: &dyn Module, history: &[EpochMetrics]) -> Result<(), Error> {
         let Some(last) = history.last() else { return Ok(()) };
-        if best_epoch(history) == Some(last) {
+        // By number: a loss that is NaN makes metrics differ from themselves.
+        if best_epoch(history).is_some_and(|best| best.epoch == last.epoch) {
             self.model(files::BEST_MODEL, model, last)?;
         }
         self.metrics(history)

@@ -37,7 +37,7 @@ pub enum Schedule {
     /// `rate = base · final_factor^(step / steps)`. Written `exponential` (to a tenth) or
     /// `exponential:0.01`.
     Exponential {
-        /// The ratio of the last rate to the first.
+        /// The ratio of the rate that a further step would have to the first.
         final_factor: f64,
     },
     /// Half a cosine from `base` to 0, after a linear warm-up of w steps; written `cosine` or

@@ -184,7 +184,7 @@ impl Run<'_> {
     /// Whether the last improvement is too long ago. A model with weights left to freeze has its end still before it.
     fn has_stalled(&self) -> bool {
         let best = best_epoch(&self.progress.history).map_or(0, |best| best.epoch + 1);
-        let is_over = |patience| self.progress.epoch >= best + patience;
+        let is_over = |patience| self.progress.epoch >= best.saturating_add(patience);
         self.recipe.early_stopping.is_some_and(is_over) && !has_weights_to_freeze(self.model)
     }
 
@@ -238,7 +238,7 @@ impl Run<'_> {
 
     fn span(&self) -> Span {
         let steps_per_epoch = self.data.train.batches_per_epoch() as u64;
-        Span { steps: steps_per_epoch * self.recipe.epochs as u64, steps_per_epoch }
+        Span { steps: steps_per_epoch.saturating_mul(self.recipe.epochs as u64), steps_per_epoch }
     }
 
     /// Names epoch and batch where [`step`] could only name the step.

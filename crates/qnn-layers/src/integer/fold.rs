@@ -37,6 +37,15 @@ impl Pointwise<f32> for InverseRoot {
     }
 }
 
+/// Refuses what a batch norm cannot be folded into.
+fn normalizes(norm: &BatchNorm, got: Vec<usize>, what: &str) -> Result<(), Error> {
+    let channels = norm.config().channels;
+    if got.last() == Some(&channels) && !got.contains(&0) {
+        return Ok(());
+    }
+    Err(Error::Shape { layer: "folded batch norm", expected: format!("[.., {channels}], {what}"), got })
+}
+
 impl IntegerUnit<'_> {
     pub(super) fn folded<'t>(
         &self,
@@ -47,6 +56,7 @@ impl IntegerUnit<'_> {
         let weights = self.product.weights();
         let (kernel, b) = (cx.param(weights.kernel), weights.bias.map(|bias| cx.param(bias)));
         let Some(norm) = self.norm else { return Ok(Folded { kernel, bias: b, falling: Vec::new() }) };
+        normalizes(norm, kernel.shape(), "the kernel's last axis")?;
         let [mean, variance] = if cx.is_training() {
             self.batch_statistics(cx, x, norm, (kernel, b), placed)?
         } else {
@@ -73,6 +83,7 @@ impl IntegerUnit<'_> {
     ) -> Result<[Var<'t>; 2], Error> {
         let y = placed.multiply(x.codes(), kernel, None, &Factors { x: x.scale(), w: vec![1.0] });
         let y = self.pooled(y, &[])?;
+        normalizes(norm, y.shape(), "at least one row")?;
         let channels = norm.config().channels;
         let count = y.value().len() / channels;
         let rows = y.reshape(&[count, channels]);

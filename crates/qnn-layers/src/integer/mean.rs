@@ -24,13 +24,13 @@ pub fn average_in_range<'t>(
     range: &QuantizeRange,
 ) -> Result<Signal<'t>, Error> {
     let (shape, target) = (x.shape(), Target::of(range, false)?);
-    let (Some(codes), Some(target), &[images, height, width, channels]) =
-        (operand(cx, x), target, &shape[..])
+    let (Some(codes), Some(target), &[images, height, width, channels], false) =
+        (operand(cx, x), target, &shape[..], shape[1..].contains(&0))
     else {
         let mean = GlobalAveragePool.forward(cx, x)?;
         return range.forward(cx, mean);
     };
-    let pixels = (height * width).max(1);
+    let pixels = height * width;
     let scale = f64::from(x.scale()) / (f64::from(target.scale) * pixels as f64);
     let failed = |source| Error::Quantizer { layer: LAYER, operand: "scales", source };
     let multiplier = Multiplier::new(scale).map_err(failed)?;

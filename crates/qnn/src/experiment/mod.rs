@@ -115,8 +115,9 @@ impl Experiment {
         }
     }
 
-    /// Runs what the options ask for and returns the results, writing files but nothing to the
-    /// terminal except the progress that `options.quiet` turns off. `None` after `--list`.
+    /// Runs what the options ask for and returns the results, writing files, each result as a line of
+    /// JSON to the standard output, and the progress that `options.quiet` turns off. `None` after
+    /// `--list`, which is printed.
     ///
     /// # Errors
     ///

@@ -45,8 +45,8 @@ impl Plan {
         let dataset = dataset.fit_to(design.input())?;
         let normalize = Normalize::fit(&dataset.train);
         let (recipe, augment) = make_recipe(experiment, options, embedded)?;
-        // A figure published for other data or another network is no measure of this run.
-        let comparable = !embedded && is_published && !changes_network(options);
+        // A figure published for other data, or a part of them, or for another network is no measure of this run.
+        let comparable = !embedded && options.limit.is_none() && is_published && !changes_network(options);
         let published = variant.published_for(design.depth()).filter(|_| comparable);
         let run = options.preset.clone().unwrap_or_else(|| variant.name.to_owned());
         let default_out = || PathBuf::from("runs").join(experiment.name).join(&run);

@@ -63,7 +63,7 @@ impl Progress {
     }
 
     fn start(&mut self, first_epoch: usize, batch: usize, of: usize, resumed: bool) {
-        self.bar.set_length((self.epochs * of) as u64);
+        self.bar.set_length(self.epochs.saturating_mul(of) as u64);
         self.bar.set_position((first_epoch * of + batch) as u64);
         self.bar.reset_eta();
         if resumed {
@@ -84,7 +84,8 @@ fn style() -> ProgressStyle {
 fn epoch_line(metrics: &EpochMetrics, epochs: usize) -> String {
     // The epoch's own pace: earlier ones may have shared the machine or been resumed in their middle.
     let left = epochs.saturating_sub(metrics.epoch + 1);
-    let remaining = Duration::from_secs_f64(metrics.seconds.max(0.0))
+    let remaining = Duration::try_from_secs_f64(metrics.seconds.max(0.0))
+        .unwrap_or(Duration::MAX)
         .saturating_mul(u32::try_from(left).unwrap_or(u32::MAX));
     let flips = metrics.flip_ratio.map_or(String::new(), |ratio| format!("  flips {:.3} %", 100.0 * ratio));
     format!(

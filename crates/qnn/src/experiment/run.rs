@@ -178,7 +178,7 @@ impl Run<'_> {
         if self.options.resume || !self.out.join(RESULT).exists() {
             return Ok(());
         }
-        // Once the result is gone, what remains counts as an unfinished run, which can be resumed.
+        // Once the result is gone, what remains counts as an unfinished run, which can be resumed; without the checkpoint it starts anew.
         for name in [RESULT].iter().chain(&files::ALL) {
             let file = self.out.join(name);
             match std::fs::remove_file(&file) {
