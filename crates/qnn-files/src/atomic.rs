@@ -1,6 +1,6 @@
 //! Files that are either the old ones or the new ones, whenever the process or the machine dies.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::Error;
 ///
 /// The name of the file beside is fixed (`NAME.partial`): what a killed process leaves there is
 /// overwritten by the next one instead of piling up. After an error it is removed. Of several writers
-/// of one file each waits for the one before, where the file system has locks.
+/// of one file each waits for the one before, on Unix and where the file system has locks.
 ///
 /// # Errors
 ///
@@ -31,14 +31,18 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// The file of this name, for this writer alone.
+#[cfg(unix)]
 fn open_alone(path: &Path) -> std::io::Result<File> {
     loop {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-        // Some file systems have no locks.
-        if file.lock().is_err() || has_name(&file, path) {
-            return Ok(file);
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        match file.lock() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            // Some file systems have no locks.
+            Err(_) => return Ok(file),
+            Ok(()) if has_name(&file, path) => return Ok(file),
+            // Whoever held the lock has renamed or removed the file meanwhile.
+            Ok(()) => {}
         }
-        // Whoever held the lock has renamed or removed the file meanwhile.
     }
 }
 
@@ -49,10 +53,10 @@ fn has_name(file: &File, path: &Path) -> bool {
     matches!((file.metadata(), fs::metadata(path)), (Ok(a), Ok(b)) if identity(&a) == identity(&b))
 }
 
-/// Elsewhere files have no identity to compare: their names are enough.
+/// Without an identity of files nobody knows whether a lock is that of the name.
 #[cfg(not(unix))]
-fn has_name(_: &File, path: &Path) -> bool {
-    path.exists()
+fn open_alone(path: &Path) -> std::io::Result<File> {
+    File::create(path)
 }
 
 fn write_through(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
@@ -86,6 +90,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn of_several_writers_each_leaves_a_whole_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model");

@@ -174,4 +174,11 @@ mod tests {
             assert!(matches!(Container::read(&path), Err(Error::Format { .. })));
         }
     }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_of_the_system_that_claims_to_be_empty_is_refused() {
+        let refused = Container::read(Path::new("/proc/self/status"));
+        assert!(matches!(refused, Err(Error::Format { .. })));
+    }
 }
