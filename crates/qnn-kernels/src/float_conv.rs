@@ -51,8 +51,9 @@ impl FloatConv {
         pad_value: f32,
         out: ChannelAffine<'_, f32>,
     ) -> Result<Self, ShapeError> {
+        let shape = Conv2dShape { batch: 1, ..*shape };
         shape.check()?;
-        let shape = Conv2dShape { batch: 1, ..shape.with_needed_strides() };
+        let shape = shape.with_needed_strides();
         assert!(w.len() == shape.weight_len(), "{} weights of {}", w.len(), shape.weight_len());
         out.assert_channels(shape.out_channels);
         let tables = forward_tables(f32::tiles(kernels), &Window::plain(&shape), pad_value);

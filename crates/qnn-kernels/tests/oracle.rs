@@ -409,10 +409,14 @@ fn a_bias_of_another_length_is_named() {
 
 #[test]
 fn strides_beyond_the_image_are_no_larger_than_it() {
-    for stride in [[3, 1 << 40], [1 << 30, 1 << 30], [usize::MAX, 2]] {
-        let shape =
-            Conv2dShape { height: 4, width: 5, stride, padding: Padding::NONE, ..resnet(2, 4, 3, 17, 2, 1) };
-        check_conv2d::<f32>(&shape, 0.0, true, true);
-        check_laid_out(&shape, 0.0);
+    // Few channels are gathered into kernel rows, many are dealt into as many phases as the stride has steps.
+    for channels in [3, 17, 34] {
+        for stride in [[3, 1 << 40], [1 << 30, 1 << 30], [usize::MAX, 2]] {
+            let groups = if channels == 34 { 2 } else { 1 };
+            let resnet = resnet(2, 4, channels, 18, 2, 1);
+            let shape = Conv2dShape { width: 5, stride, padding: Padding::NONE, groups, ..resnet };
+            check_conv2d::<f32>(&shape, 0.0, true, true);
+            check_laid_out(&shape, 0.0);
+        }
     }
 }

@@ -46,6 +46,7 @@ impl PackedConv {
         codes: &[f32],
     ) -> Result<Self, PackError> {
         check(geometry, x, pad_code, w)?;
+        let geometry = &geometry.with_needed_strides();
         let expected = geometry.weight_len();
         if codes.len() != expected {
             return Err(PackError::Length { what: "weights", found: codes.len(), expected });
@@ -57,7 +58,7 @@ impl PackedConv {
         Ok(Self { geometry: *geometry, layout, weights: w, pad_code, plan })
     }
 
-    /// The geometry it was made for.
+    /// The geometry it was made for, with strides no larger than its image needs.
     #[must_use]
     pub fn geometry(&self) -> &ConvGeometry {
         &self.geometry

@@ -116,6 +116,12 @@ impl ConvGeometry {
         self.undilated(1).map_or(0, |shape| shape.out_width())
     }
 
+    /// As [`Conv2dShape::with_needed_strides`], of a geometry that was checked.
+    pub(crate) fn with_needed_strides(&self) -> Self {
+        let stride = self.undilated(1).map_or(self.stride, |shape| shape.with_needed_strides().stride);
+        Self { stride, ..*self }
+    }
+
     /// Input pixels of one image.
     #[must_use]
     pub const fn pixels(&self) -> usize {

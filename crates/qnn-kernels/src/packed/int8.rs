@@ -165,6 +165,7 @@ impl Int8Conv {
         bias: &[i32],
     ) -> Result<Self, PackError> {
         geometry.check()?;
+        let geometry = &geometry.with_needed_strides();
         check_len("weights", weights.len(), geometry.weight_len())?;
         check_len("bias", bias.len(), geometry.out_channels)?;
         let conv = Self {
@@ -179,7 +180,7 @@ impl Int8Conv {
         Ok(conv)
     }
 
-    /// The geometry it was made for.
+    /// The geometry it was made for, with strides no larger than its image needs.
     #[must_use]
     pub fn geometry(&self) -> &ConvGeometry {
         &self.geometry

@@ -49,11 +49,12 @@ impl WeightOnlyConv {
     /// A geometry that cannot be computed, another number of weights than it needs, numbers that are no codes of the encoding, an encoding of bytes.
     pub fn new(geometry: &ConvGeometry, encoding: Encoding, codes: &[f32]) -> Result<Self, PackError> {
         geometry.check()?;
+        let geometry = &geometry.with_needed_strides();
         let weights = PlaneWeights::new(geometry, encoding, codes)?;
         Ok(Self { geometry: *geometry, weights, tables: [const { Once::new() }; MOST_VECTORS] })
     }
 
-    /// The geometry it was made for.
+    /// The geometry it was made for, with strides no larger than its image needs.
     #[must_use]
     pub fn geometry(&self) -> &ConvGeometry {
         &self.geometry
