@@ -17,8 +17,8 @@ const ELEMENTS: usize = 2 * BATCH;
 /// its lower half in the same way from the stream `!draw`.
 ///
 /// Of 256 words of a stream, the upper halves belong to as many elements, in row-major order, and the lower halves to as many after them.
-/// Nearly all elements are decided by their upper half, whatever the lower one, which is not made then: words cost more than all
-/// else, and so they cost half.
+/// Nearly all elements are decided by their upper half, whatever the lower one, which is not made then. Words cost more than all else: that
+/// halves their number.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Words {
     pub(crate) seed: u64,
@@ -41,14 +41,15 @@ pub(crate) fn map_into<P: Copy + Sync>(
     same_shape("the output", x.shape(), out.shape())?;
     let Partition { count, inner } = groups.partition(x.shape())?;
     let x = row_major(&x);
-    let upper = ChaCha8::new(ChaCha8Rng::seed_from_u64(words.seed).get_seed(), words.draw);
-    let lower = ChaCha8::new(ChaCha8Rng::seed_from_u64(words.seed).get_seed(), !words.draw);
+    let key = ChaCha8Rng::seed_from_u64(words.seed).get_seed();
+    let [upper, lower] = [words.draw, !words.draw].map(|stream| ChaCha8::new(key, stream));
     fill_pieces(out, |start, piece| {
         let [mut uppers, mut lowers] = [[0; BATCH]; 2];
         let starts = (start..).step_by(ELEMENTS);
         for ((out, x), start) in piece.chunks_mut(ELEMENTS).zip(x[start..].chunks(ELEMENTS)).zip(starts) {
             let position = (start / 2) as u64;
             fill(&upper, position, &mut uppers);
+            let mut has_lowers = false;
             let halves = out.chunks_mut(BATCH).zip(x.chunks(BATCH)).zip([Half::Upper, Half::Lower]);
             for (((out, x), half), start) in halves.zip((start..).step_by(BATCH)) {
                 let group = start / inner;
@@ -57,14 +58,15 @@ pub(crate) fn map_into<P: Copy + Sync>(
                 if is_one_group && quick_batch(out, x, &uppers, half, parameter, &quick) < 1.0 {
                     continue;
                 }
-                fill(&lower, position, &mut lowers);
+                if !std::mem::replace(&mut has_lowers, true) {
+                    fill(&lower, position, &mut lowers);
+                }
                 let words = half.join(&uppers, &lowers);
                 if is_one_group {
                     exact_batch(out, x, &words, parameter, &exact);
                 } else {
-                    for (i, ((out, &x), &word)) in out.iter_mut().zip(x).zip(&words).enumerate() {
-                        *out = exact(x, word, &parameters[(start + i) / inner % count]);
-                    }
+                    let parameter = |i: usize| &parameters[(start + i) / inner % count];
+                    exact_elements(out, x, &words, parameter, &exact);
                 }
             }
         }
@@ -179,4 +181,22 @@ fn exact_slice<P: Copy>(
     for ((out, &x), &word) in out.iter_mut().zip(x).zip(words) {
         *out = exact(x, word, &parameter);
     }
+}
+
+/// Of several groups.
+fn exact_elements<'a, P: 'a>(
+    out: &mut [f32],
+    x: &[f32],
+    words: &[u32; BATCH],
+    parameter: impl Fn(usize) -> &'a P,
+    exact: &impl Fn(f32, u32, &P) -> f32,
+) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (i, ((out, &x), &word)) in out.iter_mut().zip(x).zip(words).enumerate() {
+                *out = exact(x, word, parameter(i));
+            }
+        },
+    );
 }

@@ -23,7 +23,7 @@ pub(crate) struct Histogram {
 const BINS: usize = 2048;
 /// Elements that are counted together.
 const PIECE: usize = 1 << 16;
-/// Positions are less than twice 2 to this: they are exact in f64 and i64.
+/// Positions have magnitudes below 2 to this and one: they are exact in f64 and i64.
 const PRECISION: i32 = 40;
 
 impl Histogram {

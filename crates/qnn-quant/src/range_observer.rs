@@ -26,7 +26,7 @@ pub enum RangeMethod {
         bits: u32,
     },
     /// The range whose quantized distribution diverges least from that of the elements (Kullback-Leibler): the part of what was seen
-    /// between 0 or, if there are negative elements, −T and a height T.
+    /// from −T, or from 0 without negative elements, to a height T.
     Divergence {
         /// Bits of the quantization.
         bits: u32,

@@ -37,7 +37,7 @@ pub trait Trained: Quantizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`](crate::Error::Parameter) if there are too few or too many, or if one is infinite.
+    /// [`Error::Parameter`](crate::Error::Parameter) if there are too few or too many, or if one or a level is infinite.
     fn with_parameters(&self, parameters: &[f32]) -> Result<Arc<dyn Quantizer>>;
 
     /// The parameters with which training starts, given the tensor at that time.

@@ -56,13 +56,15 @@ impl Grid {
     ///
     /// # Errors
     ///
-    /// [`Error::Grid`] if there is not one value per code and group, or if a group's values decrease.
+    /// [`Error::Grid`] if there is not one value per code and group, if a group's values decrease, or if there are zero points.
     pub fn with_table(mut self, table: Vec<f32>) -> Result<Self> {
         let count = self.alphabet.map_or(0, |alphabet| alphabet.count as usize);
-        let expected =
-            || format!("{count} values in increasing order for each of {} groups", self.groups.count());
+        let expected = || {
+            let groups = self.groups.count();
+            format!("{count} values in increasing order for each of {groups} groups, without zero points")
+        };
         let what = "the table";
-        if count == 0 || table.len() != count * self.groups.count() {
+        if count == 0 || !self.zero_points.is_empty() || table.len() != count * self.groups.count() {
             return Err(Error::Grid { what, value: format!("{} values", table.len()), expected: expected() });
         }
         if let Some(row) = table.chunks_exact(count).find(|row| row.windows(2).any(|pair| pair[0] > pair[1]))

@@ -183,11 +183,12 @@ impl Trained for Lsq {
         Ok(Arc::new(Lsq { step, ..*self }.with_finite_levels()?))
     }
 
-    /// `2 E|x| / √Qp`, and at least [`LEAST`](crate::LEAST). With few bits, twice the greatest numbers are no f32: an error.
+    /// `2 E|x| / √Qp`, and at least [`LEAST`](crate::LEAST). With few bits, the levels of the greatest numbers are no f32: an error.
     fn initial(&self, x: ArrayViewD<'_, f32>) -> Result<Vec<f32>> {
         let mean = statistics::mean_abs(x, Groups::Tensor)?[0];
         let step = (2.0 * mean / f64::from(self.alphabet().last()).sqrt()) as f32;
-        Ok(in_range::<1>(self.name(), &[step])?.to_vec())
+        let [step] = in_range(self.name(), &[step])?;
+        Ok(vec![Lsq { step, ..*self }.with_finite_levels()?.step])
     }
 
     fn parameter_gradients(&self, x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>) -> Result<Vec<f64>> {

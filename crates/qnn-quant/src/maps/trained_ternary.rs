@@ -163,7 +163,7 @@ impl Trained for TrainedTernary {
         Ok(Arc::new(TrainedTernary { positive, negative, ..*self }))
     }
 
-    /// The mean of |w| over `w > D`, and over `w < −D`; where there are none, [`LEAST`](crate::LEAST). NaN of a tensor that has a NaN.
+    /// The mean of |w| over `w > D`, and over `w < −D`; where there are none, [`LEAST`](crate::LEAST). NaN for a tensor that has a NaN.
     fn initial(&self, x: ArrayViewD<'_, f32>) -> Result<Vec<f32>> {
         let delta = self.delta(x.view())?;
         if delta.is_nan() {

@@ -271,6 +271,7 @@ fn levels_beyond_the_greatest_number_are_refused() {
     let map = Lsq::for_weights(2, 1e38).unwrap();
     assert_eq!(quantize(&map, &[f32::MIN, f32::MAX]).unwrap().to_vec(), [-2e38, 1e38]);
     assert!(map.with_parameters(&[2e38]).is_err());
+    assert!(map.initial(aview1(&[1e38, -1e38]).into_dyn()).is_err());
 }
 
 #[test]
@@ -299,6 +300,10 @@ fn grids_take_no_parts_that_contradict_each_other() {
     assert!(few.with_zero_points(vec![1]).is_err());
     let named = grid(Alphabet::TERNARY).with_thresholds(vec![-0.1, 0.1]).unwrap();
     assert!(named.with_members(vec![-1, 1]).is_err());
+    let stored = grid(Alphabet::TERNARY).with_zero_points(vec![1]).unwrap();
+    assert!(
+        stored.clone().with_table(vec![-1.0, 0.0, 2.0]).is_err() && stored.with_members(vec![-1, 1]).is_err()
+    );
     let table = grid(Alphabet::TERNARY).with_table(vec![-1.0, 0.0, 2.0]).unwrap();
     assert!(table.with_zero_points(vec![1]).is_err());
 }
