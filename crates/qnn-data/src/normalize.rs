@@ -42,9 +42,8 @@ impl Normalize {
             return Err(Error::setting("a deviation of the normalisation", bad, "finite and positive"));
         }
         let normalize = Self { mean, std };
-        let channels = 0..normalize.mean.len();
         // A table is a straight line: its ends are its extremes.
-        if let Some(channel) = channels.into_iter().find(|&channel| {
+        if let Some(channel) = (0..normalize.mean.len()).find(|&channel| {
             let table = normalize.table(channel);
             !(table[0].is_finite() && table[255].is_finite())
         }) {

@@ -20,10 +20,12 @@ pub(crate) fn pack(layout: Layout, codes: &mut [f32], packed: &mut [u8]) {
 /// Sums of finite images may overflow, and opposite infinities make NaN: it reaches no threshold, and so has the lowest code, as in
 /// [`Cuts`](crate::chain::Cuts).
 fn pack_signs(layout: Layout, numbers: &mut [f32], lowest: f32, packed: &mut [u8]) {
-    if let Err(PackError::NotANumber { .. }) = layout.pack_signs(numbers, packed) {
+    let mut result = layout.pack_signs(numbers, packed);
+    if let Err(PackError::NotANumber { .. }) = result {
         numbers.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = lowest);
-        layout.pack_signs(numbers, packed).expect("numbers of whole pixels");
+        result = layout.pack_signs(numbers, packed);
     }
+    result.expect("numbers of whole pixels");
 }
 
 /// The codes of whole pixels.

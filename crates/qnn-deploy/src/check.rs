@@ -305,7 +305,8 @@ impl Product {
 /// Whether a chain makes such elements of such: codes come from a quantizer.
 fn ends_in(chain: &Chain, input: Elements, output: Elements) -> bool {
     match (chain.links.last(), output) {
-        (_, Elements::Float) => !matches!(input, Elements::Bytes(_)),
+        _ if matches!(input, Elements::Bytes(_)) => false,
+        (_, Elements::Float) => true,
         (Some(Link::Quantize { alphabet, .. }), Elements::Packed(codes)) => *alphabet == codes,
         (Some(_), Elements::Packed(_)) | (_, Elements::Bytes(_)) => false,
         (None, Elements::Packed(_)) => input == output,

@@ -378,6 +378,16 @@ fn functions_of_numbers_read_no_bytes() {
         written(true, program(values, vec![stage(0, 1, quantize.clone()), last]), vec![])
     };
     assert_refused(read(json!({"links": []}), Value::Null), "it cannot make");
+    let codes = json!({"shape": [1, 1, 1], "elements": {"packed": alphabet(BINARY)}});
+    let sign = json!({"links": [{"quantize": {"alphabet": alphabet(BINARY), "cuts": "zero"}}]});
+    let stages = vec![
+        stage(0, 1, quantize.clone()),
+        stage(1, 2, json!({"chain": sign})),
+        stage(2, 3, json!({"chain": {"links": []}})),
+    ];
+    let values = vec![float([1, 1, 1]), bytes.clone(), codes, float([1, 1, 1])];
+    let zero = vec![("zero", Dtype::F32, vec![0; 4])];
+    assert_refused(written(true, program(values, stages), zero), "it cannot make");
     assert_refused(
         read(json!({"links": [{"add": {"operand": null}}]}), json!(1)),
         "its operand lies in bytes",
