@@ -121,7 +121,7 @@ fn shape_error(layer: &'static str, expected: String, got: &[usize]) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use qnn_tensor::{Tape, Tensor};
+    use qnn_tensor::{Padding, Tape, Tensor};
 
     use super::*;
     use crate::Mode;
@@ -152,5 +152,13 @@ mod tests {
             assert!(matches!(layer.forward(&mut cx, small), Err(Error::Shape { .. })));
         }
         assert!(matches!(GlobalAveragePool.forward(&mut cx, flat), Err(Error::Shape { .. })));
+        let image: Signal<'_> = tape.leaf(Tensor::zeros(&[1, 4, 4, 1])).into();
+        let none: Signal<'_> = tape.leaf(Tensor::zeros(&[1, 0, 4, 1])).into();
+        let two = Padding { top: 2, bottom: 2, left: 2, right: 2 };
+        for (x, padding) in [(image, PaddingRule::Explicit(two)), (none, PaddingRule::Same)] {
+            let window = Window { padding, ..Window::square(2) };
+            assert!(matches!(MaxPool2d { window }.forward(&mut cx, x), Err(Error::Shape { .. })));
+            assert!(matches!(AveragePool2d { window }.forward(&mut cx, x), Err(Error::Shape { .. })));
+        }
     }
 }

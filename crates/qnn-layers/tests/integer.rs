@@ -343,3 +343,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn means_of_nothing_are_errors_in_integers_too() {
+    let mut into = range();
+    known(&mut into, "range", -1.0, 1.0);
+    let tape = Tape::new();
+    let mut cx = Ctx::new(&tape, Mode::Eval, 0, 0);
+    for shape in [[1, 0, 2, 3], [1, 2, 0, 3]] {
+        let x = codes(&mut cx, &[], &shape, [-1.0, 3.0]);
+        assert!(matches!(average_in_range(&mut cx, x, &into), Err(Error::Shape { .. })), "{shape:?}");
+    }
+    let x = codes(&mut cx, &[], &[1, 2, 2, 0], [-1.0, 3.0]);
+    assert_eq!(average_in_range(&mut cx, x, &into).unwrap().shape(), [1, 0]);
+    let scalar = tape.constant(Tensor::scalar(1.0)).into();
+    assert!(matches!(average_in_range(&mut cx, scalar, &into), Err(Error::Shape { .. })));
+}

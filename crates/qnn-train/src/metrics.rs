@@ -39,6 +39,13 @@ pub fn best_epoch(history: &[EpochMetrics]) -> Option<&EpochMetrics> {
     history.iter().fold(None, |best, epoch| if better(best, epoch) { Some(epoch) } else { best })
 }
 
+/// Whether the last epoch is the best one.
+pub(crate) fn ends_with_its_best(history: &[EpochMetrics]) -> bool {
+    // By number: a loss that is NaN makes metrics differ from themselves.
+    let number = |epoch: Option<&EpochMetrics>| epoch.map(|epoch| epoch.epoch);
+    history.last().is_some() && number(best_epoch(history)) == number(history.last())
+}
+
 /// Writes `metrics.csv` and `metrics.jsonl`, one line per epoch, into a folder.
 ///
 /// Both are written as a whole from the history, so that a resumed run neither repeats nor loses a
@@ -120,5 +127,10 @@ pub(crate) mod tests {
         let history = [epoch(0, 0.5), epoch(1, 0.75), epoch(2, 0.75), epoch(3, 0.1)];
         assert_eq!(best_epoch(&history).unwrap().epoch, 1);
         assert!(best_epoch(&[]).is_none());
+        let ends = [1, 2, 3, 4].map(|epochs| ends_with_its_best(&history[..epochs]));
+        assert_eq!(ends, [true, true, false, false]);
+        assert!(!ends_with_its_best(&[]));
+        let without_loss = EpochMetrics { test_loss: f64::NAN, ..epoch(0, 0.5) };
+        assert!(ends_with_its_best(&[without_loss]));
     }
 }

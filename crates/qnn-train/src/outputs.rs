@@ -10,8 +10,8 @@ use qnn_layers::{Layer, Module, load_state_dict, state_dict};
 use crate::checkpoint::{Checkpoint, Progress};
 use crate::curves::write_curves;
 use crate::files;
-use crate::metrics::write_history;
-use crate::{EpochMetrics, Error, FitOptions, Optimizer, Recipe, TrainingData, best_epoch, save_model};
+use crate::metrics::{ends_with_its_best, write_history};
+use crate::{EpochMetrics, Error, FitOptions, Optimizer, Recipe, TrainingData, save_model};
 
 /// Writes into the folder of a training, if it has one.
 pub(crate) struct Outputs<'a> {
@@ -110,8 +110,7 @@ impl<'a> Outputs<'a> {
     /// After each epoch: the best model, metrics, curves.
     pub(crate) fn epoch(&self, model: &dyn Module, history: &[EpochMetrics]) -> Result<(), Error> {
         let Some(last) = history.last() else { return Ok(()) };
-        // By number: a loss that is NaN makes metrics differ from themselves.
-        if best_epoch(history).is_some_and(|best| best.epoch == last.epoch) {
+        if ends_with_its_best(history) {
             self.model(files::BEST_MODEL, model, last)?;
         }
         self.metrics(history)

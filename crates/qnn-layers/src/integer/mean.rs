@@ -25,7 +25,7 @@ pub fn average_in_range<'t>(
 ) -> Result<Signal<'t>, Error> {
     let (shape, target) = (x.shape(), Target::of(range, false)?);
     let (Some(codes), Some(target), &[images, height, width, channels], false) =
-        (operand(cx, x), target, &shape[..], shape[1..].contains(&0))
+        (operand(cx, x), target, &shape[..], shape.iter().skip(1).any(|&axis| axis == 0))
     else {
         let mean = GlobalAveragePool.forward(cx, x)?;
         return range.forward(cx, mean);

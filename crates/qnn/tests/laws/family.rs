@@ -127,6 +127,9 @@ fn a_trained_network_is_quantized_to_8_bits_afterwards() {
         let scheme = Scheme::preset("int8").unwrap();
         let config = MlpConfig { scheme, ..MlpConfig::new(64, &[48, 32], 10) };
         let mut model = Mlp::new(&config, &mut Init::new(9)).unwrap();
+        let before_it = state_dict(&model);
+        assert!(quantize_trained(&mut model, &state, &data.train, 0, method).is_err());
+        assert!(state_dict(&model) == before_it, "an error leaves the model as it was");
         // The image and two hidden layers.
         assert_eq!(quantize_trained(&mut model, &state, &data.train, 10, method).unwrap(), 3);
         let after = evaluate(&model, &data.test, &Loss::default()).unwrap().accuracy;
