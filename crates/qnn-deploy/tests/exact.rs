@@ -4,6 +4,7 @@ mod common;
 
 use common::{Net, assert_exact, images, randomize};
 use qnn_deploy::{Session, freeze};
+use qnn_kernels::Padding;
 use qnn_layers::{
     Conv2d, Conv2dConfig, GlobalAveragePool, HardTanh, Init, PaddingRule, Quantize, Sequential,
     ShiftBatchNorm, ShiftBatchNormConfig,
@@ -126,6 +127,36 @@ fn layers_that_no_model_here_has() {
                 let integers = if activation.is_some() { 2 } else { 0 };
                 assert_eq!(text.matches("integer sums").count(), integers, "{what}: {text}");
             }
+        }
+    }
+}
+
+/// The one window of an image begins in its padding, though it is as large as the image.
+#[test]
+fn padding_before_a_kernel_of_the_images_size_counts() {
+    let sign = || Some(Pair::published(Sign));
+    let around = |before, after| Padding { top: before, left: before, bottom: after, right: after };
+    for (extent, stride, padding) in
+        [(3, 3, around(1, 1)), (3, 2, around(1, 0)), (1, 3, around(1, 1)), (3, 2, around(0, 1))]
+    {
+        let shape = Conv2dConfig::new(2, 5, extent);
+        let shape = Conv2dConfig { stride, padding: PaddingRule::Explicit(padding), ..shape };
+        for (what, config) in [
+            ("f32", shape.clone()),
+            ("signs in the kernel", Conv2dConfig { kernel_quantizer: sign(), ..shape.clone() }),
+            (
+                "signs with scales",
+                Conv2dConfig {
+                    kernel_quantizer: sign(),
+                    input_quantizer: sign(),
+                    input_scaling: true,
+                    ..shape.clone()
+                },
+            ),
+        ] {
+            let mut model = Sequential::new().then(Conv2d::new(&config, &mut Init::new(7)).unwrap());
+            randomize(&mut model, 8);
+            assert_exact(&format!("{what}, {padding:?}, stride {stride}"), &model, [extent, extent, 2]);
         }
     }
 }

@@ -217,9 +217,14 @@ fn to_signs(value: &Value) -> bool {
     value.layout().is_some_and(|layout| layout.encoding() == Encoding::Sign)
 }
 
-/// Whether every image gives one pixel that sees all of it: then images are rows of a matrix.
+/// Whether every image gives one pixel whose window is the whole image: then images are rows of a matrix. With padding
+/// before it the one window begins elsewhere.
 fn is_matmul(geometry: &ConvGeometry) -> bool {
-    geometry.kernel == [geometry.height, geometry.width] && geometry.out_pixels() == 1 && geometry.groups == 1
+    let ConvGeometry { height, width, kernel, padding, groups, .. } = *geometry;
+    kernel == [height, width]
+        && [padding.top, padding.left] == [0, 0]
+        && geometry.out_pixels() == 1
+        && groups == 1
 }
 
 impl Float {
