@@ -1,19 +1,29 @@
 use std::collections::BTreeSet;
 
-use qnn_kernels::packed::ConvGeometry;
+use qnn_kernels::packed::{ConvGeometry, Encoding};
 use qnn_quant::Alphabet;
 
 use crate::codes::{encoding, planes};
-use crate::geometry::{LARGEST, borders_are_small, convolution, convolved, frame_bytes, pooled};
+use crate::geometry::{
+    LARGEST, borders_are_small, convolution, convolved, frame_bytes, pooled, weight_bytes,
+};
 use crate::integer::{ByteCodes, IntegerStage};
 use crate::plan::Plan;
 use crate::program::{
-    Action, Arithmetic, Chain, Data, Elements, Finish, Link, Product, Program, Stage, Weights,
+    Action, Arithmetic, Chain, Data, Elements, Factor, Finish, Link, Product, Program, Stage, Weights,
 };
 use crate::{Error, Result};
 
 /// No session needs more bytes for the values of one image and what kernels make of them.
 const MOST_BYTES: u64 = 1 << 32;
+
+/// What the weights of a session may take in any case, and how many times as much as the tensors in the file beyond that: kernels lay
+/// weights out in whole vectors of outputs and whole words of channels, of which a small layer fills few.
+const LAID_OUT_BYTES: u64 = 1 << 28;
+const LAID_OUT_RATIO: u64 = 64;
+
+/// All whole numbers up to this one are numbers of f32.
+const LARGEST_DENOMINATOR: u32 = 1 << 24;
 
 /// No chain has more functions: each keeps its parameters laid out.
 const MOST_LINKS: usize = 64;
@@ -84,7 +94,33 @@ impl Program {
         if bytes > MOST_BYTES {
             return Err(format!("it needs {bytes} bytes for one image, beyond {MOST_BYTES}"));
         }
-        Ok(())
+        let stored = self.tensors.values().map(|tensor| tensor.bytes() as u64).sum::<u64>();
+        let allowed = LAID_OUT_BYTES + LAID_OUT_RATIO * stored;
+        let laid_out = self.stages.iter().map(|stage| self.laid_out_bytes(stage));
+        match laid_out.fold(0, u64::saturating_add) {
+            bytes if bytes > allowed => Err(format!(
+                "its weights need {bytes} bytes in whole vectors, beyond {allowed} for its tensors"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes that the weights of a stage do not exceed in the layout of any kernel.
+    fn laid_out_bytes(&self, stage: &Stage) -> u64 {
+        let [input, output] = [stage.input, stage.output].map(|value| self.values[value]);
+        let Some(geometry) = stage.action.convolution(input.shape, output.shape[2]) else { return 0 };
+        let planes = match (&stage.action, input.elements) {
+            (
+                Action::Product(Product {
+                    arithmetic: Arithmetic::Integer,
+                    weights: Weights::Packed { alphabet, .. },
+                    ..
+                }),
+                Elements::Packed(codes),
+            ) if encoding(codes) != Some(Encoding::Int8) => encoding(*alphabet).map_or(0, Encoding::planes),
+            _ => 0,
+        };
+        weight_bytes(&geometry, planes)
     }
 
     fn check_value(&self, i: usize) -> Result<(), String> {
@@ -133,6 +169,12 @@ impl Program {
         let links = stage.action.chain().map_or(0, |chain| chain.links.len());
         if links > MOST_LINKS {
             return Err(format!("it has {links} functions, beyond {MOST_LINKS}"));
+        }
+        let mut factors =
+            stage.action.chain().into_iter().flat_map(|chain| &chain.links).filter_map(Link::value_factor);
+        if let Some(factor) = factors.find(|factor| !(1..=LARGEST_DENOMINATOR).contains(&factor.denominator))
+        {
+            return Err(format!("it divides by {}, beyond 1 to {LARGEST_DENOMINATOR}", factor.denominator));
         }
         let operand = stage.operand.map(|operand| self.values[operand].elements);
         if stage.action.chain().is_some() && matches!(operand, Some(Elements::Bytes(_))) {
@@ -314,6 +356,14 @@ fn ends_in(chain: &Chain, input: Elements, output: Elements) -> bool {
 }
 
 impl Link {
+    /// From codes to values, where that is part of it.
+    fn value_factor(&self) -> Option<Factor> {
+        match self {
+            Self::Value(factor) | Self::Add { operand: Some(factor) } => Some(*factor),
+            _ => None,
+        }
+    }
+
     fn tensors(&self) -> Vec<&str> {
         match self {
             Self::Scale { factors } => vec![factors],

@@ -57,6 +57,18 @@ pub(crate) fn frame_bytes(geometry: &ConvGeometry) -> u64 {
     (rows * columns) as u64 * (lines * LINE * size_of::<f32>()) as u64
 }
 
+/// Bytes that no kernel exceeds for the weights of a convolution that was [checked](convolved): for each vector of outputs, of the last group's
+/// too few to fill one, a vector of numbers for each term or, in planes of bits, two of words, what and where, for each plane and word.
+pub(crate) fn weight_bytes(geometry: &ConvGeometry, planes: usize) -> u64 {
+    let vectors = geometry.groups * geometry.group_outputs().div_ceil(LINE);
+    let pixels = geometry.kernel[0] as u64 * geometry.kernel[1] as u64;
+    let (channels, bytes) = match planes {
+        0 => (geometry.group_channels(), LINE * size_of::<f32>()),
+        planes => (geometry.group_channels().div_ceil(64), 2 * planes * LINE * size_of::<u64>()),
+    };
+    (vectors as u64).saturating_mul(pixels).saturating_mul(channels as u64).saturating_mul(bytes as u64)
+}
+
 /// Whether zeros around codes cost no more than the product itself.
 pub(crate) fn borders_are_small(codes: Alphabet, geometry: &ConvGeometry, pad_code: i8) -> bool {
     let has_code = encoding(codes).is_none_or(|codes| codes.level(pad_code.into()).is_some());

@@ -368,6 +368,35 @@ fn one_tensor_that_is_laid_out_again_and_again_is_refused() {
 }
 
 #[test]
+fn weights_that_fill_few_bits_of_many_words_are_refused() {
+    // A word of 64 channels, and sixteen of them side by side, for every single bit.
+    let columns = product([1 << 22, 1], padding(0, 0), json!({"chain": {"links": []}}));
+    let weights = vec![("weights", Dtype::U8, vec![0; 1 << 19])];
+    assert_refused(signs([1 << 22, 1, 1], columns, float([1, 1, 1]), weights), "in whole vectors");
+    let mut groups = product([1, 1], padding(0, 0), json!({"chain": {"links": []}}));
+    groups["groups"] = json!(1 << 21);
+    let weights = vec![("weights", Dtype::U8, vec![0; 1 << 18])];
+    assert_refused(signs([1, 1, 1 << 21], groups, float([1, 1, 1 << 21]), weights), "in whole vectors");
+}
+
+#[test]
+fn denominators_beyond_those_of_scales_are_refused() {
+    let divided = |link: Value, operand: Value| {
+        let mut stage = stage(0, 1, json!({"chain": {"links": [link]}}));
+        stage["operand"] = operand;
+        written(false, program(vec![float([1, 1, 2]), float([1, 1, 2])], vec![stage]), vec![])
+    };
+    for denominator in [0, (1 << 24) + 1, u32::MAX] {
+        let factor = json!({"numerator": 1.0, "denominator": denominator});
+        assert_refused(divided(json!({"value": factor}), Value::Null), "it divides by");
+        assert_refused(divided(json!({"add": {"operand": factor}}), json!(0)), "it divides by");
+    }
+    let factor = json!({"numerator": 1.0, "denominator": 1 << 24});
+    let (_folder, path) = divided(json!({"value": factor}), Value::Null);
+    assert!(Program::load(&path).is_ok());
+}
+
+#[test]
 fn functions_of_numbers_read_no_bytes() {
     let bytes = json!({"shape": [1, 1, 1], "elements": {"bytes": alphabet([0, 1, 256])}});
     let quantize = json!({"integer": {"quantize": {"scale": 1.0}}});

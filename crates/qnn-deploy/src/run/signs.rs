@@ -4,8 +4,8 @@ use crate::chain::Functions;
 use crate::cuts::{key, number};
 use crate::program::{Chain, Link};
 
-/// Searching more channels than this would be noticed when loading.
-const MOST_CHANNELS: usize = 1 << 16;
+/// Searching with more functions of single channels than this would be noticed when loading.
+const MOST_FUNCTIONS: usize = 1 << 16;
 
 /// Scale and bias of each channel after which a sum's sign is that of its functions' code, if they are known to be monotone and agree wherever
 /// they are asked.
@@ -18,7 +18,8 @@ const MOST_CHANNELS: usize = 1 << 16;
 /// The sign of a rounded difference is that of the exact one, so no functions need run after the sum.
 pub(crate) fn sign_map(chain: &Chain, functions: &Functions, channels: usize) -> Option<[Vec<f32>; 2]> {
     let quantized = matches!(chain.links.last(), Some(Link::Quantize { .. }));
-    if !quantized || channels > MOST_CHANNELS || !chain.links.iter().all(Link::is_monotone) {
+    let few = channels.saturating_mul(chain.links.len()) <= MOST_FUNCTIONS;
+    if !quantized || !few || !chain.links.iter().all(Link::is_monotone) {
         return None;
     }
     let mut asked = Asked { functions, row: vec![0.0; channels] };
@@ -141,6 +142,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn long_chains_of_many_channels_are_not_searched() {
+        let map = |channels: usize, hard_tanhs: usize| {
+            let (mut chain, data) = chain(&vec![[0.0, 1.0, 0.0]; channels], 1.0, 0.5);
+            chain.links.splice(1..1, vec![Link::HardTanh; hard_tanhs]);
+            let functions = Functions::new(&chain, channels, &Tensors { data: &data, stage: 0 }).unwrap();
+            sign_map(&chain, &functions, channels)
+        };
+        assert!(map(1024, 1).is_some());
+        assert!(map(1024, 62).is_none());
     }
 
     #[test]
