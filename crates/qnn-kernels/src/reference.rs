@@ -118,14 +118,14 @@ pub fn matmul_left_gradient<T: Real>(dims: MatmulShape, dy: &[T], b: &[T], da: &
     }
 }
 
-/// `db = aᵀ · dy`, one accumulator over the rows in order.
+/// `db = aᵀ · dy`, one accumulator over the rows in order, and a zero of positive sign.
 pub fn matmul_right_gradient<T: Real>(dims: MatmulShape, a: &[T], dy: &[T], db: &mut [T]) {
     for k in 0..dims.inner {
         for column in 0..dims.columns {
-            let terms = 0..dims.rows;
-            db[k * dims.columns + column] = terms.fold(T::zero(), |acc, row| {
+            let sum = (0..dims.rows).fold(T::zero(), |acc, row| {
                 a[row * dims.inner + k].fused(dy[row * dims.columns + column], acc)
             });
+            db[k * dims.columns + column] = T::zero() + sum;
         }
     }
 }

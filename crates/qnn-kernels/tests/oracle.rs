@@ -117,6 +117,7 @@ fn check_matmul<T: Real>(dims: MatmulShape, with_affine: bool) {
         assert_same("right gradient", kernels.isa(), &found_db, &db);
         if takes_rows(dims) {
             kernels.with_matmul_right_gradient(dims, &a, &dy, |few, rows| {
+                rows(dims.inner - 1, &mut []);
                 for rows_together in [few, few.div_ceil(3), dims.inner] {
                     found_db.fill(T::nan());
                     let pieces = found_db.chunks_mut(rows_together * dims.columns).enumerate();
@@ -337,6 +338,23 @@ fn underflow_keeps_the_sign_of_its_zero() {
         let mut y = filled::<f32>(shape.output_len());
         kernels.conv2d(&shape, &x, &w, 0.0, ChannelAffine::IDENTITY, &mut y);
         assert!(y.iter().all(|y| *y == 0.0 && y.is_sign_negative()), "{y:?} on {}", kernels.isa());
+    }
+}
+
+/// Gradients of kernels and right matrices are added to +0, whichever way they are computed.
+#[test]
+fn gradients_of_weights_have_no_negative_zeros() {
+    for (inner, columns) in [(1, 1), (300, 300)] {
+        let dims = MatmulShape { rows: 1, inner, columns };
+        let (a, dy) = (vec![-1e-30_f32; inner], vec![1e-30_f32; columns]);
+        let mut expected = filled::<f32>(inner * columns);
+        reference::matmul_right_gradient(dims, &a, &dy, &mut expected);
+        assert!(expected.iter().all(|x| x.to_bits() == 0));
+        for kernels in kernels() {
+            let mut found = filled::<f32>(inner * columns);
+            kernels.matmul_right_gradient(dims, &a, &dy, &mut found);
+            assert!(found.iter().all(|x| x.to_bits() == 0), "{}", kernels.isa());
+        }
     }
 }
 

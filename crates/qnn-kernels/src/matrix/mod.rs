@@ -156,6 +156,9 @@ impl<T: Real> RightGradient<'_, T> {
     /// Writes the rows from `first` on, on the calling thread.
     pub(crate) fn rows(&self, first: usize, db: &mut [T]) {
         let (cuts, rows) = (&self.cuts, db.len() / self.columns);
+        if rows == 0 {
+            return;
+        }
         let strip_lines = cuts.strip * cuts.width * self.terms;
         with_lines(rows * (cuts.term_lines() + cuts.strip * cuts.width), |lines| {
             let (lefts, sums) = lines.split_at_mut(rows * cuts.term_lines());
