@@ -26,7 +26,8 @@ impl<'t, T: Scalar> Var<'t, T> {
     /// # Panics
     ///
     /// If the value is not a batch of images, a size or stride is zero, padding is not smaller than
-    /// the window, or the window larger than the padded image.
+    /// the window, or the window larger than the padded image; with a gradient also if windows cover more than 2²⁴
+    /// pixels of the image.
     #[track_caller]
     pub fn max_pool2d(self, options: &PoolOptions) -> Self {
         let x = self.value();
@@ -34,10 +35,15 @@ impl<'t, T: Scalar> Var<'t, T> {
         if !self.needs_gradient() {
             return self.tape().constant(windows.build(&x, |x, y| windows.maxima(x, y)));
         }
+        let most = windows.most_positions();
+        assert!(most <= MOST_POSITIONS, "max_pool2d: a window of {most} pixels, beyond {MOST_POSITIONS}");
         let [y, chosen] = windows.choose(&x);
         self.tape().record("max_pool2d", [self], y, move |dy, _| [Some(windows.chosen_gradient(dy, &chosen))])
     }
 }
+
+/// All whole numbers up to this one are numbers of f32, in which positions are kept.
+const MOST_POSITIONS: usize = 1 << 24;
 
 /// Channels that are compared together: in registers, from the window's first position to its last.
 const LANES: usize = 16;
@@ -119,8 +125,7 @@ impl Windows {
     /// The largest elements of a window, and their positions.
     #[inline(always)]
     fn largest<T: Scalar>(&self, window: &Window, block: Block, x: &[T]) -> ([T; LANES], [T; LANES]) {
-        let first = self.position(window, window.rows.start, window.columns.start);
-        let (mut largest, mut chosen) = ([T::neg_infinity(); LANES], [T::of(first as f64); LANES]);
+        let (mut largest, mut chosen) = ([T::neg_infinity(); LANES], [T::zero(); LANES]);
         self.for_each_position(
             window,
             #[inline(always)]
@@ -248,6 +253,20 @@ mod tests {
             let gradients = tape.backward_from(y, dy);
             assert_eq!(gradients.of(leaf).unwrap().as_slice(), gradient, "{channels} channels, {options:?}");
         }
+    }
+
+    /// Counted from their own corner, the positions of this window are no numbers of f32.
+    #[test]
+    fn windows_far_larger_than_the_image_choose_one_element() {
+        let x = Tensor::<f32>::from_vec(&[1, 1, 4, 1], vec![0.0, 5.0, 1.0, 2.0]).unwrap();
+        let around = Padding { left: (1 << 25) - 1, ..Padding::NONE };
+        let options = PoolOptions { size: [1, 1 << 25], stride: [1, 1], padding: around, ceil: false };
+        let tape = Tape::new();
+        let leaf = tape.leaf(x.clone());
+        let y = leaf.max_pool2d(&options);
+        assert_eq!(y.value().as_slice(), [0.0, 5.0, 5.0, 5.0]);
+        let gradients = tape.backward_from(y, Tensor::full(&[1, 1, 4, 1], 1.0));
+        assert_eq!(gradients.of(leaf).unwrap().as_slice(), [1.0, 3.0, 0.0, 0.0]);
     }
 
     #[test]

@@ -109,9 +109,6 @@ pub(super) struct Window {
     pub(super) y: Range<usize>,
     pub(super) rows: Range<usize>,
     pub(super) columns: Range<usize>,
-    /// The number within the window of its position at row 0 and column 0 of the input, perhaps
-    /// negative: position = origin + row · window width + column.
-    origin: isize,
 }
 
 impl Windows {
@@ -209,33 +206,31 @@ impl Windows {
         let [out_height, out_width] = self.out;
         (0..out_height * out_width).map(move |i| {
             let (row, column) = (i / out_width * stride[0], i % out_width * stride[1]);
-            let above = padding.top as isize - row as isize;
-            let before = padding.left as isize - column as isize;
             Window {
                 y: i * channels..(i + 1) * channels,
                 rows: row.saturating_sub(padding.top)..height.min(row + size[0] - padding.top),
                 columns: column.saturating_sub(padding.left)..width.min(column + size[1] - padding.left),
-                origin: above * size[1] as isize + before,
             }
         })
     }
 
-    /// The positions of a window inside the image, in row-major order: `f` takes their numbers within the window, and where their channels
-    /// begin.
+    /// The positions of a window inside the image, in row-major order: `f` takes their numbers, from 0 on, and where their channels begin.
     #[inline(always)]
     pub(super) fn for_each_position(&self, window: &Window, mut f: impl FnMut(usize, usize)) {
         let [_, _, width, channels] = self.input;
+        let mut number = 0;
         for row in window.rows.clone() {
             for column in window.columns.clone() {
-                f(self.position(window, row, column), (row * width + column) * channels);
+                f(number, (row * width + column) * channels);
+                number += 1;
             }
         }
     }
 
-    /// The number of a pixel within a window that covers it.
-    #[inline(always)]
-    pub(super) fn position(&self, window: &Window, row: usize, column: usize) -> usize {
-        (window.origin + (row * self.options.size[1] + column) as isize) as usize
+    /// No window has more positions inside the image.
+    pub(super) fn most_positions(&self) -> usize {
+        let [_, height, width, _] = self.input;
+        height.min(self.options.size[0]) * width.min(self.options.size[1])
     }
 
     pub(super) fn image_len(&self) -> usize {
