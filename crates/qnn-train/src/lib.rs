@@ -76,4 +76,4 @@ pub use recipe::Recipe;
 pub use schedule::{Schedule, Span};
 pub use step::{StepResult, StepSettings, step};
 pub use trainer::{Ending, FitOptions, Outcome, fit};
-pub use weights::{load_metadata, load_model, save_model};
+pub use weights::{load_metadata, load_model, load_weights, save_model, weights_digest};
