@@ -29,6 +29,12 @@ pub enum Error {
         /// What is in it.
         what: String,
     },
+    /// Another process trains into the output folder.
+    #[error("another process is training into {}: wait for it, or choose another --out", .folder.display())]
+    Busy {
+        /// The output folder.
+        folder: PathBuf,
+    },
     /// Metadata of a model file that have no meaning.
     #[error("the metadata of the model: {key} is {value:?}, expected {expected}")]
     Metadata {
@@ -78,8 +84,8 @@ pub enum Error {
 impl Error {
     /// Whether the command line was at fault.
     pub fn is_usage(&self) -> bool {
-        use Error::{Flag, Occupied, Quantizer, Unfinished};
-        matches!(self, Flag { .. } | Unfinished { .. } | Occupied { .. } | Quantizer(_))
+        use Error::{Busy, Flag, Occupied, Quantizer, Unfinished};
+        matches!(self, Flag { .. } | Unfinished { .. } | Occupied { .. } | Busy { .. } | Quantizer(_))
     }
 
     pub(super) fn flag(flag: &'static str, reason: impl Into<String>) -> Self {

@@ -30,6 +30,7 @@ mod progress;
 mod provenance;
 mod report;
 mod run;
+mod say;
 mod variant;
 
 use std::io::Write;
@@ -46,6 +47,8 @@ pub use instruction_set::check_instruction_set;
 pub use options::Options;
 pub use provenance::Provenance;
 pub use report::{RunResult, Summary};
+pub use run::MAX_THREADS;
+pub use say::say;
 pub use variant::Variant;
 
 use images::Set;

@@ -98,7 +98,7 @@ pub struct Options {
     #[arg(long, value_name = "true|false", action = ArgAction::Set, help_heading = "Network")]
     pub last_fp: Option<bool>,
 
-    /// Start from the weights of a model file instead of random ones
+    /// Start from the weights of a model file or a checkpoint instead of random ones
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub init_from: Option<PathBuf>,
 
@@ -122,7 +122,8 @@ pub struct Options {
     #[arg(long, value_name = "RATE", help_heading = "Training")]
     pub lr: Option<f32>,
 
-    /// constant, step:EPOCHS (as in step:80,120,160), exponential, cosine, cosine:WARMUP, one-cycle
+    /// constant, step:EPOCHS (a tenth from each on, as in step:80,120,160, or another factor: step:80,120x0.2),
+    /// exponential (to a tenth, or exponential:FACTOR), cosine, cosine:WARMUP, one-cycle
     #[arg(long, value_name = "NAME", help_heading = "Training")]
     pub schedule: Option<Schedule>,
 

@@ -1,9 +1,10 @@
 use std::path::PathBuf;
 
 use qnn_data::{Augment, Dataset, Normalize};
+use qnn_layers::StateDict;
 use qnn_models::Scheme;
 use qnn_quant::registry::{self, Parameters};
-use qnn_train::{Recipe, Schedule};
+use qnn_train::{Recipe, Schedule, load_weights, weights_digest};
 
 use super::images::Set;
 use super::nearest::suggestion;
@@ -26,6 +27,8 @@ pub(super) struct Plan {
     pub(super) out: PathBuf,
     /// Which network on which data: a checkpoint with another label belongs to another run.
     pub(super) label: String,
+    /// The weights to start from.
+    pub(super) init: Option<StateDict>,
     /// Doubtful settings that are not wrong.
     pub(super) warnings: Vec<String>,
 }
@@ -51,7 +54,8 @@ impl Plan {
         let run = options.preset.clone().unwrap_or_else(|| variant.name.to_owned());
         let default_out = || PathBuf::from("runs").join(experiment.name).join(&run);
         let out = options.out.clone().unwrap_or_else(default_out);
-        let label = label(experiment, variant, design.as_ref(), &dataset, options);
+        let init = options.init_from.as_ref().map(load_weights).transpose()?;
+        let label = label(experiment, variant, design.as_ref(), &dataset, options, init.as_ref());
         let warnings = design.scheme_mut().diagnostics().iter().map(ToString::to_string).collect();
         let (notice, preset) = (loaded.notice, preset_of(design.scheme_mut()));
         Ok(Self {
@@ -66,6 +70,7 @@ impl Plan {
             published,
             out,
             label,
+            init,
             warnings,
         })
     }
@@ -83,6 +88,7 @@ fn label(
     design: &dyn Design,
     dataset: &Dataset,
     options: &Options,
+    init: Option<&StateDict>,
 ) -> String {
     let mut label = format!("{} {} on {}", experiment.name, variant.name, dataset.name);
     let mut add = |name: &str, value: Option<String>| {
@@ -104,7 +110,9 @@ fn label(
     add("beta", options.beta.map(|beta| beta.to_string()));
     add("first-fp", options.first_fp.map(|first| first.to_string()));
     add("last-fp", options.last_fp.map(|last| last.to_string()));
-    add("from", options.init_from.as_ref().map(|file| file.display().to_string()));
+    // A file of the same name may hold other weights tomorrow.
+    let from = options.init_from.as_ref().zip(init);
+    add("from", from.map(|(file, init)| format!("{} ({:016x})", file.display(), weights_digest(init))));
     label
 }
 

@@ -1,19 +1,28 @@
+use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use qnn_layers::{Count, Init, Layer, load_pretrained, parameter_count};
 use qnn_train::{
-    Checkpoint, Ending, FitOptions, Outcome, Recipe, Stop, TrainingData, files, fit, load_model, run_settings,
+    Checkpoint, Ending, FitOptions, Outcome, Recipe, Stop, TrainingData, files, fit, run_settings,
 };
 
 use super::plan::Plan;
 use super::progress::Progress;
 use super::{Error, Experiment, Options, Provenance, RunResult, Summary, check_instruction_set};
 
+/// The most threads that programs start. Far more than there are cores only take turns, and a machine that is busy
+/// with that hardly answers any more.
+pub const MAX_THREADS: usize = 1024;
+
 /// Runs every seed that the options ask for.
 pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Result<Summary, Error> {
-    if options.threads == Some(0) {
-        return Err(Error::flag("--threads", "at least one thread is needed"));
+    match options.threads {
+        Some(0) => return Err(Error::flag("--threads", "at least one thread is needed")),
+        Some(threads) if threads > MAX_THREADS => {
+            return Err(Error::flag("--threads", format!("at most {MAX_THREADS} threads are allowed")));
+        }
+        _ => {}
     }
     let seeds = options.seeds.unwrap_or(1);
     if seeds == 0 {
@@ -22,6 +31,9 @@ pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Re
     if options.limit == Some(0) {
         return Err(Error::flag("--limit", "at least one image is needed"));
     }
+    if options.require.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
+        return Err(Error::flag("--require", "a percentage from 0 to 100 is needed"));
+    }
     check_instruction_set()?;
     let plan = Plan::new(experiment, options)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0)).build()?;
@@ -29,6 +41,7 @@ pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Re
         let what = "a run of one seed".to_owned();
         return Err(Error::Occupied { folder: plan.out, what });
     }
+    let _held = hold(&plan.out)?;
     let runs = (0..seeds).map(|offset| {
         let recipe = Recipe { seed: plan.recipe.seed.wrapping_add(offset), ..plan.recipe.clone() };
         let out = if seeds == 1 { plan.out.clone() } else { plan.out.join(format!("seed-{}", recipe.seed)) };
@@ -58,6 +71,19 @@ pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Re
 
 /// What a run reached; it is written last, so that a folder without it holds an unfinished run.
 const RESULT: &str = "result.json";
+
+/// Makes the folder and keeps other processes from training into it, until what is returned is dropped. Where folders
+/// cannot be locked, as on Windows and some network file systems, nothing is held.
+fn hold(folder: &Path) -> Result<Option<File>, Error> {
+    let write = |source| Error::Write { path: folder.to_owned(), source };
+    std::fs::create_dir_all(folder).map_err(write)?;
+    let Ok(file) = File::open(folder) else { return Ok(None) };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy { folder: folder.to_owned() }),
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
 
 /// One training with one seed.
 struct Run<'e> {
@@ -134,8 +160,8 @@ impl Run<'_> {
 
     fn model(&self) -> Result<Box<dyn Layer>, Error> {
         let mut model = self.plan.design.build(&mut Init::new(self.recipe.seed))?;
-        if let Some(file) = &self.options.init_from {
-            load_pretrained(model.as_mut(), &load_model(file)?)?;
+        if let Some(weights) = &self.plan.init {
+            load_pretrained(model.as_mut(), weights)?;
         }
         Ok(model)
     }
@@ -165,6 +191,14 @@ impl Run<'_> {
                 let what =
                     "a result without the checkpoint that would tell its settings (--seeds leaves such)"
                         .to_owned();
+                Err(Error::Occupied { folder, what })
+            }
+            // A run that was killed early leaves neither, or a checkpoint.
+            (false, false)
+                if !resume
+                    && [files::MODEL, files::BEST_MODEL].iter().any(|name| folder.join(name).exists()) =>
+            {
+                let what = "a model without the checkpoint that would tell its settings".to_owned();
                 Err(Error::Occupied { folder, what })
             }
             _ => Ok(()),
@@ -272,6 +306,82 @@ mod tests {
         assert_eq!(left(&Options { resume: true, ..Options::default() }, &files), files);
         files.retain(|&name| name != RESULT);
         assert_eq!(left(&Options::default(), &files), files);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn two_runs_do_not_share_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("run");
+        let options = Options {
+            out: Some(out.clone()),
+            quiet: true,
+            epochs: Some(1),
+            limit: Some(20),
+            ..Options::default()
+        };
+        let experiment = experiment().dataset(DatasetName::Digits);
+        let held = hold(&out).unwrap();
+        assert!(held.is_some(), "folders can be locked here");
+        let error = experiment.run(&options).unwrap_err();
+        assert!(matches!(&error, Error::Busy { folder } if *folder == out) && error.is_usage(), "{error}");
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+        drop(held);
+        experiment.run(&options).unwrap();
+        // A folder inside, as --seeds makes them, is another one.
+        let _held = hold(&out).unwrap();
+        hold(&out.join("seed-1")).unwrap();
+    }
+
+    #[test]
+    fn models_of_unknown_settings_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let experiment = experiment().dataset(DatasetName::Digits);
+        let options = Options {
+            out: Some(folder.path().to_owned()),
+            quiet: true,
+            epochs: Some(1),
+            limit: Some(20),
+            ..Options::default()
+        };
+        for name in [files::MODEL, files::BEST_MODEL] {
+            std::fs::write(folder.path().join(name), "someone's").unwrap();
+            let error = experiment.run(&options).unwrap_err();
+            assert!(matches!(&error, Error::Occupied { .. }), "{error}");
+            assert_eq!(std::fs::read(folder.path().join(name)).unwrap(), b"someone's");
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        std::fs::write(folder.path().join("notes.txt"), "").unwrap();
+        experiment.run(&options).unwrap();
+    }
+
+    #[test]
+    fn weights_to_start_from_belong_to_the_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let experiment = experiment().dataset(DatasetName::Digits);
+        let options = |out: &str, seed| Options {
+            out: Some(folder.path().join(out)),
+            quiet: true,
+            epochs: Some(1),
+            limit: Some(20),
+            seed: Some(seed),
+            ..Options::default()
+        };
+        let from = folder.path().join("from.safetensors");
+        let copy = |name: &str| std::fs::copy(folder.path().join(name), &from).unwrap();
+        experiment.run(&options("a", 1)).unwrap();
+        experiment.run(&options("b", 2)).unwrap();
+        let tuned = Options { init_from: Some(from.clone()), ..options("c", 3) };
+        copy("a/model.safetensors");
+        let first = experiment.run(&tuned).unwrap().unwrap();
+        experiment.run(&tuned).unwrap();
+        copy("b/model.safetensors");
+        let error = experiment.run(&tuned).unwrap_err();
+        assert!(matches!(&error, Error::Occupied { .. }), "{error}");
+        // A checkpoint holds the same weights as the model of its last epoch.
+        copy("a/checkpoint.safetensors");
+        let again = experiment.run(&tuned).unwrap().unwrap();
+        assert_eq!(again.runs[0].train_loss, first.runs[0].train_loss);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::example::{SMALL, command, run, run_well, said};
 
 /// An example, its flags, the exit code, and what the message must name: 2 where the command line
 /// itself is at fault, 1 where a value turns out to be impossible or a file is missing.
-const REFUSED: [(&str, &str, i32, &str); 40] = [
+const REFUSED: [(&str, &str, i32, &str); 43] = [
     ("resnet20_bc", "--nonsense", 2, "--nonsense"),
     ("resnet20_bc", "--variant nonsense", 2, "--variant"),
     ("resnet20_bc", "--variant bc-12", 2, "did you mean bc-1.2?"),
@@ -39,6 +39,9 @@ const REFUSED: [(&str, &str, i32, &str); 40] = [
     ("resnet20_bc", "--init-from missing.safetensors", 1, "missing.safetensors"),
     ("resnet20_bc", "--limit 0", 2, "--limit"),
     ("resnet20_bc", "--threads 0", 2, "--threads"),
+    ("resnet20_bc", "--threads 1025", 2, "--threads: at most 1024"),
+    ("resnet20_bc", "--require nan", 2, "--require"),
+    ("resnet20_bc", "--require 101", 2, "--require"),
     ("resnet20_bc", "--seeds 0", 2, "--seeds"),
     ("resnet20_bc", "--epochs 0", 1, "epochs"),
     ("resnet20_bc", "--batch 0", 1, "batch"),
