@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use qnn::experiment::check_instruction_set;
+use qnn::experiment::{check_instruction_set, say};
 use qnn_kernels::packed::{
     ByteInput, ConvGeometry, Encoding, Int8Conv, LookupConv, Output, PackError, PackedConv, StoredValues,
     compression_rate, plain_conv2d,
@@ -57,15 +57,15 @@ fn run(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
         }
     };
     let [height, width, channels] = IMAGE;
-    println!(
+    say(format_args!(
         "{channels}x{height}x{width} image, {FILTERS} filters, no padding; {} kernels, one thread",
         kernels.isa()
-    );
-    println!(
+    ));
+    say(format_args!(
         "median of {} runs in microseconds, and how many times faster than the base\n",
         flags.repetitions
-    );
-    println!("{:34}{:>16}{:>16}{:>16}", "", "3x3", "4x4", "5x5");
+    ));
+    say(format_args!("{:34}{:>16}{:>16}{:>16}", "", "3x3", "4x4", "5x5"));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
     let columns = EXTENTS.map(|extent| pool.install(|| times(flags, kernels, extent)));
     let [first, second, third] = columns.map(|column| column.map_err(|error| error.to_string()));
@@ -74,7 +74,7 @@ fn run(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
         let cell =
             |column: &[(&str, f64)]| format!("{:9.2} {:5.1}x", column[row].1, column[0].1 / column[row].1);
         let cells = columns.iter().map(|column| format!("{:>16}", cell(column))).collect::<String>();
-        println!("{form:34}{cells}");
+        say(format_args!("{form:34}{cells}"));
     }
     memory();
     Ok(())
@@ -136,18 +136,18 @@ fn median(repetitions: u32, run: &mut dyn FnMut()) -> f64 {
 
 /// How much less memory the weights take as indices: the thesis's table, and the rates if every level is counted.
 fn memory() {
-    println!("\nmemory of the weights: times less than as floats");
-    println!("{:10}{:>12}{:>12}{:>28}", "filter", "1 bit", "2 bits", "every level stored");
+    say(format_args!("\nmemory of the weights: times less than as floats"));
+    say(format_args!("{:10}{:>12}{:>12}{:>28}", "filter", "1 bit", "2 bits", "every level stored"));
     for extent in EXTENTS {
         let rate =
             |levels, stored| compression_rate(extent * extent * IMAGE[2] * FILTERS, 32, levels, stored);
-        println!(
+        say(format_args!(
             "{:10}{:12.2}{:12.2}{:16.2}{:12.2}",
             format!("{extent}x{extent}"),
             rate(2, StoredValues::Magnitudes),
             rate(3, StoredValues::Magnitudes),
             rate(2, StoredValues::Levels),
             rate(3, StoredValues::Levels),
-        );
+        ));
     }
 }

@@ -28,12 +28,13 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 use qnn::data::{Dataset, Images, Loader, LoaderConfig, Normalize};
 use qnn::deploy::{Program, Session, freeze, verify};
-use qnn::experiment::{Provenance, check_instruction_set};
+use qnn::experiment::{MAX_THREADS, Provenance, check_instruction_set, say};
 use qnn::kernels::Kernels;
 use qnn::layers::{Ctx, StateDict, load_state_dict, model_bits, state_dict};
 use qnn::prelude::*;
-use qnn::quant::RangeMethod;
-use qnn::train::{Checkpoint, load_metadata, load_model, quantize_trained};
+use qnn::quant::registry::{self, Parameters};
+use qnn::quant::{Granularity, RangeMethod};
+use qnn::train::{Checkpoint, load_metadata, load_weights, quantize_trained};
 
 /// What `--help` ends with.
 const VARIANTS: &str = "\
@@ -43,7 +44,12 @@ Variants of the experiments that are no preset take flags:
   hard-K, tanh-S-K          --network mlp3 or bnn-cnn, --preset even-K
   svhn-hard-K, ...          --network bnn-cnn --width 64 --preset even-K
   deterministic, stochastic*  --network mlp3 --preset bnn --output-norm
-The hard tanh networks in full precision (fp of mlp_bits and cnn_bits) have no flags here.";
+  no-hysteresis             --network resnet --preset w1a8 --quantizer scaled-sign
+  hysteresis-0.05           --network resnet --preset w1a8 --quantizer hysteresis-sign --threshold 0.05
+  w1                        --network resnet --preset bc --quantizer hysteresis-sign
+  any with --quantizer      --preset of the variant, and the same --quantizer with its parameters
+The hard tanh networks in full precision (fp of mlp_bits and cnn_bits) and TinyModel (tiny and tiny-fp
+of mlp_bits) have no flags here.";
 
 /// Freezes a trained network into a packed model, verifies it on the test set, and saves it
 #[derive(Parser)]
@@ -91,6 +97,9 @@ struct Args {
     #[arg(long, value_name = "true|false", action = ArgAction::Set)]
     last_fp: Option<bool>,
 
+    #[command(flatten)]
+    kernels: KernelFlags,
+
     /// Where the data are: auto, embedded, or a folder
     #[arg(long, value_name = "auto|embedded|PATH", default_value = "auto")]
     data: Source,
@@ -109,7 +118,7 @@ struct Args {
     batch: usize,
 
     /// Threads; the results do not depend on it
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one())]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_THREADS as u64))]
     threads: usize,
 
     /// Quantize the trained network to this preset, without training
@@ -127,6 +136,47 @@ struct Args {
     /// Where to write the packed model
     #[arg(long, value_name = "FILE", default_value = "model.qnn")]
     out: PathBuf,
+}
+
+/// The map of kernels, as an experiment's flags of the same names put it in place of the preset's.
+#[derive(clap::Args)]
+struct KernelFlags {
+    /// Kernels were quantized with this map instead of the preset's
+    #[arg(long, value_name = "NAME")]
+    quantizer: Option<String>,
+
+    /// Bits of --quantizer
+    #[arg(long, value_name = "K", requires = "quantizer")]
+    bits: Option<u32>,
+
+    /// Scale of --quantizer
+    #[arg(long, value_name = "S", requires = "quantizer")]
+    scale: Option<f32>,
+
+    /// Over which elements --quantizer takes its statistics
+    #[arg(long, value_name = "tensor|last|N", requires = "quantizer")]
+    axis: Option<Granularity>,
+
+    /// Threshold of --quantizer
+    #[arg(long, value_name = "T", requires = "quantizer")]
+    threshold: Option<f64>,
+
+    /// Levels -1, 0, 1 of --quantizer ternary
+    #[arg(long, requires = "quantizer")]
+    unscaled: bool,
+
+    /// The range of --quantizer
+    #[arg(long, value_name = "C", requires = "quantizer")]
+    clip: Option<f32>,
+}
+
+impl KernelFlags {
+    /// The map, if there is one. Which gradient it was trained with makes no difference to a trained network.
+    fn pair(&self) -> Result<Option<Pair>, qnn::quant::Error> {
+        let Self { bits, scale, axis, threshold, unscaled, clip, .. } = *self;
+        let parameters = Parameters { bits, scale, axis, threshold, unscaled, clip, ..Parameters::default() };
+        self.quantizer.as_deref().map(|name| registry::pair(name, None, &parameters)).transpose()
+    }
 }
 
 fn at_least_one() -> RangedU64ValueParser<usize> {
@@ -222,7 +272,7 @@ struct Trained<'a> {
 /// Whether the packed model is exactly the trained one.
 fn run(args: &Args) -> Result<bool, AnyError> {
     check_instruction_set()?;
-    check_writable(&args.out)?;
+    check_place(&args.out, args.model.as_deref())?;
     let trained = args.model.as_deref().map(Trained::read).transpose()?;
     let preset = preset(args, trained.as_ref())?;
     let mut design = design(args, preset)?;
@@ -230,10 +280,13 @@ fn run(args: &Args) -> Result<bool, AnyError> {
     scheme.first_full_precision = args.first_fp.or(scheme.first_full_precision);
     scheme.last_full_precision = args.last_fp.or(scheme.last_full_precision);
     scheme.projections_full_precision |= args.fp_projections;
+    if let Some(kernel) = args.kernels.pair()? {
+        scheme.kernel = Some(kernel);
+    }
     let mut model = design.build(&mut Init::new(0))?;
     match &trained {
         Some(trained) => trained.load_into(model.as_mut(), args, preset)?,
-        None => println!("no --model: the weights are random"),
+        None => say("no --model: the weights are random"),
     }
     let dataset = dataset(args, trained.as_ref(), design.input())?;
     let normalize = normalize(trained.as_ref(), &dataset);
@@ -246,19 +299,28 @@ fn run(args: &Args) -> Result<bool, AnyError> {
     let classes = classes.map_or_else(|| dataset.test.class_names().to_vec(), Vec::clone);
     let program =
         freeze(model.as_ref(), design.input())?.with_normalization(&normalize)?.with_classes(classes)?;
-    println!("{program}");
-    println!("kernels: {}; threads: {}", Kernels::current().isa(), args.threads);
+    say(&program);
+    say(format_args!("kernels: {}; threads: {}", Kernels::current().isa(), args.threads));
     let program = stored(&program)?;
     let (exact, correct) = check(args, model.as_ref(), &program, &dataset, &normalize)?;
+    if exact {
+        program.save(&args.out)?;
+    }
     report_accuracy(args, trained.as_ref(), &dataset, correct);
     times(args, model.as_ref(), &program, &dataset, &normalize)?;
     if !exact {
-        println!("\nnothing is written to {}: the packed model is not the trained one", args.out.display());
+        say(format_args!(
+            "\nnothing is written to {}: the packed model is not the trained one",
+            args.out.display()
+        ));
         return Ok(false);
     }
-    program.save(&args.out)?;
     let (size, bits) = (std::fs::metadata(&args.out)?.len(), model_bits(model.as_ref()));
-    println!("\n{}: {size} bytes; parameters at their bits {}", args.out.display(), bits.div_ceil(8));
+    say(format_args!(
+        "\n{}: {size} bytes; parameters at their bits {}",
+        args.out.display(),
+        bits.div_ceil(8)
+    ));
     Ok(true)
 }
 
@@ -270,14 +332,25 @@ fn stored(program: &Program) -> Result<Program, AnyError> {
     Ok(Program::load(&file)?)
 }
 
-/// Refuses a place that the packed model could not be written to, before all the work.
-fn check_writable(out: &Path) -> Result<(), String> {
+/// Refuses a place that the packed model could not or must not be written to, before all the work.
+fn check_place(out: &Path, model: Option<&Path>) -> Result<(), String> {
     let folder = match out.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
     if out.is_dir() {
         return Err(format!("--out: {} is a folder, a file is needed", out.display()));
+    }
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    if real(out).is_some_and(|out| model.and_then(real) == Some(out)) {
+        return Err(format!("--out and --model are one file, {}: its weights would be lost", out.display()));
+    }
+    if out.is_file()
+        && let Err(error) = Program::load(out)
+    {
+        return Err(format!(
+            "--out: the file that is there would be lost, and it is no packed model: {error}"
+        ));
     }
     tempfile::tempfile_in(folder)
         .map(drop)
@@ -287,19 +360,12 @@ fn check_writable(out: &Path) -> Result<(), String> {
 impl<'a> Trained<'a> {
     /// From a model file or a checkpoint.
     fn read(file: &'a Path) -> Result<Self, AnyError> {
-        let no_checkpoint = match Checkpoint::load(file) {
-            Ok(mut checkpoint) => {
-                let network = checkpoint.run.remove("experiment");
-                let provenance = Provenance { network, ..Provenance::default() };
-                return Ok(Self { file, weights: checkpoint.model, provenance });
-            }
-            Err(error) => error,
-        };
-        let weights = load_model(file)?;
-        // Tensors are named so in checkpoints alone: why it is none is worth more than which names do not fit.
-        if weights.keys().all(|name| name.starts_with("model.") || name.starts_with("optimizer.")) {
-            return Err(no_checkpoint.into());
+        if let Ok(mut checkpoint) = Checkpoint::load(file) {
+            let network = checkpoint.run.remove("experiment");
+            let provenance = Provenance { network, ..Provenance::default() };
+            return Ok(Self { file, weights: checkpoint.model, provenance });
         }
+        let weights = load_weights(file)?;
         // Files from elsewhere have no metadata.
         let metadata = load_metadata(file).unwrap_or_default();
         Ok(Self { file, weights, provenance: Provenance::read(&metadata)? })
@@ -325,7 +391,7 @@ impl<'a> Trained<'a> {
         load_state_dict(model, &self.weights)
             .map_err(|error| format!("{file}{name} does not fit --network {}: {error}", args.network))?;
         if let Some(name) = self.name() {
-            println!("{file}: {name}");
+            say(format_args!("{file}: {name}"));
         }
         if let Some(trained) = self.preset().filter(|&trained| trained != preset) {
             eprintln!("warning: {file} was trained as --preset {trained}, not as {preset}");
@@ -343,8 +409,8 @@ fn preset<'a>(args: &'a Args, trained: Option<&'a Trained<'_>>) -> Result<&'a st
             let file = trained.file.display();
             match trained.name() {
                 Some(name) => format!(
-                    "{file} holds {name}, and does not name a preset for it: give --preset and the flags that make this \
-                     network, see --help"
+                    "{file} holds {name}, and does not name a preset for it: give --preset, and the flags that make this \
+                     network of it, see --help"
                 ),
                 None => format!("{file} does not say how its network is quantized: give --preset"),
             }
@@ -357,9 +423,9 @@ fn normalize(trained: Option<&Trained<'_>>, dataset: &Dataset) -> Normalize {
     trained.and_then(|trained| trained.provenance.normalize.clone()).unwrap_or_else(|| {
         if let Some(trained) = trained {
             let (file, images, name) = (trained.file.display(), dataset.train.len(), &dataset.name);
-            println!(
+            say(format_args!(
                 "{file} does not say how images were normalised: measured on {images} training images of {name}"
-            );
+            ));
         }
         Normalize::fit(&dataset.train)
     })
@@ -370,12 +436,12 @@ fn report_accuracy(args: &Args, trained: Option<&Trained<'_>>, dataset: &Dataset
     let images = dataset.test.len();
     let deployed = 100.0 * correct as f64 / images as f64;
     let Some((trained, reported)) = trained.and_then(|it| Some((it, it.provenance.test_accuracy?))) else {
-        println!("test accuracy {deployed:.2} %");
+        say(format_args!("test accuracy {deployed:.2} %"));
         return;
     };
     let Provenance { dataset: trained_on, test_images, .. } = &trained.provenance;
     let on = trained_on.as_ref().map_or(String::new(), |name| format!(" on {name}"));
-    println!("test accuracy {deployed:.2} %; the training reported {:.2} %{on}", 100.0 * reported);
+    say(format_args!("test accuracy {deployed:.2} %; the training reported {:.2} %{on}", 100.0 * reported));
     let is_same_test = trained_on.as_ref() == Some(&dataset.name) && *test_images == Some(images);
     // A network is evaluated to the same bits here and there: one image more or less is a difference.
     let is_same = (reported * images as f64).round() == correct as f64;
@@ -412,10 +478,10 @@ fn quantized(
     let accuracy =
         |model: &dyn Layer| evaluate(model, &test, &Loss::default()).map(|found| 100.0 * found.accuracy);
     let [before, after] = [accuracy(trained)?, accuracy(model.as_ref())?];
-    println!(
+    say(format_args!(
         "{ranges} ranges from {} training images: test accuracy {before:.2} % before, {after:.2} % after",
         args.calibrate.clamp(1, dataset.train.len())
-    );
+    ));
     Ok(model)
 }
 
@@ -470,7 +536,7 @@ fn dataset(args: &Args, trained: Option<&Trained<'_>>, shape: [usize; 3]) -> Res
         }
         _ => {}
     }
-    loaded.notice.iter().for_each(|notice| println!("{notice}"));
+    loaded.notice.iter().for_each(say);
     let dataset = match args.limit {
         Some(limit) => loaded.dataset.take(limit),
         None => loaded.dataset,
@@ -493,7 +559,7 @@ fn check(
     let predictions = logits.chunks_exact(program.outputs()).map(largest);
     let correct =
         predictions.zip(dataset.test.labels()).filter(|&(found, &label)| found == usize::from(label));
-    println!("{report}");
+    say(&report);
     Ok((report.is_exact(), correct.count()))
 }
 
@@ -513,7 +579,7 @@ fn times(
     let image: usize = program.input_shape().iter().product();
     let [h, w, c] = program.input_shape();
     let tables = normalize.tables(c)?;
-    println!("\nimages  graph ms  packed ms  speed-up  images/s  packed ms from bytes");
+    say("\nimages  graph ms  packed ms  speed-up  images/s  packed ms from bytes");
     for count in [1, args.batch.min(dataset.test.len())] {
         let bytes = &dataset.test.as_bytes()[..count * image];
         let number = |(i, &byte): (usize, &u8)| tables[i % tables.len()][usize::from(byte)];
@@ -528,21 +594,21 @@ fn times(
         })?;
         let packed = fastest(20, || session.run_into(numbers.as_slice(), &mut logits))?;
         let from_bytes = fastest(20, || session.run_into(bytes, &mut logits))?;
-        println!(
+        say(format_args!(
             "{count:>6}  {:>8.3}  {:>9.3}  {:>7.1}x  {:>8.0}  {:>20.3}",
             1e3 * graph.as_secs_f64(),
             1e3 * packed.as_secs_f64(),
             graph.as_secs_f64() / packed.as_secs_f64(),
             count as f64 / packed.as_secs_f64(),
             1e3 * from_bytes.as_secs_f64()
-        );
+        ));
     }
     let one = &dataset.test.as_bytes()[..image];
     let runs = (0..20).map(|_| session.profile(one)).collect::<Result<Vec<_>, _>>()?;
-    println!("\nµs for one image, stage by stage");
+    say("\nµs for one image, stage by stage");
     for (i, stage) in program.stages().iter().enumerate() {
         let best = runs.iter().map(|times| times[i]).min().unwrap_or_default();
-        println!("{:>9.1}  {}", 1e6 * best.as_secs_f64(), stage.title());
+        say(format_args!("{:>9.1}  {}", 1e6 * best.as_secs_f64(), stage.title()));
     }
     Ok(())
 }

@@ -11,8 +11,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::builder::RangedU64ValueParser;
+use image::ImageReader;
 use qnn::deploy::{Program, Session};
-use qnn::experiment::check_instruction_set;
+use qnn::experiment::{check_instruction_set, say};
 use qnn::prelude::*;
 
 /// Classifies image files, or test images of a data set, with a packed model
@@ -31,12 +32,12 @@ struct Args {
     #[arg(long, value_name = "NAME", conflicts_with = "images")]
     dataset: Option<DatasetName>,
 
-    /// Where the data are: auto, embedded, or a folder
-    #[arg(long, value_name = "auto|embedded|PATH", default_value = "auto", requires = "dataset")]
+    /// Where the data of --dataset are: auto, embedded, or a folder
+    #[arg(long, value_name = "auto|embedded|PATH", default_value = "auto", conflicts_with = "images")]
     data: Source,
 
-    /// How many test images to classify
-    #[arg(long, value_name = "N", default_value_t = 10, requires = "dataset", value_parser = at_least_one())]
+    /// How many test images of --dataset to classify
+    #[arg(long, value_name = "N", default_value_t = 10, conflicts_with = "images", value_parser = at_least_one())]
     count: usize,
 
     /// PNG, PPM or PGM files, of any size
@@ -50,7 +51,8 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -58,7 +60,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+/// Whether all images could be classified.
+fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     check_instruction_set()?;
     let program = Program::load(&args.model)?;
     let mut session = Session::new(&program)?;
@@ -69,11 +72,20 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             print(args, &program, &format!("test image {i} ({label})"), &session.run(test.pixels(i))?);
         }
     }
+    let mut all = true;
     for path in &args.images {
-        let image = read(path, program.input_shape())?;
-        print(args, &program, &path.display().to_string(), &session.run(image.pixels(0))?);
+        match read(path, program.input_shape()) {
+            Ok(image) => {
+                print(args, &program, &path.display().to_string(), &session.run(image.pixels(0))?);
+            }
+            // One bad file of many must not hide what the others show.
+            Err(error) => {
+                eprintln!("error: {}: {error}", path.display());
+                all = false;
+            }
+        }
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Test images at the shape that the model takes, with a warning if it tells other things apart.
@@ -89,9 +101,15 @@ fn test_images(args: &Args, name: DatasetName, program: &Program) -> Result<Imag
     Ok(test.take(args.count).fit_to(program.input_shape())?)
 }
 
-/// An image file at the shape that the model takes.
+/// An image file, of a format that its contents tell, at the shape that the model takes.
 fn read(path: &Path, shape: [usize; 3]) -> Result<Images, Box<dyn Error>> {
-    let image = image::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let image = ImageReader::open(path)?.with_guessed_format()?.decode()?;
+    if image.color().has_alpha() && image.to_rgba8().pixels().any(|pixel| pixel[3] < u8::MAX) {
+        return Err(
+            "it has transparent pixels: put it on a background of the kind that the model was trained on"
+                .into(),
+        );
+    }
     let (width, height) = (image.width() as usize, image.height() as usize);
     let (channels, pixels) = match shape[2] {
         1 => (1, image.into_luma8().into_raw()),
@@ -114,5 +132,5 @@ fn print(args: &Args, program: &Program, title: &str, logits: &[f32]) {
         .iter()
         .take(args.top)
         .map(|&class| format!("{} {:.1} %", name(class), 100.0 * weights[class] / sum));
-    println!("{title}: {}", best.collect::<Vec<_>>().join(", "));
+    say(format_args!("{title}: {}", best.collect::<Vec<_>>().join(", ")));
 }

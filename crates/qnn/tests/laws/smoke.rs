@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use qnn::prelude::*;
 use qnn::train::{Checkpoint, load_model, save_model};
@@ -136,7 +137,18 @@ fn a_trained_network_is_packed_verified_and_predicts() {
     assert!(from_file.out.starts_with("first.pgm: "), "{}", from_file.out);
     assert_eq!(classes(&from_file.out), classes(predicted.out.lines().next().unwrap()));
     fs::write(folder.path().join("cut.pgm"), b"P5 28 28 255\nshort").unwrap();
-    predict("cut.pgm").assert_named(1, "cut.pgm");
+    predict("cut.pgm").assert_refused(1, "cut.pgm");
+    // One bad file does not hide the others, and contents tell a format, not names.
+    fs::copy(folder.path().join("first.pgm"), folder.path().join("first.png")).unwrap();
+    let both = predict("--top 3 cut.pgm first.png");
+    assert_eq!(classes(&both.out), classes(&from_file.out), "{both:?}");
+    assert!(both.code == Some(1) && both.err.contains("cut.pgm"), "{both:?}");
+    let mut see_through = image::RgbaImage::from_pixel(28, 28, image::Rgba([9, 9, 9, 255]));
+    see_through.save(folder.path().join("opaque.png")).unwrap();
+    assert_eq!(predict("opaque.png").code, Some(0));
+    see_through.put_pixel(3, 4, image::Rgba([9, 9, 9, 254]));
+    see_through.save(folder.path().join("see-through.png")).unwrap();
+    predict("see-through.png").assert_refused(1, "see-through.png: it has transparent pixels");
     // The normalisation is the training's, whatever images there are.
     let whole = fs::read(&packed).unwrap();
     deploy("--limit 32");
@@ -144,6 +156,14 @@ fn a_trained_network_is_packed_verified_and_predicts() {
         fs::read(&packed).unwrap() == whole,
         "the packed model depends on the images it is verified with"
     );
+    // Nobody who reads the report to its end: the model is written all the same.
+    fs::remove_file(&packed).unwrap();
+    let mut deploy = command("deploy");
+    deploy.current_dir(folder.path()).arg("--model").arg(&model).arg("--out").arg(&packed);
+    let mut unread = deploy.arg("--limit").arg("8").stdout(Stdio::piped()).spawn().unwrap();
+    drop(unread.stdout.take());
+    assert_eq!(unread.wait().unwrap().code(), Some(0));
+    assert!(fs::read(&packed).unwrap() == whole);
     // Fashion has other classes, and is not at hand.
     let fashion = predict("--dataset fashion-mnist --count 1");
     assert!(fashion.code == Some(0) && fashion.err.contains("in place of fashion-mnist"), "{fashion:?}");
@@ -183,6 +203,68 @@ fn what_deploys_another_network_than_the_trained_one_is_told() {
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(out.join("damaged.safetensors"), bytes).unwrap();
     deploy("damaged.safetensors", "--preset bc --fp-projections").assert_refused(1, "digest");
+}
+
+#[test]
+fn what_would_overwrite_the_trained_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    let net = MlpConfig { scheme: Scheme::preset("bc").unwrap(), ..MlpConfig::mlp3(8) };
+    let model = Mlp::new(&net, &mut Init::new(3)).unwrap();
+    save_model(&file, &model, &[("preset".to_owned(), "bc".to_owned())].into()).unwrap();
+    fs::copy(&file, folder.path().join("other.safetensors")).unwrap();
+    let whole = fs::read(&file).unwrap();
+    for (out, word) in [
+        ("model.safetensors", "--out and --model are one file"),
+        ("./model.safetensors", "its weights would be lost"),
+        ("other.safetensors", "it is no packed model"),
+    ] {
+        let mut deploy = command("deploy");
+        deploy.current_dir(folder.path()).args("--network mlp3 --width 8 --limit 10".split(' '));
+        deploy.args("--data embedded --model model.safetensors --out".split(' ')).arg(out);
+        said(&mut deploy).assert_refused(1, word);
+        assert!(fs::read(&file).unwrap() == whole);
+        assert!(fs::read(folder.path().join("other.safetensors")).unwrap() == whole);
+    }
+}
+
+#[test]
+fn networks_of_any_quantizer_are_deployed_by_its_flags() {
+    for (train, network, deploy) in [
+        (
+            "lenet5_mnist --variant bc --quantizer uniform --bits 4",
+            "lenet5",
+            "--preset bc --quantizer uniform --bits 4",
+        ),
+        (
+            "lenet5_mnist --variant bc --quantizer lsq --bits 3",
+            "lenet5",
+            "--preset bc --quantizer lsq --bits 3",
+        ),
+        (
+            "resnet_w1a8 --depth 8 --variant no-hysteresis",
+            "resnet",
+            "--depth 8 --preset w1a8 --quantizer scaled-sign",
+        ),
+        (
+            "resnet_w1a8 --depth 8 --variant hysteresis-0.05",
+            "resnet",
+            "--depth 8 --preset w1a8 --quantizer hysteresis-sign --threshold 0.05",
+        ),
+        ("resnet_w1a8 --depth 8 --variant w1", "resnet", "--depth 8 --preset bc --quantizer hysteresis-sign"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("run");
+        let (example, flags) = train.split_once(' ').unwrap();
+        let data = "--data embedded --limit 20 --epochs 1 --batch 10 --quiet";
+        run_well(example, &format!("{flags} {data}"), &out);
+        let mut command = command("deploy");
+        command.current_dir(folder.path()).arg("--model").arg(out.join("model.safetensors"));
+        command.args(["--network", network, "--limit", "20"]).args(deploy.split(' '));
+        let said = said(&mut command);
+        assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
+        assert!(said.out.contains("no bit differs"), "{said:?}");
+    }
 }
 
 #[test]
@@ -240,6 +322,11 @@ fn flags_without_a_meaning_and_impossible_outputs_are_refused_by_the_tools() {
         ("deploy", "--range min-max", 2, "--post-training"),
         ("deploy", "--limit 0", 2, "--limit"),
         ("deploy", "--threads 0", 2, "--threads"),
+        ("deploy", "--threads 1025", 2, "--threads"),
+        ("deploy", "--bits 4", 2, "--quantizer"),
+        ("deploy", "--quantizer uniform", 1, "--bits"),
+        ("predict", "--data embedded x.png", 2, "--data"),
+        ("predict", "--count 3 x.png", 2, "--count"),
         ("deploy", "--batch 0", 2, "--batch"),
         ("deploy", "--out nowhere/model.qnn", 1, "nowhere"),
         ("deploy", "--out .", 1, "is a folder"),
