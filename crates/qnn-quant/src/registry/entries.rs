@@ -54,7 +54,7 @@ pub(super) const QUANTIZERS: &[Entry<dyn Quantizer>] = &[
     entry(
         "trained-ternary",
         &["wp", "wn", "threshold"],
-        "wp if x > D, -wn if x < -D, else 0; D = threshold * max|x| (0.05); wp, wn trained, at the start 1",
+        "wp if x > D, -wn if x < -D, else 0; D = threshold * max|x| (0.05); wp, wn (1) trained",
         |p| {
             let map = TrainedTernary::new(p.wp.unwrap_or(1.0), p.wn.unwrap_or(1.0))?;
             Ok(Arc::new(p.threshold.map_or(Ok(map), |threshold| map.with_threshold(threshold))?))
@@ -122,7 +122,7 @@ pub(super) const QUANTIZERS: &[Entry<dyn Quantizer>] = &[
     entry(
         "affine",
         &["bits", "axis", "low", "high", "symmetric", "unsigned"],
-        "S * clip(round(x / S), first - Z, last - Z), S = (high - low) / (2^bits - 1), Z = round(first - low / S); symmetric: Z = 0, S = max / (2^(bits-1) - 1); 8 bits, the tensor's own range",
+        "S * clip(round(x / S), first - Z, last - Z), S = (high - low) / (2^bits - 1) with low <= 0 <= high, Z = round(first - low / S); symmetric: Z = 0, S = max / (2^(bits-1) - 1); 8 bits, the tensor's own range",
         |p| Ok(Arc::new(affine(p)?)),
     ),
     entry("ap2", &[], "sign(x) * 2^round(log2|x|), 0 if x = 0", |_| Ok(Arc::new(Ap2))),
@@ -147,7 +147,7 @@ pub(super) const QUANTIZERS: &[Entry<dyn Quantizer>] = &[
     entry(
         "lsq",
         &["bits", "scale", "unsigned"],
-        "s * round(clip(x / s, -Qn, Qp)), s = scale, trained, at the start 1; Qn = 2^(bits-1), Qp = Qn - 1; unsigned: 0, 2^bits - 1",
+        "s * round(clip(x / s, -Qn, Qp)), s = scale (1), trained; Qn = 2^(bits-1), Qp = Qn - 1; unsigned: 0, 2^bits - 1",
         |p| {
             let (bits, step) = (p.bits("lsq")?, p.scale.unwrap_or(1.0));
             let map = if p.unsigned { Lsq::for_activations } else { Lsq::for_weights };

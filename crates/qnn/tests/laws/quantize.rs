@@ -126,6 +126,92 @@ fn numbers_worked_out_by_hand_come_back() {
     assert_eq!(read::<f32>(folder.path(), "dx.npy"), arr2(&[[1.0, 2.0], [-4.0, 0.0]]).into_dyn());
 }
 
+#[test]
+fn nothing_is_written_over_what_is_still_needed_or_before_all_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    write_npy(path("x.npy"), &arr1(&[-0.5_f32, 2.0])).unwrap();
+    write_npy(path("dy.npy"), &arr1(&[1.0_f32, 2.0])).unwrap();
+    write_npy(path("nan.npy"), &arr1(&[1.0_f32, f32::NAN])).unwrap();
+    let files = || ["x.npy", "dy.npy", "nan.npy"].map(|name| fs::read(path(name)).unwrap());
+    let before = files();
+    for (flags, word) in [
+        ("--input x.npy --values x.npy", "--input and --values are one file"),
+        ("--input x.npy --upstream dy.npy --values ./dy.npy --gradient dx.npy", "--upstream and --values"),
+        ("--input x.npy --values y.npy --codes y.npy", "--values and --codes"),
+        ("--input nan.npy --values y.npy --codes c.npy", "element 1 is NaN"),
+        ("--input x.npy --values y.npy --zero-points z.npy", "--zero-points"),
+        ("--input x.npy --values y.npy --upstream missing.npy --gradient dx.npy", "missing.npy"),
+    ] {
+        quantize(folder.path(), &format!("--quantizer sign {flags}")).assert_refused(1, word);
+        assert!(files() == before, "{flags}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "{flags}");
+    }
+}
+
+#[test]
+fn codes_are_the_state_that_comes_next() {
+    let folder = tempfile::tempdir().unwrap();
+    write_npy(folder.path().join("x.npy"), &arr1(&[-0.05_f32, 0.05, 0.5])).unwrap();
+    write_npy(folder.path().join("past.npy"), &arr1(&[1.0_f32, -1.0, -1.0])).unwrap();
+    let flags = "--quantizer hysteresis-sign --input x.npy --codes c.npy";
+    assert_eq!(quantize(folder.path(), &format!("{flags} --previous past.npy")).code, Some(0));
+    assert_eq!(read::<i32>(folder.path(), "c.npy"), arr1(&[1, -1, 1]).into_dyn());
+    fs::rename(folder.path().join("c.npy"), folder.path().join("past.npy")).unwrap();
+    assert_eq!(quantize(folder.path(), &format!("{flags} --previous past.npy")).code, Some(0));
+    assert_eq!(read::<i32>(folder.path(), "c.npy"), arr1(&[1, -1, 1]).into_dyn());
+}
+
+/// A file with this header, in a version of the format and without the padding that NumPy puts behind it.
+fn npy(version: u8, header: &str, data: &[u8]) -> Vec<u8> {
+    let len = header.len().to_le_bytes();
+    let len = if version == 1 { &len[..2] } else { &len[..4] };
+    [b"\x93NUMPY", &[version, 0][..], len, header.as_bytes(), data].concat()
+}
+
+#[test]
+fn files_of_other_programs_are_read_or_refused_with_advice() {
+    let folder = tempfile::tempdir().unwrap();
+    let header = |descriptor: &str, fortran: &str, shape: &str| {
+        format!("{{'descr': '{descriptor}', 'fortran_order': {fortran}, 'shape': {shape}}}\n")
+    };
+    let numbers: Vec<u8> =
+        [1.0_f32, -2.0, 3.0, -4.0, 5.0, 6.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let run = |bytes: &[u8]| {
+        fs::write(folder.path().join("x.npy"), bytes).unwrap();
+        quantize(folder.path(), "--quantizer identity --input x.npy --values y.npy")
+    };
+    // Elements at any address, and in any order of axes.
+    for padding in 0..4 {
+        let header = |fortran| header("<f4", fortran, "(2, 3)").replace('\n', &format!("{:padding$}\n", ""));
+        for version in 1..=3 {
+            assert_eq!(run(&npy(version, &header("False"), &numbers)).code, Some(0));
+            let expected = arr2(&[[1.0, -2.0, 3.0], [-4.0, 5.0, 6.0]]).into_dyn();
+            assert_eq!(read::<f32>(folder.path(), "y.npy"), expected);
+            assert_eq!(run(&npy(version, &header("True"), &numbers)).code, Some(0));
+            let expected = arr2(&[[1.0, 3.0, 5.0], [-2.0, -4.0, 6.0]]).into_dyn();
+            assert_eq!(read::<f32>(folder.path(), "y.npy"), expected);
+        }
+    }
+    let plain = header("<f4", "False", "(2, 3)");
+    let vast = header("<f4", "False", "(0, 4294967296, 4294967296)");
+    for (bytes, word) in [
+        (npy(1, &header(">f4", "False", "(2, 3)"), &numbers), "byte order: save it with x.astype"),
+        (npy(9, &plain, &numbers), "version 9"),
+        (npy(1, &vast, &[]), "no machine has room"),
+        (npy(1, &header("<f4", "False", "(0, 99999999999999999999)"), &[]), "no machine has room"),
+        (npy(1, &plain, &numbers)[..20].to_vec(), "ends within its header"),
+        (npy(2, &plain, &numbers)[..11].to_vec(), "ends within its header"),
+        (b"1.0 2.0 3.0\n".to_vec(), "no .npy file"),
+        (Vec::new(), "no .npy file"),
+        (b"PK\x03\x04 and more".to_vec(), "numpy.save"),
+    ] {
+        run(&bytes).assert_refused(1, word);
+    }
+    assert_eq!(run(&npy(1, &header("<f4", "False", "(0, 4)"), &[])).code, Some(0));
+    assert_eq!(run(&npy(1, &header("<f4", "False", "()"), &numbers[..4])).code, Some(0));
+}
+
 /// Flags after the input, and what the message must name.
 const REFUSED: [(&str, &str); 15] = [
     ("x.npy --quantizer dorefa-weights --bits 0", "1 to 8 bits, got 0"),

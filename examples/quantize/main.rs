@@ -8,18 +8,21 @@
 //! ```
 //!
 //! Files are NumPy's `.npy`, float32 of any shape; codes and zero points are int32. A parameter that neither the quantizer nor
-//! the estimator has a use for is an error.
+//! the estimator has a use for is an error. Nothing is written unless all that was asked for could be computed.
+
+mod npy;
 
 use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Parser};
-use ndarray_npy::{ViewNpyError, ViewNpyExt, WritableElement, WriteNpyExt};
+use qnn::experiment::{check_instruction_set, say};
 use qnn::quant::ndarray::{Array1, Array2, ArrayD, ArrayViewD, Ix2};
 use qnn::quant::registry::{self, Listing, Parameters};
 use qnn::quant::{Dependence, Granularity, Grid, Moment, Pair, Quantizer};
+
+use npy::Files;
 
 /// Quantize a tensor, and take the pseudo-gradient.
 #[derive(Debug, Parser)]
@@ -41,11 +44,11 @@ struct Options {
     /// dy: the gradient with respect to the values, of x's shape
     #[arg(long, requires = "backward")]
     upstream: Option<PathBuf>,
-    /// The codes before, of x's shape: the state of `hysteresis-sign`
+    /// The codes before, int32 or float32, of x's shape: the state of `hysteresis-sign`
     #[arg(long)]
     previous: Option<PathBuf>,
-    /// Take trained parameters (of `pact`, `lsq`, `trained-ternary`) from the tensor, as at the start of training; the default
-    /// where none of them is given
+    /// Take trained parameters (of `lsq` and `trained-ternary`) from the tensor, as at the start of training; the default
+    /// where none of them is given. `pact` starts with --clip in any case
     #[arg(long, conflicts_with_all = ["scale", "wp", "wn"])]
     initial: bool,
     #[command(flatten)]
@@ -115,10 +118,10 @@ struct ParameterFlags {
     /// Of whatever is random; has no effect where nothing is
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The lower end of the range of `affine`, in place of the tensor's own
+    /// The lower end of the range of `affine`, in place of the tensor's own; 0 if that is lower, since 0 is always a level
     #[arg(long)]
     low: Option<f32>,
-    /// The upper end of the range of `affine`
+    /// The upper end of the range of `affine`; 0 if that is higher
     #[arg(long)]
     high: Option<f32>,
     /// Zero point 0 in `affine`
@@ -190,34 +193,74 @@ fn list(out: &mut impl std::io::Write) -> Outcome {
 }
 
 fn run(options: &Options) -> Outcome {
-    qnn::experiment::check_instruction_set()?;
-    let x = read(options.input.as_deref().ok_or("--input is missing")?)?;
+    check_instruction_set()?;
+    check_places(options)?;
+    let x = npy::read(options.input.as_deref().ok_or("--input is missing")?)?;
+    let like_x = |flag: &str, path: &PathBuf, array: ArrayD<f32>| match array.shape() == x.shape() {
+        true => Ok(array),
+        false => {
+            let (found, expected, path) = (array.shape(), x.shape(), path.display());
+            Err(format!("{path} ({flag}) has shape {found:?}, expected {expected:?}, that of --input"))
+        }
+    };
+    let upstream = options.upstream.as_ref().map(|path| like_x("--upstream", path, npy::read(path)?));
+    let previous = options.previous.as_ref().map(|path| like_x("--previous", path, npy::read_codes(path)?));
+    let (upstream, previous) = (upstream.transpose()?, previous.transpose()?);
     let pair = pair(options, x.view())?;
     let grid = pair.map.fit(x.view())?;
-    let (codes, values) = forward(options, &pair, &grid, x.view())?;
+    let (codes, values) = forward(previous, &pair, &grid, x.view())?;
     let outputs = &options.outputs;
-    write(&outputs.values, &values)?;
+    let mut files = Files::default();
+    files.add(outputs.values.as_ref(), &values)?;
     if outputs.codes.is_some() {
-        write(&outputs.codes, &codes?)?;
+        files.add(outputs.codes.as_ref(), &codes?)?;
     }
-    write(&outputs.scales, &Array1::from_vec(scales(&pair, &grid)))?;
+    files.add(outputs.scales.as_ref(), &Array1::from_vec(scales(&pair, &grid)))?;
     if outputs.level_table.is_some() {
-        write(&outputs.level_table, &levels(&grid)?)?;
+        files.add(outputs.level_table.as_ref(), &levels(&grid)?)?;
     }
     if outputs.zero_points.is_some() && grid.zero_points().is_empty() {
         return Err(format!("`--zero-points` has no meaning for {}", pair.map.name()).into());
     }
-    write(&outputs.zero_points, &Array1::from_vec(grid.zero_points().to_vec()))?;
-    if let Some(upstream) = &options.upstream {
-        backward(outputs, &pair, &grid, x.view(), read(upstream)?.view())?;
+    files.add(outputs.zero_points.as_ref(), &Array1::from_vec(grid.zero_points().to_vec()))?;
+    if let Some(dy) = upstream {
+        backward(outputs, &pair, &grid, x.view(), dy.view(), &mut files)?;
     }
-    println!(
+    files.write()?;
+    say(format_args!(
         "{} with {}: {} bits, {} levels",
         pair.map.name(),
         pair.gradient.name(),
         grid.bits(),
         grid.count()
-    );
+    ));
+    Ok(())
+}
+
+/// Refuses to write two results, or a result and what it was made from, to one file.
+fn check_places(options: &Options) -> Outcome {
+    let Outputs { values, codes, scales, level_table, zero_points, gradient, parameter_gradients } =
+        &options.outputs;
+    let places = [
+        ("--input", &options.input),
+        ("--upstream", &options.upstream),
+        ("--previous", &options.previous),
+        ("--values", values),
+        ("--codes", codes),
+        ("--scales", scales),
+        ("--level-table", level_table),
+        ("--zero-points", zero_points),
+        ("--gradient", gradient),
+        ("--parameter-gradients", parameter_gradients),
+    ];
+    let inputs = 3;
+    let identities = places.map(|(_, path)| path.as_deref().and_then(npy::identity));
+    for (i, (flag, path)) in places.iter().enumerate().skip(inputs) {
+        let same = (0..i).find(|&other| identities[i].is_some() && identities[other] == identities[i]);
+        if let (Some(other), Some(path)) = (same, path) {
+            return Err(format!("{} and {flag} are one file, {}", places[other].0, path.display()).into());
+        }
+    }
     Ok(())
 }
 
@@ -277,20 +320,19 @@ type Codes = qnn::quant::Result<ArrayD<i32>>;
 
 /// The codes, an error where one is NaN, and the values.
 fn forward(
-    options: &Options,
+    previous: Option<ArrayD<f32>>,
     pair: &Pair,
     grid: &Grid,
     x: ArrayViewD<'_, f32>,
 ) -> Outcome<(Codes, ArrayD<f32>)> {
     let mut values = ArrayD::zeros(x.raw_dim());
-    let Some(previous) = &options.previous else {
+    let Some(previous) = previous else {
         pair.map.values_into(x.view(), grid, values.view_mut())?;
         return Ok((pair.map.codes(x, grid), values));
     };
     if pair.map.dependence() != Dependence::Memory {
         return Err(format!("`--previous` has no meaning for {}", pair.map.name()).into());
     }
-    let previous = read(previous)?;
     pair.map.codes_at_into(x, grid, &Moment::after(previous.view()), values.view_mut())?;
     let codes = match values.iter().position(|code| code.is_nan()) {
         Some(index) => Err(qnn::quant::Error::NotANumber { index }),
@@ -306,15 +348,16 @@ fn backward(
     grid: &Grid,
     x: ArrayViewD<'_, f32>,
     dy: ArrayViewD<'_, f32>,
+    files: &mut Files,
 ) -> Outcome {
     if outputs.gradient.is_some() {
-        write(&outputs.gradient, &pair.pullback(x.view(), grid, dy.view())?)?;
+        files.add(outputs.gradient.as_ref(), &pair.pullback(x.view(), grid, dy.view())?)?;
     }
     if outputs.parameter_gradients.is_some() {
         let missing = || format!("{} has no trained parameters: `--parameter-gradients`", pair.map.name());
         let gradients = pair.map.trained().ok_or_else(missing)?.parameter_gradients(x, dy)?;
         let gradients: Vec<f32> = gradients.into_iter().map(|gradient| gradient as f32).collect();
-        write(&outputs.parameter_gradients, &Array1::from_vec(gradients))?;
+        files.add(outputs.parameter_gradients.as_ref(), &Array1::from_vec(gradients))?;
     }
     Ok(())
 }
@@ -331,36 +374,4 @@ fn levels(grid: &Grid) -> Outcome<ArrayD<f32>> {
     let groups = grid.groups().count();
     let values: Vec<f32> = (0..groups).flat_map(|group| grid.values(group)).collect();
     Ok(Array2::from_shape_vec(Ix2(groups, grid.count()), values)?.into_dyn())
-}
-
-/// A view of the whole file: no allocation is sized by a number in its header.
-fn read(path: &Path) -> Outcome<ArrayD<f32>> {
-    let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let bytes = fs::read(path).map_err(|error| fail(&error))?;
-    let announced =
-        bytes.get(8..12).map_or(0, |length| u32::from_le_bytes([length[0], length[1], length[2], length[3]]));
-    if bytes.get(6).is_some_and(|&version| version > 1) && announced as usize > bytes.len() {
-        return Err(fail(&"the header is longer than the file").into());
-    }
-    let view = ArrayViewD::<f32>::view_npy(&bytes).map_err(|error| match error {
-        ViewNpyError::WrongDescriptor(found) => {
-            let found = found.to_string();
-            let found = found.trim_matches('\'');
-            let path = path.display();
-            format!("{path} holds {found}, expected float32: save it with x.astype(numpy.float32)")
-        }
-        error => fail(&error),
-    })?;
-    Ok(view.as_standard_layout().into_owned())
-}
-
-fn write<T, D>(path: &Option<PathBuf>, array: &qnn::quant::ndarray::Array<T, D>) -> Outcome
-where
-    T: WritableElement,
-    D: qnn::quant::ndarray::Dimension,
-{
-    let Some(path) = path else { return Ok(()) };
-    let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let file = fs::File::create(path).map_err(|error| fail(&error))?;
-    Ok(array.write_npy(std::io::BufWriter::new(file)).map_err(|error| fail(&error))?)
 }
