@@ -66,9 +66,10 @@ fn cifar10(root: &Path) -> Vec<Place> {
     ]
 }
 
-/// MNIST and Fashion-MNIST have the same file names: a folder named after one does not hold the other.
+/// MNIST and Fashion-MNIST have the same file names: a folder named after one does not hold the other, nor does a folder `raw` in it.
 fn names_another(name: DatasetName, root: &Path) -> bool {
-    let folder = root.file_name().map(|folder| folder.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let mut names = root.iter().rev().map(|name| name.to_string_lossy().to_lowercase());
+    let folder = names.find(|name| name != "raw").unwrap_or_default();
     match name {
         DatasetName::Mnist => folder.contains("fashion"),
         DatasetName::FashionMnist => folder == "mnist",

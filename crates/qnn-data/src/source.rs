@@ -202,8 +202,19 @@ mod tests {
         let loaded = |name| load_with(name, &Source::Auto, &roots).unwrap();
         assert_eq!(grey(&loaded(DatasetName::Mnist)), 2);
         assert_eq!(grey(&loaded(DatasetName::FashionMnist)), 1);
-        let wrong = Source::Path(one.path().join("fashion-mnist"));
-        assert!(matches!(load(DatasetName::Mnist, &wrong), Err(Error::NotFound { .. })));
+        write_mnist(&one.path().join("FashionMNIST/raw"), 3, 28);
+        write_mnist(&two.path().join("MNIST/raw"), 4, 28);
+        let raw = |root: &Path, folder: &str| Source::Path(root.join(folder).join("raw"));
+        let (fashion, digits) = (raw(one.path(), "FashionMNIST"), raw(two.path(), "MNIST"));
+        assert_eq!(grey(&load(DatasetName::FashionMnist, &fashion).unwrap()), 3);
+        assert_eq!(grey(&load(DatasetName::Mnist, &digits).unwrap()), 4);
+        for (name, wrong) in [
+            (DatasetName::Mnist, Source::Path(one.path().join("fashion-mnist"))),
+            (DatasetName::Mnist, fashion),
+            (DatasetName::FashionMnist, digits),
+        ] {
+            assert!(matches!(load(name, &wrong), Err(Error::NotFound { .. })), "{name} in {wrong:?}");
+        }
     }
 
     #[test]
