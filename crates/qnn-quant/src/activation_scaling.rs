@@ -45,6 +45,16 @@ impl ActivationScaling {
         let (n, height, width, channels) = images.dim();
         let rows = self.positions(0, height)?;
         let columns = self.positions(1, width)?;
+        let positions = rows.checked_mul(columns).and_then(|positions| positions.checked_mul(n.max(1)));
+        if positions.is_none_or(|positions| positions > isize::MAX.unsigned_abs() / size_of::<f32>()) {
+            let (value, expected) = (format!("{:?}", self.padding), "as many positions as an array can hold");
+            return Err(Error::Parameter {
+                owner: "activation scaling",
+                parameter: "padding",
+                value,
+                expected,
+            });
+        }
         if let Some((index, &value)) = images.iter().enumerate().find(|(_, value)| value.is_infinite()) {
             return Err(Error::Infinite { statistic: "the mean of |x|", index, value });
         }

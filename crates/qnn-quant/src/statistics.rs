@@ -182,7 +182,11 @@ pub fn mean_abs_above(x: ArrayViewD<'_, f32>, groups: Groups, thresholds: &[f32]
     assert_eq!(thresholds.len(), groups.count(), "there must be one threshold per group");
     let sums =
         fold(&x, groups, |group, chunk| above(chunk, thresholds[group]), |a, b| (a.0 + b.0, a.1 + b.1))?;
-    let means: Vec<f64> = sums.into_iter().map(|(sum, count)| sum / count.max(1) as f64).collect();
+    let mean = |((sum, count), threshold): ((f64, u64), &f32)| match threshold.is_nan() {
+        true => f64::NAN,
+        false => sum / count.max(1) as f64,
+    };
+    let means: Vec<f64> = sums.into_iter().zip(thresholds).map(mean).collect();
     finite("the mean of |x| above the threshold", &x, &means)?;
     Ok(means)
 }
@@ -225,8 +229,9 @@ pub(crate) fn mean_abs_above_while(
 /// Sum and number of the magnitudes above a threshold.
 #[inline(always)]
 fn above(chunk: &[f32], threshold: f32) -> (f64, u64) {
-    let sum = sum_of(chunk, |x| if x.abs() > threshold { f64::from(x.abs()) } else { 0.0 });
-    let count = chunk.iter().map(|x| u32::from(x.abs() > threshold)).sum::<u32>();
+    // What is not known to lie below counts, so that NaN reaches the sum.
+    let sum = sum_of(chunk, |x| if x.abs() <= threshold { 0.0 } else { f64::from(x.abs()) });
+    let count = chunk.iter().map(|x| if x.abs() <= threshold { 0 } else { 1 }).sum::<u32>();
     (sum, u64::from(count))
 }
 

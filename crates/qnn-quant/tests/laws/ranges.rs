@@ -266,6 +266,17 @@ fn infinite_activations_have_no_scale() {
 }
 
 #[test]
+fn more_positions_than_an_array_holds_are_refused() {
+    for padding in [[[usize::MAX / 2, 0], [0, 0]], [[1 << 40, 0], [1 << 40, 0]], [[usize::MAX, 1], [0, 0]]] {
+        let scaling = ActivationScaling { kernel: [1, 1], stride: [1, 1], padding };
+        for images in [ndarray::Array4::zeros((1, 1, 1, 1)), ndarray::Array4::zeros((0, 1, 1, 1))] {
+            let refused = scaling.scales(images.view());
+            assert!(matches!(refused, Err(Error::Parameter { parameter: "padding", .. })), "{refused:?}");
+        }
+    }
+}
+
+#[test]
 fn one_range_per_channel() {
     let x = array![[1.0, -100.0], [-1.0, 50.0]].into_dyn();
     let ranges = vec![Range::new(-1.0, 1.0).unwrap(), Range::new(-100.0, 50.0).unwrap()];

@@ -65,6 +65,19 @@ fn ten_million_elements_are_measured_as_in_f64() {
 }
 
 #[test]
+fn means_above_a_threshold_do_not_hide_nan() {
+    let mean = |x: &[f32], threshold: f32| {
+        let x = ndarray::aview1(x).into_dyn();
+        statistics::mean_abs_above(x, Groups::Tensor, &[threshold]).unwrap()[0]
+    };
+    assert_eq!(mean(&[1.0, -3.0, 0.25], 0.5), 2.0);
+    assert_eq!(mean(&[0.5, -0.25], 0.5), 0.0);
+    assert!(mean(&[f32::NAN, 1.0], 0.5).is_nan());
+    assert!(mean(&[1.0, 2.0], f32::NAN).is_nan());
+    assert!(mean(&[], f32::NAN).is_nan());
+}
+
+#[test]
 fn the_best_threshold_of_ten_million_elements_is_that_in_f64() {
     let mut magnitudes: Vec<f64> = TEN_MILLION.iter().map(|x| f64::from(x.abs())).collect();
     magnitudes.sort_unstable_by(|a, b| b.total_cmp(a));
