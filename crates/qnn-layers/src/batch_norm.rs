@@ -3,7 +3,7 @@ use qnn_tensor::ops::{
 };
 use qnn_tensor::{Tensor, Var};
 
-use crate::operands::check_positive;
+use crate::operands::{check_positive, check_size};
 use crate::residual::check_sum;
 use crate::{Buffer, Ctx, Error, Layer, Op, Param, Role, Signal, module};
 
@@ -51,7 +51,8 @@ impl BatchNorm {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] if there are no channels, epsilon is not positive or momentum is not in [0, 1].
+    /// [`Error::Setting`] if there are no channels, epsilon is not positive or momentum is not in [0, 1]; [`Error::Size`] for absurdly many
+    /// channels.
     pub fn new(config: &BatchNormConfig) -> Result<Self, Error> {
         let BatchNormConfig { channels, epsilon, momentum } = *config;
         check_settings(LAYER, channels, epsilon, momentum)?;
@@ -159,6 +160,7 @@ pub(crate) fn check_settings(
     momentum: f32,
 ) -> Result<(), Error> {
     check_positive(layer, &[("channels", channels)])?;
+    check_size(layer, &[channels])?;
     let setting = |setting, value: String, expected: &str| {
         Err(Error::Setting { layer, setting, value, expected: expected.to_owned() })
     };
@@ -248,6 +250,8 @@ mod tests {
         ] {
             assert!(matches!(BatchNorm::new(&bad), Err(Error::Setting { .. })), "{bad:?}");
         }
+        let vast = BatchNormConfig { channels: usize::MAX, ..config };
+        assert!(matches!(BatchNorm::new(&vast), Err(Error::Size { .. })));
         let (norm, tape) = (BatchNorm::new(&config).unwrap(), Tape::new());
         let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
         for shape in [&[2, 4][..], &[], &[0, 3]] {

@@ -121,7 +121,7 @@ pub(crate) fn check_positive(layer: &'static str, settings: &[(&'static str, usi
 /// More than any published layer has; beyond, a number in a file or flag must be wrong.
 const MAX_ELEMENTS: usize = 1 << 30;
 
-fn check_size(layer: &'static str, shape: &[usize]) -> Result<(), Error> {
+pub(crate) fn check_size(layer: &'static str, shape: &[usize]) -> Result<(), Error> {
     let elements = shape.iter().try_fold(1_usize, |elements, &axis| elements.checked_mul(axis));
     match elements {
         Some(elements) if elements <= MAX_ELEMENTS => Ok(()),

@@ -95,7 +95,9 @@ impl Layer for Quantize {
 
     fn gate(&self) -> Option<Gate> {
         let pair = self.pair();
-        let clip = pair.gradient.clip().filter(|_| pair.map.is_sign())?;
+        // A gradient that changes in the course of training is asked in each step, not once.
+        let is_constant = pair.gradient.scheduled(0.0).is_none();
+        let clip = pair.gradient.clip().filter(|_| pair.map.is_sign() && is_constant)?;
         Some(Gate::Sign { clip })
     }
 }

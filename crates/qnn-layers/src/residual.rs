@@ -121,7 +121,10 @@ pub(crate) fn check_same_shape(expected: Vec<usize>, got: Vec<usize>) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use qnn_quant::{Pair, Sign};
+    use std::sync::Arc;
+
+    use qnn_quant::ndarray::{ArrayViewD, ArrayViewMutD};
+    use qnn_quant::{ClippedIdentity, Estimator, Grid, Pair, Sign};
     use qnn_tensor::{Tape, Tensor};
 
     use super::*;
@@ -169,11 +172,39 @@ mod tests {
 
     impl Normalization for Unknown {}
 
+    /// A gradient that ends at 2 at first and at 1 at last.
+    #[derive(Debug)]
+    struct Narrowing;
+
+    impl Estimator for Narrowing {
+        fn name(&self) -> &'static str {
+            "narrowing"
+        }
+
+        fn clip(&self) -> Option<f32> {
+            Some(2.0)
+        }
+
+        fn scheduled(&self, progress: f64) -> Option<Arc<dyn Estimator>> {
+            Some(Arc::new(ClippedIdentity { c: 2.0 - progress as f32 }))
+        }
+
+        fn pullback_into(
+            &self,
+            x: ArrayViewD<'_, f32>,
+            grid: &Grid,
+            dy: ArrayViewD<'_, f32>,
+            dx: ArrayViewMutD<'_, f32>,
+        ) -> qnn_quant::Result<()> {
+            ClippedIdentity { c: 2.0 }.pullback_into(x, grid, dy, dx)
+        }
+    }
+
     /// Value, gradients and new statistics of a block's end.
     fn end(norm: &dyn Normalization, activation: &dyn Layer, adds: bool) -> (Vec<Tensor>, usize) {
         let numbers = |f: f32| Tensor::from_fn(&[5, 7, 3], |i| 2.0 * (i as f32 * f).sin());
         let tape = Tape::new();
-        let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
+        let mut cx = Ctx::new(&tape, Mode::Train, 0, 0).with_progress(1.0);
         let (x, shortcut) = (tape.leaf(numbers(0.7)), tape.leaf(numbers(0.4)));
         let path = ["norm", "activation"];
         let y = if adds {
@@ -197,8 +228,9 @@ mod tests {
     fn a_batch_norm_does_the_work_of_its_successors_with_the_same_bits() {
         let norm = || BatchNorm::new(&BatchNormConfig::new(3)).unwrap();
         let sign = Quantize::new(Pair::published(Sign));
-        let layers: [&dyn Layer; 3] = [&Relu::default(), &sign, &HardTanh];
-        for (activation, is_gate) in layers.into_iter().zip([true, true, false]) {
+        let narrowing = Quantize::new(Pair::new(Sign, Narrowing));
+        let layers: [&dyn Layer; 4] = [&Relu::default(), &sign, &HardTanh, &narrowing];
+        for (activation, is_gate) in layers.into_iter().zip([true, true, false, false]) {
             for adds in [false, true] {
                 let (fused, nodes) = end(&norm(), activation, adds);
                 let (plain, more) = end(&Unknown { norm: norm() }, activation, adds);

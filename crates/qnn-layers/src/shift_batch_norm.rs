@@ -52,7 +52,8 @@ impl ShiftBatchNorm {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] if there are no channels, epsilon is not positive or momentum is not in [0, 1].
+    /// [`Error::Setting`] if there are no channels, epsilon is not positive or momentum is not in [0, 1]; [`Error::Size`] for absurdly many
+    /// channels.
     pub fn new(config: &ShiftBatchNormConfig) -> Result<Self, Error> {
         let ShiftBatchNormConfig { channels, epsilon, momentum, .. } = *config;
         check_settings(LAYER, channels, epsilon, momentum)?;
@@ -138,6 +139,8 @@ mod tests {
         ] {
             assert!(matches!(ShiftBatchNorm::new(&bad), Err(Error::Setting { .. })), "{bad:?}");
         }
+        let vast = ShiftBatchNormConfig { channels: usize::MAX, ..config };
+        assert!(matches!(ShiftBatchNorm::new(&vast), Err(Error::Size { .. })));
         let (norm, tape) = (ShiftBatchNorm::new(&config).unwrap(), Tape::new());
         let mut cx = Ctx::new(&tape, Mode::Train, 0, 0);
         for shape in [&[2, 4][..], &[], &[0, 3]] {

@@ -87,14 +87,18 @@ impl Slot {
 
     /// The map with its present parameters, and these on the tape.
     fn map<'t>(&self, cx: &mut Ctx<'t>, x: &Tensor) -> qnn_quant::Result<(Arc<dyn Quantizer>, Vec<Var<'t>>)> {
+        let training = cx.is_training();
+        let in_this_mode = |map: Arc<dyn Quantizer>| match map.evaluated() {
+            Some(evaluated) if !training => evaluated,
+            _ => map,
+        };
         let Some(trained) = self.pair.map.trained().filter(|_| !self.parameters.is_empty()) else {
-            let evaluated = if cx.is_training() { None } else { self.pair.map.evaluated() };
-            return Ok((evaluated.unwrap_or_else(|| Arc::clone(&self.pair.map)), Vec::new()));
+            return Ok((in_this_mode(Arc::clone(&self.pair.map)), Vec::new()));
         };
         if self.is_set(cx) {
             let parameters: Vec<_> = self.parameters.iter().map(|param| cx.param(param)).collect();
             let values: Vec<f32> = parameters.iter().map(|parameter| parameter.value().item()).collect();
-            return Ok((trained.with_parameters(&values)?, parameters));
+            return Ok((in_this_mode(trained.with_parameters(&values)?), parameters));
         }
         let first = trained.initial(x.view())?;
         let start = |(param, &value): (&Param, &f32)| {
@@ -106,11 +110,10 @@ impl Slot {
             cx.param(param)
         };
         let parameters = self.parameters.iter().zip(&first).map(start).collect();
-        Ok((trained.with_parameters(&first)?, parameters))
+        Ok((in_this_mode(trained.with_parameters(&first)?), parameters))
     }
 
-    /// Codes at this moment of training, in evaluation without chance, and the grid that reads them. Where no common scale
-    /// reads them, their values.
+    /// Codes at this moment of training, in evaluation without chance, and the grid that reads them.
     fn codes(&self, cx: &mut Ctx<'_>, map: &dyn Quantizer, x: &Tensor) -> qnn_quant::Result<(Tensor, Grid)> {
         let previous = self.codes.as_ref().filter(|_| self.is_set(cx)).map(|codes| cx.buffer(codes));
         let draw = match map.dependence() {
@@ -128,9 +131,6 @@ impl Slot {
                 map.codes_at_into(x.view(), &found, &moment, codes.view_mut())?;
                 found
             };
-            if !found.is_factored() {
-                found.dequantize_mut(codes)?;
-            }
             grid = Some(found);
             Ok(())
         })?;
@@ -222,10 +222,12 @@ impl FakeQuantize for Slot {
         }
         let value = x.value();
         let (map, parameters) = self.map(cx, &value)?;
-        let (codes, grid) = self.codes(cx, &*map, &value)?;
+        let (mut codes, grid) = self.codes(cx, &*map, &value)?;
         let grid = Arc::new(grid);
         self.remember(cx, &codes);
         if !grid.is_factored() {
+            // No common scale reads the codes: their values take their place.
+            grid.dequantize_mut(codes.view_mut())?;
             let codes = self.record(x, &parameters, codes, self.gradient(cx), (Arc::clone(&map), grid));
             return Ok(Quantized { codes, grid: Arc::new(Grid::unquantized()), map });
         }

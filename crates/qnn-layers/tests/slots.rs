@@ -1,12 +1,15 @@
 //! What quantizers have in their places: trained parameters, memory, frozen weights, scales of inputs.
 
+use std::sync::Arc;
+
 use qnn_layers::{
     Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, FakeQuantize, Init, Layer, LeafMut, Mode, Module,
     PaddingRule, Path, Quantize, apply_updates, for_each_param, load_state_dict, state_dict,
 };
+use qnn_quant::ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_quant::{
-    Custom, DorefaTanh, Estimator, HysteresisSign, Inq, InqOrder, Lsq, Pact, Pair, ScaledSign, Sign, Ternary,
-    Trained, TrainedTernary, registry,
+    Alphabet, Custom, Dependence, DorefaTanh, Estimator, Grid, HysteresisSign, Inq, InqOrder, Lsq, Moment,
+    Pact, Pair, Quantizer, ScaledSign, Sign, StraightThrough, Ternary, Trained, TrainedTernary, registry,
 };
 use qnn_tensor::{Tape, Tensor};
 
@@ -73,6 +76,142 @@ fn gradients_in_layers_are_those_of_the_pair_alone() {
             let found = pulled_back(&Quantize::new(pair.clone()), &x, &dy);
             assert_eq!(found.to_array(), expected, "{pair:?}");
         }
+    }
+}
+
+/// Codes −1, 0 and 1 of the values −½, 0 and 2, which an element keeps until it has passed the middle by ½.
+#[derive(Debug)]
+struct Sluggish;
+
+impl Quantizer for Sluggish {
+    fn name(&self) -> &'static str {
+        "sluggish"
+    }
+
+    fn fit(&self, _: ArrayViewD<'_, f32>) -> qnn_quant::Result<Grid> {
+        Grid::unit(Alphabet::TERNARY)?.with_table(vec![-0.5, 0.0, 2.0])
+    }
+
+    fn codes_into(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        grid: &Grid,
+        codes: ArrayViewMutD<'_, f32>,
+    ) -> qnn_quant::Result<()> {
+        let nowhere = Tensor::<f32>::zeros(x.shape());
+        self.codes_at_into(x, grid, &Moment::after(nowhere.view()), codes)
+    }
+
+    fn codes_at_into(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        _: &Grid,
+        moment: &Moment<'_>,
+        mut codes: ArrayViewMutD<'_, f32>,
+    ) -> qnn_quant::Result<()> {
+        for (i, (code, x)) in codes.iter_mut().zip(&x).enumerate() {
+            let before =
+                moment.previous.as_ref().and_then(|previous| previous.iter().nth(i)).copied().unwrap_or(0.0);
+            assert!([-1.0, 0.0, 1.0].contains(&before), "{before} is no code");
+            *code = if x.abs() > 0.5 { x.signum() } else { before };
+        }
+        Ok(())
+    }
+
+    fn dependence(&self) -> Dependence {
+        Dependence::Memory
+    }
+
+    fn published(&self) -> Arc<dyn Estimator> {
+        Arc::new(StraightThrough)
+    }
+}
+
+#[test]
+fn memory_holds_codes_where_a_table_gives_the_values() {
+    let mut layer = dense(Pair::published(Sluggish));
+    for step in 0..2 {
+        train(&mut layer, &numbers(&[3, 6], step));
+        let state = state_dict(&layer);
+        let (kernel, codes) = (&state["kernel"], &state["kernel_quantizer.codes"]);
+        for (x, code) in kernel.as_slice().iter().zip(codes.as_slice()) {
+            assert_eq!(*code, if x.abs() > 0.5 { x.signum() } else { 0.0 });
+        }
+    }
+}
+
+/// PACT that gives nothing but zeros in training.
+#[derive(Debug)]
+struct Shy(Pact);
+
+impl Quantizer for Shy {
+    fn name(&self) -> &'static str {
+        "shy"
+    }
+
+    fn fit(&self, x: ArrayViewD<'_, f32>) -> qnn_quant::Result<Grid> {
+        self.0.fit(x)
+    }
+
+    fn codes_into(
+        &self,
+        _: ArrayViewD<'_, f32>,
+        _: &Grid,
+        mut codes: ArrayViewMutD<'_, f32>,
+    ) -> qnn_quant::Result<()> {
+        codes.fill(0.0);
+        Ok(())
+    }
+
+    fn evaluated(&self) -> Option<Arc<dyn Quantizer>> {
+        Some(Arc::new(self.0))
+    }
+
+    fn trained(&self) -> Option<&dyn Trained> {
+        Some(self)
+    }
+
+    fn published(&self) -> Arc<dyn Estimator> {
+        self.0.published()
+    }
+}
+
+impl Trained for Shy {
+    fn parameter_names(&self) -> &'static [&'static str] {
+        self.0.parameter_names()
+    }
+
+    fn parameters(&self) -> Vec<f32> {
+        self.0.parameters()
+    }
+
+    fn with_parameters(&self, parameters: &[f32]) -> qnn_quant::Result<Arc<dyn Quantizer>> {
+        Ok(Arc::new(Self(Pact::new(2, parameters[0])?)))
+    }
+
+    fn initial(&self, x: ArrayViewD<'_, f32>) -> qnn_quant::Result<Vec<f32>> {
+        self.0.initial(x)
+    }
+
+    fn parameter_gradients(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        dy: ArrayViewD<'_, f32>,
+    ) -> qnn_quant::Result<Vec<f64>> {
+        self.0.parameter_gradients(x, dy)
+    }
+}
+
+#[test]
+fn trained_maps_are_evaluated_as_they_say() {
+    let pact = Pact::new(2, 1.0).unwrap();
+    let (mut shy, mut plain) =
+        (Quantize::new(Pair::published(Shy(pact))), Quantize::new(Pair::published(pact)));
+    let x = numbers(&[4, 5], 1);
+    for _ in 0..2 {
+        assert_eq!(evaluate(&mut shy, &x), evaluate(&mut plain, &x));
+        assert!(train(&mut shy, &x).0.as_slice().iter().all(|&y| y == 0.0));
+        train(&mut plain, &x);
     }
 }
 
