@@ -109,7 +109,9 @@ impl Mlp {
         let hidden = hidden(config, rates, &mut builder)?;
         let features = config.hidden.last().unwrap_or(&config.in_features);
         let classifier = DenseConfig::new(*features, config.classes);
-        let place = if hidden.is_empty() { Place::First } else { Place::Last };
+        // A layer that is both is the first one, unless it is to be spared as the last.
+        let spared = config.scheme.last_full_precision == Some(true);
+        let place = if hidden.is_empty() && !spared { Place::First } else { Place::Last };
         let classifier = Classifier::normalized(&mut builder, place, classifier, config.output_norm)?;
         let input = builder.range()?;
         builder.finish(Self { input, hidden, dropout: Dropout::new(last)?, classifier })

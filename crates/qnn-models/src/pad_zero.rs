@@ -63,6 +63,9 @@ impl Plan {
         let ([_, x_height, x_width, x_channels], [_, height, width, channels]) = (self.x, self.y);
         let (x, x_row) = (x.as_slice(), x_width * x_channels);
         rows(&self.y, |row, y| {
+            if x_channels == 0 {
+                return y.fill(T::zero());
+            }
             let (image, i) = (row / height, row % height);
             let from = (image * x_height + i * self.stride) * x_row;
             let pixels = x[from..from + x_row].chunks_exact(x_channels).step_by(self.stride);
@@ -136,5 +139,8 @@ mod tests {
         assert!(run(&[4, 4], 1).is_err());
         assert_eq!(run(&[0, 4, 4, 3], 2).unwrap().shape(), [0, 2, 2, 4]);
         assert_eq!(run(&[1, 0, 0, 3], 2).unwrap().shape(), [1, 0, 0, 4]);
+        let zeros = run(&[1, 4, 4, 0], 2).unwrap();
+        assert_eq!(zeros.shape(), [1, 2, 2, 4]);
+        assert!(zeros.codes().value().as_slice().iter().all(|&x| x == 0.0));
     }
 }

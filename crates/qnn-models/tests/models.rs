@@ -196,6 +196,15 @@ fn switches_choose_the_layers_that_are_quantized() {
     let partly =
         latent_in(Scheme { full_precision: vec!["blocks.3".into(), "blocks.0.conv1".into()], ..bc.clone() });
     assert_eq!(partly.len(), 20 - 3 - 1);
+    let single = |last_full_precision| {
+        let scheme = Scheme { last_full_precision, ..bc.clone() };
+        latent(&Mlp::new(&MlpConfig { scheme, ..MlpConfig::new(64, &[], 10) }, &mut init()).unwrap()).len()
+    };
+    assert_eq!(
+        [None, Some(false), Some(true)].map(single),
+        [1, 1, 0],
+        "the first layer is the last one, too"
+    );
     let lenet = |scheme| {
         latent(&LeNet5::new(&LeNet5Config { scheme, ..LeNet5Config::default() }, &mut init()).unwrap())
     };
