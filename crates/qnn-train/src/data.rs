@@ -1,6 +1,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use qnn_data::{Augment, Batch, Dataset, Loader, LoaderConfig, Normalize};
+use qnn_files::Digest;
 use qnn_tensor::Tensor;
 use qnn_tensor::ndarray::ArrayView1;
 
@@ -66,8 +67,13 @@ impl TrainingData {
         [("training data", &self.train), ("test data", &self.test)].into_iter().map(|(name, loader)| {
             let LoaderConfig { batch, seed, shuffle, augment, normalize, drop_last, .. } = loader.config();
             let (images, shape) = (loader.images().len(), loader.images().shape());
+            // Other images may be as many, of the same shape.
+            let mut digest = Digest::new();
+            digest.bytes(loader.images().as_bytes());
+            loader.images().labels().iter().for_each(|&label| digest.number(label.into()));
+            let digest = digest.value();
             let text = format!(
-                "{images} images of {shape:?} by {batch}, seed {seed}, shuffle {shuffle}, {augment:?}, \
+                "{images} images of {shape:?} ({digest:016x}) by {batch}, seed {seed}, shuffle {shuffle}, {augment:?}, \
                  {normalize:?}, drop_last {drop_last}"
             );
             (name.to_owned(), text)

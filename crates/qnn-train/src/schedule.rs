@@ -108,8 +108,9 @@ impl Schedule {
 /// How many milestones lie at or before the step's epoch.
 fn passed(milestones: &[usize], step: u64, span: Span) -> i32 {
     let passed = if milestones.is_empty() {
-        // In whole numbers, so that no rounding moves a milestone.
-        [40, 60, 80].iter().filter(|&&percent| step * 100 >= percent * span.steps).count()
+        // In whole numbers, so that no rounding moves a milestone, and wide ones, so that none overflows.
+        let (step, steps) = (u128::from(step), u128::from(span.steps));
+        [40, 60, 80].iter().filter(|&&percent| step * 100 >= percent * steps).count()
     } else {
         let epoch = step / span.steps_per_epoch.max(1);
         milestones.iter().filter(|&&milestone| epoch >= milestone as u64).count()
@@ -214,6 +215,14 @@ mod tests {
         for (got, expected) in got.into_iter().zip(expected) {
             assert!((f64::from(got) - expected).abs() <= 1e-6 * expected.abs(), "{got} {expected}");
         }
+    }
+
+    #[test]
+    fn the_longest_training_has_its_steps() {
+        let span = Span { steps: u64::MAX, steps_per_epoch: 1 };
+        let schedule: Schedule = "step".parse().unwrap();
+        let rates = [0, u64::MAX / 2, u64::MAX].map(|step| schedule.rate(0.5, step, span));
+        assert_near(rates.to_vec(), &[0.5, 0.05, 0.0005]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use qnn_data::{Augment, Dataset, Normalize, embedded_digits};
+use qnn_data::{Augment, Dataset, Images, Normalize, embedded_digits};
 use qnn_layers::{
     BatchNorm, BatchNormConfig, Constraint, Dense, DenseConfig, Dropout, Flatten, HardTanh, Init, Sequential,
     StateDict, has_weights_to_freeze, state_dict,
@@ -227,6 +227,17 @@ fn checkpoints_of_other_runs_are_refused_with_the_difference() {
     assert!(error.to_string().contains("experiment is digits there and letters here"), "{error}");
     let error = resume(&mut model(25), &recipe(), &options(folder.path()));
     assert!(matches!(error, Error::Weights { .. }), "{error}");
+    // As many images of the same shape, normalised alike, and yet others.
+    let mut swapped = embedded_digits().unwrap();
+    let normalize = Normalize::fit(&swapped.train);
+    let (pixels, mut labels) = (swapped.train.as_bytes().to_vec(), swapped.train.labels().to_vec());
+    labels.swap(0, 1);
+    let names = swapped.train.class_names().to_vec();
+    swapped.train = Images::new("digits", swapped.train.shape(), pixels, labels, names).unwrap();
+    let augment = Augment::PadCropFlip { pad: 1, flip: false };
+    let swapped = TrainingData::new(swapped, &recipe(), normalize, augment).unwrap();
+    let error = fit(&mut model(24), &swapped, &recipe(), &options(folder.path()), &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("training data"), "{error}");
     let nowhere = FitOptions { resume: true, ..FitOptions::default() };
     assert!(matches!(resume(&mut model(24), &recipe(), &nowhere), Error::NoFolder));
     fs::write(folder.path().join("checkpoint.safetensors"), b"garbage of more than eight bytes").unwrap();

@@ -81,7 +81,7 @@ pub struct OptimizerState {
 pub struct Regularization {
     /// `decay` of full-precision kernels: the factor of w in the gradient (L2, not decoupled).
     pub weight_decay: f32,
-    /// `decay` of what quantizers learn, [`Role::Quantizer`](qnn_layers::Role::Quantizer): the factor of the L2 penalty on
+    /// `decay` of what quantizers learn, [`Role::Quantizer`](qnn_layers::Role::Quantizer), in their gradient: for the L2 penalty on
     /// [`Pact`](qnn_quant::Pact)'s heights (Choi et al. 2018, arXiv:1805.06085), which keeps them from growing
     /// beyond what the resolution of few bits allows. 0 by default.
     pub quantizer_decay: f32,
