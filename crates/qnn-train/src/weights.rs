@@ -106,12 +106,17 @@ mod tests {
 
     use super::*;
 
+    fn model_and_metadata() -> (Vec<Param>, BTreeMap<String, String>) {
+        let kernel = Tensor::from_fn(&[2, 2], |i| i as f32 / 3.0);
+        let metadata = BTreeMap::from([("experiment".to_owned(), "lenet5".to_owned())]);
+        (vec![Param::new(Role::Kernel, kernel)], metadata)
+    }
+
     #[test]
     fn models_and_metadata_come_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let model = vec![Param::new(Role::Kernel, Tensor::from_fn(&[2, 2], |i| i as f32 / 3.0))];
-        let metadata = BTreeMap::from([("experiment".to_owned(), "lenet5".to_owned())]);
+        let (model, metadata) = model_and_metadata();
         save_model(&path, &model, &metadata).unwrap();
         assert_eq!(load_model(&path).unwrap(), state_dict(&model));
         assert_eq!(load_metadata(&path).unwrap(), metadata);
@@ -129,8 +134,7 @@ mod tests {
     fn damaged_weights_and_metadata_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let model = vec![Param::new(Role::Kernel, Tensor::from_fn(&[2, 2], |i| i as f32 / 3.0))];
-        let metadata = BTreeMap::from([("experiment".to_owned(), "lenet5".to_owned())]);
+        let (model, metadata) = model_and_metadata();
         save_model(&path, &model, &metadata).unwrap();
         let whole = std::fs::read(&path).unwrap();
         let name = whole.windows(6).position(|bytes| bytes == b"lenet5").unwrap();
