@@ -182,11 +182,7 @@ pub fn mean_abs_above(x: ArrayViewD<'_, f32>, groups: Groups, thresholds: &[f32]
     assert_eq!(thresholds.len(), groups.count(), "there must be one threshold per group");
     let sums =
         fold(&x, groups, |group, chunk| above(chunk, thresholds[group]), |a, b| (a.0 + b.0, a.1 + b.1))?;
-    let mean = |((sum, count), threshold): ((f64, u64), &f32)| match threshold.is_nan() {
-        true => f64::NAN,
-        false => sum / count.max(1) as f64,
-    };
-    let means: Vec<f64> = sums.into_iter().zip(thresholds).map(mean).collect();
+    let means: Vec<f64> = sums.into_iter().zip(thresholds).map(|(sums, &t)| mean_above(sums, t)).collect();
     finite("the mean of |x| above the threshold", &x, &means)?;
     Ok(means)
 }
@@ -220,10 +216,15 @@ pub(crate) fn mean_abs_above_while(
         parts[start / CHUNK..][..sums.len()].copy_from_slice(&sums);
     });
     let parts = parts.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let (sum, count) = parts.into_iter().reduce(|a, b| (a.0 + b.0, a.1 + b.1)).unwrap_or_default();
-    let mean = sum / count.max(1) as f64;
+    let sums = parts.into_iter().reduce(|a, b| (a.0 + b.0, a.1 + b.1)).unwrap_or_default();
+    let mean = mean_above(sums, threshold);
     finite("the mean of |x| above the threshold", &x, &[mean])?;
     Ok(mean)
+}
+
+/// The mean from sum and number; 0 of nothing, and NaN if nobody knows what lies above.
+fn mean_above((sum, count): (f64, u64), threshold: f32) -> f64 {
+    if threshold.is_nan() { f64::NAN } else { sum / count.max(1) as f64 }
 }
 
 /// Sum and number of the magnitudes above a threshold.

@@ -143,12 +143,7 @@ impl Ternary {
             return Ok(vec![1.0; thresholds.len()]);
         }
         let means = statistics::mean_abs_above(x, groups, thresholds)?;
-        let diverged = |threshold: &f32| threshold.is_nan();
-        Ok(means
-            .iter()
-            .zip(thresholds)
-            .map(|(&mean, t)| if diverged(t) { *t } else { mean as f32 })
-            .collect())
+        Ok(means.into_iter().map(|mean| mean as f32).collect())
     }
 }
 
@@ -187,11 +182,7 @@ impl Quantizer for Ternary {
             #[inline(always)]
             move |x| ternary(x, threshold),
         )?;
-        self.grid(
-            Groups::Tensor,
-            vec![threshold],
-            vec![if threshold.is_nan() { threshold } else { mean as f32 }],
-        )
+        self.grid(Groups::Tensor, vec![threshold], vec![mean as f32])
     }
 
     fn published(&self) -> Arc<dyn Estimator> {
