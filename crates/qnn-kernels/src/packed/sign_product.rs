@@ -9,6 +9,7 @@ use super::plan::Plan;
 use super::scratch::grown;
 use super::weights::Weights;
 use super::{ConvGeometry, Output};
+use crate::arch::prefetch;
 use crate::line::{LANES, Line};
 use crate::threads::prelude::*;
 use crate::threads::{current_num_threads, idle};
@@ -16,6 +17,12 @@ use crate::{ChannelAffine, Conv2dShape, Kernels, Vectorize, vectorized};
 
 /// Bits of a word.
 const WORD: usize = 64;
+/// Bits of half of it: as many as a lane of f32 has.
+const HALF: usize = WORD / 2;
+/// The sign's bit in an f32.
+const SIGN: u32 = 1 << 31;
+/// Rows of weights that are asked for before they are packed: a part of a row is too short for the processor to see where it leads.
+const AHEAD: usize = 8;
 /// Output pixels from which on packed weights are used often enough.
 const FEW_PIXELS: usize = 8;
 /// Sums that f32 holds exactly.
@@ -156,13 +163,24 @@ impl Vectorize for PackWeights<'_> {
         let mut packed = [Line([0_u64; LANES]); TOGETHER];
         for (word, rows) in w.chunks_exact(WORD * columns).enumerate() {
             packed.fill(Line([0; LANES]));
-            for (bit, row) in rows.chunks_exact(columns).enumerate() {
-                let (row, _) = row[first..][..width].as_chunks::<LANES>();
-                for (line, numbers) in packed.iter_mut().zip(row) {
+            for (half, rows) in rows.chunks_exact(HALF * columns).enumerate() {
+                let mut bits = [[0_u32; LANES]; TOGETHER];
+                for (at, row) in rows.chunks_exact(columns).enumerate() {
+                    let soon = (word * WORD + half * HALF + at + AHEAD) * columns + first;
+                    prefetch(w.get(soon..soon + width).unwrap_or_default());
+                    let (row, _) = row[first..][..width].as_chunks::<LANES>();
+                    for (bits, numbers) in bits.iter_mut().zip(row) {
+                        for lane in 0..LANES {
+                            let number = numbers[lane].to_bits();
+                            others[lane] |= (number & !SIGN) ^ 1.0_f32.to_bits();
+                            // The first row's bit has come down to the lowest place after the last row.
+                            bits[lane] = (bits[lane] >> 1) | (!number & SIGN);
+                        }
+                    }
+                }
+                for (line, bits) in packed.iter_mut().zip(&bits) {
                     for lane in 0..LANES {
-                        let number = numbers[lane].to_bits();
-                        others[lane] |= (number & (u32::MAX >> 1)) ^ 1.0_f32.to_bits();
-                        line.0[lane] |= u64::from(!number >> 31) << bit;
+                        line.0[lane] |= u64::from(bits[lane]) << (half * HALF);
                     }
                 }
             }
