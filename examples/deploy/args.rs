@@ -17,7 +17,7 @@ Variants of the experiments that are no preset take flags:
   bc-no-projections         --network resnet --preset bc --shortcut none
   hard-K, tanh-S-K          --network mlp3 or bnn-cnn, --preset even-K
   svhn-hard-K, ...          --network bnn-cnn --width 64 --preset even-K
-  deterministic, stochastic*  --network mlp3 --preset bnn --output-norm
+  deterministic, stochastic*  --network mlp3 --preset bnn
   no-hysteresis             --network resnet --preset w1a8 --quantizer scaled-sign
   hysteresis-0.05           --network resnet --preset w1a8 --quantizer hysteresis-sign --threshold 0.05
   w1                        --network resnet --preset bc --quantizer hysteresis-sign
@@ -59,7 +59,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     pub(crate) width: Option<usize>,
 
-    /// Whether batch norm follows the last layer of mlp3 or bnn-cnn
+    /// Whether batch norm follows the last layer of mlp3 or bnn-cnn [default: as in the model file]
     #[arg(long)]
     pub(crate) output_norm: bool,
 

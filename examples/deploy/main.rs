@@ -69,7 +69,7 @@ fn run(args: &Args) -> Result<bool, AnyError> {
     check_place(&args.out, args.model.as_deref())?;
     let trained = args.model.as_deref().map(Trained::read).transpose()?;
     let preset = preset(args, trained.as_ref())?;
-    let mut design = design(args, preset)?;
+    let mut design = design(args, preset, trained.as_ref())?;
     let mut model = design.build(&mut Init::new(0))?;
     match &trained {
         Some(trained) => trained.load_into(model.as_mut(), args, preset)?,

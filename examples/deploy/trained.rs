@@ -46,6 +46,11 @@ impl<'a> Trained<'a> {
         preset.as_deref().or(variant)
     }
 
+    /// Whether batch norm follows the last layer of a perceptron or of the BNN paper's ConvNet.
+    pub(crate) fn has_output_norm(&self) -> bool {
+        self.weights.keys().any(|path| path.starts_with("classifier.norm."))
+    }
+
     pub(crate) fn load_into(&self, model: &mut dyn Layer, args: &Args, preset: &str) -> Result<(), AnyError> {
         let file = self.file.display();
         let name = self.name().map_or(String::new(), |name| format!(", which holds {name},"));

@@ -268,6 +268,22 @@ fn networks_of_any_quantizer_are_deployed_by_its_flags() {
 }
 
 #[test]
+fn batch_norm_on_the_logits_is_found_in_the_model_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    for output_norm in [false, true] {
+        let net = MlpConfig { scheme: Scheme::preset("bnn").unwrap(), output_norm, ..MlpConfig::mlp3(8) };
+        let model = Mlp::new(&net, &mut Init::new(3)).unwrap();
+        save_model(&file, &model, &[("preset".to_owned(), "bnn".to_owned())].into()).unwrap();
+        let mut deploy = command("deploy");
+        deploy.current_dir(folder.path()).args("--network mlp3 --width 8 --limit 10".split(' '));
+        let said = said(deploy.args("--data embedded --model model.safetensors".split(' ')));
+        assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
+        assert!(said.out.contains("no bit differs"), "{said:?}");
+    }
+}
+
+#[test]
 fn another_preset_than_the_trained_one_and_missing_data_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.safetensors");
