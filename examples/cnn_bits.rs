@@ -102,6 +102,8 @@ fn quantized(bits: u32, steepness: Option<f32>) -> Scheme {
     Scheme::even_levels(bits, steepness).expect("1 to 4 bits")
 }
 
+/// Where the last layer is quantized, batch norm brings its sums to a scale on which a softmax does not saturate.
 fn net(width: usize, scheme: Scheme) -> BnnCnnConfig {
-    BnnCnnConfig { width, scheme, ..BnnCnnConfig::default() }
+    let output_norm = scheme.kernel.is_some();
+    BnnCnnConfig { width, scheme, output_norm, ..BnnCnnConfig::default() }
 }
