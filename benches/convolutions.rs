@@ -14,6 +14,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use qnn::tensor::Tensor;
 use qnn_kernels::{ChannelAffine, Conv2dShape, Isa, Kernels, MatmulShape, Padding};
 
 /// How much is measured.
@@ -95,11 +96,13 @@ fn bench(kernels: &Kernels, profile: Profile) {
 fn of_convolution(kernels: &Kernels, shape: &Conv2dShape, seconds: f64) -> [f64; 3] {
     let [x, w, y] = [shape.input_len(), shape.weight_len(), shape.output_len()].map(numbers);
     let (mut dx, mut dw, mut dy) = (x.clone(), w.clone(), y.clone());
+    let [x, w, y] = [&x, &w, &y].map(Tensor::as_slice);
+    let [dx, dw, dy] = [&mut dx, &mut dw, &mut dy].map(Tensor::as_mut_slice);
     let work = 2e-9 * (shape.output_len() * shape.weight_len() / shape.out_channels) as f64;
     [
-        work / best(seconds, || kernels.conv2d(shape, &x, &w, 0.0, ChannelAffine::IDENTITY, &mut dy)),
-        work / best(seconds, || kernels.conv2d_input_gradient(shape, &y, &w, &mut dx)),
-        work / best(seconds, || kernels.conv2d_kernel_gradient(shape, &x, 0.0, &y, &mut dw)),
+        work / best(seconds, || kernels.conv2d(shape, x, w, 0.0, ChannelAffine::IDENTITY, dy)),
+        work / best(seconds, || kernels.conv2d_input_gradient(shape, y, w, dx)),
+        work / best(seconds, || kernels.conv2d_kernel_gradient(shape, x, 0.0, y, dw)),
     ]
 }
 
@@ -108,16 +111,19 @@ fn of_matrices(kernels: &Kernels, dims: MatmulShape, seconds: f64) -> [f64; 3] {
     let MatmulShape { rows, inner, columns } = dims;
     let [a, b, y] = [rows * inner, inner * columns, rows * columns].map(numbers);
     let (mut da, mut db, mut dy) = (a.clone(), b.clone(), y.clone());
+    let [a, b, y] = [&a, &b, &y].map(Tensor::as_slice);
+    let [da, db, dy] = [&mut da, &mut db, &mut dy].map(Tensor::as_mut_slice);
     let work = 2e-9 * (rows * inner * columns) as f64;
     [
-        work / best(seconds, || kernels.matmul(dims, &a, &b, ChannelAffine::IDENTITY, &mut dy)),
-        work / best(seconds, || kernels.matmul_left_gradient(dims, &y, &b, &mut da)),
-        work / best(seconds, || kernels.matmul_right_gradient(dims, &a, &y, &mut db)),
+        work / best(seconds, || kernels.matmul(dims, a, b, ChannelAffine::IDENTITY, dy)),
+        work / best(seconds, || kernels.matmul_left_gradient(dims, y, b, da)),
+        work / best(seconds, || kernels.matmul_right_gradient(dims, a, y, db)),
     ]
 }
 
-fn numbers(len: usize) -> Vec<f32> {
-    (0..len).map(|i| (i % 89) as f32 * 0.01 - 0.4).collect()
+/// Aligned, as the numbers of a training step are: those images are read where they lie, not from padded copies.
+fn numbers(len: usize) -> Tensor {
+    Tensor::from_fn(&[len], |i| (i % 89) as f32 * 0.01 - 0.4)
 }
 
 /// Seconds of the fastest run within this time, after one that warms up.

@@ -22,6 +22,7 @@ Variants of the experiments that are no preset take flags:
   hysteresis-0.05           --network resnet --preset w1a8 --quantizer hysteresis-sign --threshold 0.05
   w1                        --network resnet --preset bc --quantizer hysteresis-sign
   any with --quantizer      --preset of the variant, and the same --quantizer with its parameters
+Without --model, those of mlp3 and bnn-cnn take --output-norm, too.
 The hard tanh networks in full precision (fp of mlp_bits and cnn_bits) and TinyModel (tiny and tiny-fp
 of mlp_bits) have no flags here.";
 
@@ -59,7 +60,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     pub(crate) width: Option<usize>,
 
-    /// Whether batch norm follows the last layer of mlp3 or bnn-cnn [default: as in the model file]
+    /// Batch norm follows the last layer of mlp3 or bnn-cnn [default: if it does in the model file]
     #[arg(long)]
     pub(crate) output_norm: bool,
 

@@ -46,7 +46,7 @@ impl<'a> Trained<'a> {
         preset.as_deref().or(variant)
     }
 
-    /// Whether batch norm follows the last layer of a perceptron or of the BNN paper's ConvNet.
+    /// Whether there is a batch norm behind the last layer, as perceptrons and the BNN paper's ConvNet can have one.
     pub(crate) fn has_output_norm(&self) -> bool {
         self.weights.keys().any(|path| path.starts_with("classifier.norm."))
     }

@@ -17,11 +17,12 @@ use crate::{ChannelAffine, Conv2dShape, Kernels, Vectorize, vectorized};
 
 /// Bits of a word.
 const WORD: usize = 64;
-/// Bits of half of it: as many as a lane of f32 has.
+/// Bits of half a word: as many as an f32 has.
 const HALF: usize = WORD / 2;
 /// The sign's bit in an f32.
 const SIGN: u32 = 1 << 31;
-/// Rows of weights that are asked for before they are packed: a part of a row is too short for the processor to see where it leads.
+/// How many rows before its own turn a row of weights is asked for: the parts that are read lie a whole row apart, too far for the processor to
+/// foresee the next one.
 const AHEAD: usize = 8;
 /// Output pixels from which on packed weights are used often enough.
 const FEW_PIXELS: usize = 8;
@@ -169,12 +170,12 @@ impl Vectorize for PackWeights<'_> {
                     let soon = (word * WORD + half * HALF + at + AHEAD) * columns + first;
                     prefetch(w.get(soon..soon + width).unwrap_or_default());
                     let (row, _) = row[first..][..width].as_chunks::<LANES>();
-                    for (bits, numbers) in bits.iter_mut().zip(row) {
+                    for (lanes, numbers) in bits.iter_mut().zip(row) {
                         for lane in 0..LANES {
                             let number = numbers[lane].to_bits();
                             others[lane] |= (number & !SIGN) ^ 1.0_f32.to_bits();
                             // The first row's bit has come down to the lowest place after the last row.
-                            bits[lane] = (bits[lane] >> 1) | (!number & SIGN);
+                            lanes[lane] = (lanes[lane] >> 1) | (!number & SIGN);
                         }
                     }
                 }

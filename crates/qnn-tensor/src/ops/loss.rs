@@ -7,7 +7,7 @@ impl<'t, T: Scalar> Var<'t, T> {
     ///
     /// ```text
     /// loss = 1/n Σᵢ Σⱼ −tᵢⱼ ln pᵢⱼ,   p = softmax(x),   tᵢⱼ = (1 − s) [j = labelᵢ] + s / c
-    /// dxᵢⱼ = dᵢⱼ · dy,   dᵢⱼ = (pᵢⱼ − tᵢⱼ) / n, but 0 below the threshold
+    /// dxᵢⱼ = dᵢⱼ · dy,   dᵢⱼ = (pᵢⱼ − tᵢⱼ) / n, or 0 where that is closer to 0 than the threshold
     /// ```
     ///
     /// with the smoothing `s` (Szegedy et al. 2016, arXiv:1512.00567, section 7). The logarithm is
@@ -15,8 +15,8 @@ impl<'t, T: Scalar> Var<'t, T> {
     /// loss of no images is NaN; so is that of a row with NaN or +∞.
     ///
     /// The threshold is 2²⁶ times the least normal number, in single precision 2⁻¹⁰⁰. Where logits are sums of thousands of
-    /// signs, nearly all probabilities are that small; their products with other small numbers are subnormal, and over those
-    /// a processor takes a hundred times as long.
+    /// signs, many probabilities are smaller than that. They, or their products with factors that follow, would be subnormal,
+    /// and arithmetic on subnormal numbers can take a processor up to a hundred times as long.
     ///
     /// ```
     /// use qnn_tensor::{Tape, Tensor};
@@ -139,9 +139,9 @@ impl Target {
     }
 }
 
-/// A smaller gradient of a cross entropy is zero.
+/// Gradients of a cross entropy that are closer to zero than this are zero.
 fn gradient_threshold<T: Scalar>() -> f64 {
-    T::min_positive_value().as_f64() * 2.0_f64.powi(26)
+    T::min_positive_value().as_f64() * f64::from(1_u32 << 26)
 }
 
 /// How far a margin stays below 1; NaN stays NaN, which `max` would hide.
@@ -236,6 +236,7 @@ mod tests {
             assert_eq!(dx.as_slice()[0], 0.0);
         }
         assert_eq!(gradient_threshold::<f32>(), f64::from(threshold));
+        assert_eq!(gradient_threshold::<f64>(), 2.0_f64.powi(-996));
     }
 
     #[test]
