@@ -63,7 +63,7 @@
 //! as [`Custom`]. All of them by name: [`registry`]. One's own map implements [`Quantizer`], one's own gradient [`Slope`] or [`Estimator`].
 //!
 //! Around them: what is [`Trained`], remembered or random ([`Moment`]); INQ's portions ([`InqPartition`]); ranges that are observed
-//! ([`RangeObserver`]) and integer-only arithmetic ([`Multiplier`], [`CodeSum`]); XNOR-Net's scales of activations ([`ActivationScaling`]).
+//! ([`RangeObserver`], [`ChannelObservers`]) and integer-only arithmetic ([`Multiplier`], [`CodeSum`]); XNOR-Net's scales of activations ([`ActivationScaling`]).
 //!
 //! # Invariants
 //!
@@ -82,6 +82,7 @@ mod alphabet;
 mod bell;
 mod bounded;
 mod chance;
+mod channel_observers;
 mod checked;
 mod code_sum;
 mod error;
@@ -108,6 +109,7 @@ pub mod statistics;
 
 pub use activation_scaling::ActivationScaling;
 pub use alphabet::Alphabet;
+pub use channel_observers::ChannelObservers;
 pub use code_sum::CodeSum;
 pub use error::{Error, Result};
 pub use estimator::{Estimator, Slope};

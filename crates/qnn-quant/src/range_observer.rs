@@ -1,7 +1,7 @@
 use ndarray::ArrayViewD;
 
+use crate::channel_observers::ranges_of;
 use crate::histogram::Histogram;
-use crate::statistics;
 use crate::{Error, Groups, Range, Result};
 
 /// How a range is made of the batches that were seen.
@@ -44,7 +44,8 @@ pub enum RangeMethod {
 /// ```
 ///
 /// The last three keep a histogram of 2048 bins whose width, a power of two, doubles when the range outgrows it. So the result
-/// does not depend on how the elements are divided into batches, nor on threads.
+/// does not depend on how the elements are divided into batches, nor on threads. For a range per channel see
+/// [`ChannelObservers`](crate::ChannelObservers).
 ///
 /// ```
 /// use qnn_quant::{Affine, RangeMethod, RangeObserver, quantize};
@@ -118,12 +119,13 @@ impl RangeObserver {
         if x.is_empty() {
             return Ok(());
         }
-        let (low, high) = statistics::min_max(x.view(), Groups::Tensor)?[0];
-        if low.is_nan() {
-            let index = x.iter().position(|x| x.is_nan()).unwrap_or(0);
-            return Err(Error::NotANumber { index });
-        }
-        let batch = Range::new(low, high)?;
+        let batch = ranges_of(x.view(), Groups::Tensor)?[0];
+        self.add(x, batch);
+        Ok(())
+    }
+
+    /// Takes a batch with these ends into account.
+    pub(crate) fn add(&mut self, x: ArrayViewD<'_, f32>, batch: Range) {
         self.range = Some(match (self.range, self.method) {
             (None, _) => batch,
             (Some(range), RangeMethod::MovingAverage { rate }) => range.towards(batch, rate),
@@ -132,7 +134,6 @@ impl RangeObserver {
         if !matches!(self.method, RangeMethod::MinMax | RangeMethod::MovingAverage { .. }) {
             self.histogram.get_or_insert_default().add(x, batch);
         }
-        Ok(())
     }
 
     /// How the range is made.

@@ -10,7 +10,7 @@ use qnn_quant::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::inputs::array as arrays;
+use crate::inputs::{array as arrays, bits};
 use crate::reference::ternary::gain;
 
 fn normal(len: usize, seed: u64) -> ArrayD<f32> {
@@ -205,6 +205,32 @@ proptest! {
     }
 
     #[test]
+    fn a_channel_is_observed_and_quantized_as_if_it_were_alone(x in arrays(), width in 1_u32..=8) {
+        let half = x.mapv(|x| 0.5 * x);
+        let percentile = RangeMethod::Percentile { percent: 99.0 };
+        for method in [RangeMethod::MinMax, RangeMethod::MovingAverage { rate: 0.1 }, percentile] {
+            for axis in 0..x.ndim() {
+                let along = Granularity::Axis(axis);
+                let mut observers = ChannelObservers::new(method, along).unwrap();
+                [&x, &half].into_iter().for_each(|batch| observers.observe(batch.view()).unwrap());
+                let Some(ranges) = observers.ranges() else {
+                    prop_assert!(x.is_empty());
+                    continue;
+                };
+                let map = Affine::asymmetric(width).unwrap();
+                let all = map.clone().with_granularity(along).with_ranges(ranges.clone()).unwrap();
+                let whole = quantize(&all, &x).unwrap();
+                for (channel, &range) in ranges.iter().enumerate() {
+                    let [first, second] = [&x, &half].map(|x| x.index_axis(Axis(axis), channel).to_owned());
+                    let alone = quantize(&map.clone().with_ranges(vec![range]).unwrap(), &first).unwrap();
+                    prop_assert_eq!(bits(&alone), bits(&whole.index_axis(Axis(axis), channel).to_owned()));
+                    prop_assert_eq!(range_of(method, &[first, second]), range, "{:?}", method);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn zero_is_exact_and_stored_integers_fit(x in arrays(), bits in 1_u32..=8, unsigned in any::<bool>()) {
         let map = Affine::asymmetric(bits).unwrap();
         let map = if unsigned { map.unsigned() } else { map };
@@ -294,6 +320,47 @@ fn one_range_per_channel() {
     let codes = map.codes(x.view(), &grid).unwrap();
     assert_eq!(grid.dequantize(codes.view()).unwrap(), quantize(&map, &x).unwrap());
     assert!(grid.dequantize(codes.mapv(|code| 300 - code).view()).is_err());
+}
+
+#[test]
+fn channels_have_the_ranges_of_observers_of_their_own() {
+    let x = normal(900, 6).into_shape_with_order(IxDyn(&[10, 30, 3])).unwrap();
+    for method in methods() {
+        for (axis, len) in [(0, 10), (2, 3)] {
+            let mut observers = ChannelObservers::new(method, Granularity::Axis(axis)).unwrap();
+            observers.observe(x.view()).unwrap();
+            let alone = x.axis_iter(Axis(axis)).map(|channel| range_of(method, &[channel.to_owned()]));
+            let ranges = observers.ranges().unwrap();
+            assert_eq!((ranges.len(), ranges), (len, alone.collect()), "{method:?} along {axis}");
+        }
+        let mut tensor = ChannelObservers::new(method, Granularity::Tensor).unwrap();
+        tensor.observe(x.view()).unwrap();
+        assert_eq!(tensor.ranges(), Some(vec![range_of(method, slice::from_ref(&x))]), "{method:?}");
+    }
+}
+
+#[test]
+fn refused_batches_change_no_channel() {
+    let mut observers = ChannelObservers::new(RangeMethod::MinMax, Granularity::LastAxis).unwrap();
+    assert_eq!((observers.ranges(), observers.method()), (None, RangeMethod::MinMax));
+    observers.observe(ArrayD::zeros(IxDyn(&[0, 7])).view()).unwrap();
+    observers.observe(array![[1.0, -2.0], [3.0, 4.0]].into_dyn().view()).unwrap();
+    let before = observers.clone();
+    let nan = observers.observe(array![[9.0, 9.0], [9.0, f32::NAN]].into_dyn().view());
+    assert_eq!(nan, Err(Error::NotANumber { index: 3 }));
+    let infinite = observers.observe(array![[9.0, f32::NEG_INFINITY]].into_dyn().view());
+    assert!(matches!(infinite, Err(Error::Infinite { .. })), "{infinite:?}");
+    let wider = observers.observe(array![[9.0, 9.0, 9.0]].into_dyn().view());
+    assert!(matches!(wider, Err(Error::Parameter { parameter: "channels", .. })), "{wider:?}");
+    let scalar = observers.observe(ndarray::arr0(9.0).into_dyn().view());
+    assert_eq!(scalar, Err(Error::AxisOutOfRange { axis: 0, rank: 0 }));
+    assert_eq!(observers, before);
+    let ends = |range: Range| (range.low(), range.high());
+    assert_eq!(
+        observers.ranges().unwrap().into_iter().map(ends).collect::<Vec<_>>(),
+        [(1.0, 3.0), (-2.0, 4.0)]
+    );
+    assert!(ChannelObservers::new(RangeMethod::Divergence { bits: 0 }, Granularity::Tensor).is_err());
 }
 
 #[test]
