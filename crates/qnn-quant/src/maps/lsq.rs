@@ -195,11 +195,13 @@ impl Trained for Lsq {
         let (step, alphabet) = (f64::from(self.step), self.alphabet());
         let (low, high) = (f64::from(alphabet.first), f64::from(alphabet.last()));
         let scale = self.gradient_scale(x.shape());
+        // The levels as f32, so that both gradients find the same numbers between them.
+        let [lowest, highest] = [low, high].map(|code| (code * step) as f32);
         let [sum] = statistics::sum_of_pairs(x, dy, |x, dy| {
             let ratio = f64::from(x) / step;
             let clipped = clip(ratio, low, high);
             // At the ends and beyond the slope is the level itself; between them round(x/s) − x/s.
-            let residue = if clipped == ratio && low < ratio && ratio < high { ratio } else { 0.0 };
+            let residue = if lowest < x && x < highest { ratio } else { 0.0 };
             [f64::from(dy) * (round_half_even(clipped) - residue)]
         })?;
         Ok(vec![scale * sum])

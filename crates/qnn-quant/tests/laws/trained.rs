@@ -47,6 +47,24 @@ fn the_gradient_of_lsqs_step_is_that_of_its_straight_through_form() {
 }
 
 #[test]
+fn both_gradients_of_a_step_find_the_same_numbers_between_the_levels() {
+    // In f32 three steps of 0.001 are 0.003, though 0.003 / 0.001 is less than 3.
+    let map = Lsq::for_weights(3, 0.001).unwrap();
+    for end in [0.003_f32, -0.004] {
+        for x in [end.next_down(), end, end.next_up()] {
+            let x = array![x].into_dyn();
+            let (grid, dy) = (map.fit(x.view()).unwrap(), array![1.0].into_dyn());
+            let dx = Pair::published(map).pullback(x.view(), &grid, dy.view()).unwrap()[0];
+            assert_eq!(dx, if x[0].abs() < end.abs() { 1.0 } else { 0.0 });
+            let inside = f64::from(dx) * f64::from(x[0]) / f64::from(0.001_f32);
+            let code = f64::from(map.codes(x.view(), &grid).unwrap()[0]);
+            let found = map.parameter_gradients(x.view(), dy.view()).unwrap()[0];
+            close(found, map.gradient_scale(&[1]) * (code - inside));
+        }
+    }
+}
+
+#[test]
 fn signed_activations_have_the_levels_of_weights_and_count_the_features_of_an_example() {
     let x = random(400, 8).into_shape_with_order(IxDyn(&[20, 20])).unwrap();
     let dy = random(400, 9).into_shape_with_order(IxDyn(&[20, 20])).unwrap();
