@@ -148,6 +148,25 @@ proptest! {
     }
 
     #[test]
+    fn a_remembered_sign_changes_beyond_the_threshold_alone(
+        w in arrays(), t in prop::sample::select(vec![0.0, 0.1, 0.5, 1e-45, f32::MAX]),
+    ) {
+        let ends = [t.next_down(), t, t.next_up(), f32::INFINITY, f32::NAN].into_iter().flat_map(|t| [t, -t]);
+        let w: Vec<f32> = w.into_iter().chain(ends).collect();
+        let w = ArrayD::from_shape_vec(IxDyn(&[w.len()]), w).unwrap();
+        let (map, grid) = (HysteresisSign::new(t).unwrap(), Sign.fit(w.view()).unwrap());
+        for before in [1.0, -1.0] {
+            let (previous, mut codes) = (w.mapv(|_| before), w.clone());
+            map.codes_at_into(w.view(), &grid, &Moment::after(previous.view()), codes.view_mut()).unwrap();
+            for (&w, &code) in w.iter().zip(&codes) {
+                let changes = if before > 0.0 { w < -t } else { w > t };
+                let is_expected = if w.is_nan() { code.is_nan() } else { code == if changes { -before } else { before } };
+                prop_assert!(is_expected, "{before} becomes {code} at {w}, threshold {t}");
+            }
+        }
+    }
+
+    #[test]
     fn a_threshold_of_zero_remembers_the_sign_of_zero_alone(w in arrays()) {
         let (map, grid) = (HysteresisSign::new(0.0).unwrap(), Sign.fit(w.view()).unwrap());
         for before in [1.0, -1.0] {

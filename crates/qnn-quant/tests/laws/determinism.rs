@@ -1,5 +1,7 @@
 //! Neither threads nor memory layout change a bit.
 
+use std::sync::Arc;
+
 use ndarray::{ArrayD, IxDyn};
 use ndarray_rand::RandomExt;
 use ndarray_rand::rand_distr::Normal;
@@ -9,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::cases::{Map, all};
+use crate::estimators::published;
 use crate::inputs::{array, bits};
 
 fn random(shape: &[usize], seed: u64) -> ArrayD<f32> {
@@ -43,6 +46,25 @@ fn threads_do_not_matter() {
                 pool(threads).install(|| everything(&map, &x, &dy)) == alone,
                 "{map:?} on {threads} threads"
             );
+        }
+    }
+}
+
+#[test]
+fn threads_and_layout_matter_to_no_estimator() {
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let (x, dy) = (random(&[700, 90], 3), random(&[700, 90], 4));
+    let columns = x.t().as_standard_layout().into_owned().reversed_axes();
+    let maps: [Map; 3] =
+        [Arc::new(Sign), Arc::new(EvenLevels::new(5, 1.0).unwrap()), Arc::new(Ternary::per_axis(1))];
+    for map in maps {
+        let grid = map.fit(x.view()).unwrap();
+        for gradient in published() {
+            let pair = Pair { map: map.clone(), gradient };
+            let slopes = |x: &ArrayD<f32>| bits(&pair.pullback(x.view(), &grid, dy.view()).unwrap());
+            let alone = pool(1).install(|| slopes(&x));
+            assert!(pool(3).install(|| slopes(&x)) == alone, "{pair:?} on 3 threads");
+            assert!(slopes(&columns) == alone, "{pair:?} of columns");
         }
     }
 }

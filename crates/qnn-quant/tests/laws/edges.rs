@@ -29,8 +29,18 @@ fn one_number_is_a_tensor() {
     assert_eq!(quantize(&ScaledSign::per_tensor(), &x).unwrap(), x);
     assert_eq!(quantize(&Ternary::per_tensor(), &x).unwrap(), x);
     assert_eq!(quantize(&DorefaWeights::new(4).unwrap(), &x).unwrap(), ndarray::arr0(-1.0).into_dyn());
-    let error = ScaledSign::per_filter().fit(x.view()).unwrap_err();
-    assert_eq!(error, Error::AxisOutOfRange { axis: 0, rank: 0 });
+    // These two take statistics along an axis.
+    let along_an_axis = ["magnitude-aware-sign", "dorefa-gradients"];
+    let out_of_range = Error::AxisOutOfRange { axis: 0, rank: 0 };
+    for case in all() {
+        if along_an_axis.contains(&case.map.name()) {
+            assert_eq!(case.map.fit(x.view()), Err(out_of_range.clone()), "{:?}", case.map);
+            continue;
+        }
+        let row = quantize(&case.map, &array![-0.5]).unwrap();
+        assert_eq!(quantize(&case.map, &x).unwrap().first(), row.first(), "{:?}", case.map);
+    }
+    assert_eq!(ScaledSign::per_filter().fit(x.view()), Err(out_of_range));
 }
 
 #[test]

@@ -139,6 +139,41 @@ fn modified_tanh_finds_the_thresholds_of_uneven_levels() {
     }
 }
 
+#[test]
+fn modified_tanh_is_the_derivative_of_a_staircase_of_any_steps() {
+    let x = points();
+    let x = aview1(&x).into_dyn();
+    let maps: [Map; 5] = [
+        Arc::new(Ternary::per_tensor()),
+        Arc::new(Inq::new(3).unwrap()),
+        Arc::new(Inq::new(5).unwrap()),
+        Arc::new(LogAp2::new(-3, 1).unwrap()),
+        Arc::new(TrainedTernary::new(0.7, 0.4).unwrap()),
+    ];
+    for map in maps {
+        let grid = map.fit(x.view()).unwrap();
+        let levels: Vec<f64> = grid.values(0).map(f64::from).collect();
+        let thresholds: Vec<f64> = grid.thresholds(0).into_iter().map(f64::from).collect();
+        let dx = Pair { map: map.clone(), gradient: Arc::new(ModifiedTanh::new(4.0)) };
+        let dx = dx.pullback(x.view(), &grid, x.mapv(|_| 1.0).view()).unwrap();
+        for (&x, &dx) in x.iter().zip(&dx) {
+            let x = f64::from(x);
+            let mut distances: Vec<(f64, usize)> =
+                thresholds.iter().enumerate().map(|(i, t)| ((x - t).abs(), i)).collect();
+            distances.sort_by(|a, b| a.0.total_cmp(&b.0));
+            if distances[1].0 - distances[0].0 < 1e-6 {
+                continue;
+            }
+            let nearest = distances[0].1;
+            let (t, d) = (thresholds[nearest], levels[nearest + 1] - levels[nearest]);
+            let (step, h) = (|x: f64| 0.5 * d * (8.0 * (x - t) / d).tanh(), 1e-4 * d);
+            let inside = (levels[0]..=levels[levels.len() - 1]).contains(&x);
+            let want = if inside { (step(x + h) - step(x - h)) / (2.0 * h) } else { 0.0 };
+            assert!((f64::from(dx) - want).abs() < 1e-5, "{map:?}: {dx} at {x}, expected {want}");
+        }
+    }
+}
+
 fn smooth() -> Vec<Surrogate> {
     let mut surrogates = Vec::new();
     for beta in [1.0, 5.0, 10.0_f32] {
@@ -321,21 +356,75 @@ fn ends_of_intervals_belong_to_them() {
     assert_eq!(slopes(&ApproxSign), [0.0, 0.0, 0.0, 2.0, 0.0, 0.0]);
 }
 
+/// Every estimator with its published parameters.
+pub(crate) fn published() -> Vec<Arc<dyn Estimator>> {
+    let of = |name| registry::estimator(name, &registry::Parameters::default()).unwrap();
+    registry::estimators().map(|listing| of(listing.name)).collect()
+}
+
+/// Estimators with parameters at the ends of what they take.
+fn extreme() -> Vec<Arc<dyn Estimator>> {
+    let mut all: Vec<Arc<dyn Estimator>> =
+        vec![Arc::new(ClippedIdentity { c: 0.0 }), Arc::new(LeakyClipped { c: 0.0, leak: 1e30 })];
+    for extreme in [1e-30, 1e30, f32::MAX] {
+        all.push(Arc::new(ModifiedTanh::new(extreme)));
+        all.push(Arc::new(ModifiedTanh::periodic(extreme)));
+        all.push(Arc::new(SwishSign { beta: extreme }));
+        all.push(Arc::new(ErrorDecay::new(extreme).unwrap()));
+    }
+    all
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn any_map_goes_with_any_estimator_and_never_gives_nan(x in array()) {
-        let dy = x.mapv(|x| if x > 0.3 { 1.0 } else { 0.0 });
+        let dy = x.mapv(|x| if x > 0.3 { 1.0 } else { (-2.5 * x).min(1e30) });
         let identity: Map = Arc::new(Identity);
         for map in all().into_iter().map(|case| case.map).chain([identity]) {
-            for listing in registry::estimators() {
-                let gradient = registry::estimator(listing.name, &registry::Parameters::default()).unwrap();
+            for gradient in published().into_iter().chain(extreme()) {
                 let pair = Pair { map: map.clone(), gradient };
                 let grid = pair.map.fit(x.view()).unwrap();
                 let dx = pair.pullback(x.view(), &grid, dy.view()).unwrap();
                 prop_assert!(dx.iter().all(|dx| !dx.is_nan()), "{pair:?}: {dx} of {x}");
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn a_channel_has_the_gradient_that_it_would_have_alone(x in array()) {
+        let dy = x.mapv(|x| 0.7 - x.clamp(-2.0, 2.0));
+        for (case, gradient) in all().iter().flat_map(|case| published().into_iter().map(move |gradient| (case, gradient))) {
+            let Some(along) = &case.along else { continue };
+            let axis = x.ndim() - 1;
+            let pair = Pair { map: along(Granularity::Axis(axis)), gradient };
+            let alone = Pair { map: case.map.clone(), ..pair.clone() };
+            let grid = pair.map.fit(x.view()).unwrap();
+            let dx = pair.pullback(x.view(), &grid, dy.view()).unwrap();
+            for (channel, x) in x.axis_iter(Axis(axis)).enumerate() {
+                let of_channel = |of: &ArrayD<f32>| of.index_axis(Axis(axis), channel).to_owned();
+                let grid = alone.map.fit(x.view()).unwrap();
+                let expected = alone.pullback(x, &grid, of_channel(&dy).view()).unwrap();
+                prop_assert_eq!(bits(&of_channel(&dx)), bits(&expected), "{:?}", pair);
+            }
+        }
+    }
+
+    #[test]
+    fn magnitudes_of_several_channels_stay_apart(x in array()) {
+        let (pair, axis) = (Pair::published(MagnitudeAwareSign), Axis(x.ndim() - 1));
+        let dy = x.mapv(|x| 0.7 - x.clamp(-2.0, 2.0));
+        let grid = pair.map.fit(x.view()).unwrap();
+        let dx = pair.pullback(x.view(), &grid, dy.view()).unwrap();
+        let parts = x.axis_chunks_iter(axis, 1).zip(dy.axis_chunks_iter(axis, 1)).zip(dx.axis_chunks_iter(axis, 1));
+        for ((x, dy), dx) in parts {
+            let grid = pair.map.fit(x.view()).unwrap();
+            prop_assert_eq!(bits(&pair.pullback(x, &grid, dy).unwrap()), bits(&dx.to_owned()));
         }
     }
 }

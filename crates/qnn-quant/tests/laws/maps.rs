@@ -146,6 +146,38 @@ proptest! {
     }
 
     #[test]
+    fn a_channel_or_example_that_is_always_measured_alone_is_as_if_it_were(x in array()) {
+        let whole = quantize(&MagnitudeAwareSign, &x).unwrap();
+        let last = Axis(x.ndim() - 1);
+        for (channel, whole) in x.axis_chunks_iter(last, 1).zip(whole.axis_chunks_iter(last, 1)) {
+            let alone = quantize(&MagnitudeAwareSign, channel).unwrap();
+            prop_assert_eq!(bits(&alone), bits(&whole.to_owned()));
+        }
+        let map = DorefaGradients::new(4, 1).unwrap();
+        let grid = map.fit(x.view()).unwrap();
+        for (example, &scale) in x.axis_chunks_iter(Axis(0), 1).zip(grid.scales()) {
+            let alone = map.fit(example.view()).unwrap();
+            prop_assert_eq!(alone.scales(), [scale], "{}", example);
+        }
+    }
+
+    #[test]
+    fn gradients_err_by_a_step_at_most(x in array(), draw in any::<u64>()) {
+        for bits in 1..=8 {
+            let values = quantize(&DorefaGradients::new(bits, draw).unwrap(), &x).unwrap();
+            for (x, values) in x.axis_iter(Axis(0)).zip(values.axis_iter(Axis(0))) {
+                let greatest = x.iter().fold(0.0, |max: f64, x| max.max(f64::from(x.abs())));
+                // Half a step of noise, and half a step of rounding.
+                let step = 2.0 * greatest / f64::from((1_u32 << bits) - 1);
+                for (&x, &value) in x.iter().zip(&values) {
+                    let error = (f64::from(x) - f64::from(value)).abs();
+                    prop_assert!(error <= step * (1.0 + 1e-6) + 1e-45, "{bits} bits: {x} to {value}, step {step}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn uniform_maps_err_by_half_a_step_at_most(x in array()) {
         for case in all().into_iter().filter(|case| case.nearest) {
             let grid = case.map.fit(x.view()).unwrap();
