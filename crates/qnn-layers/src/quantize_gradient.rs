@@ -13,8 +13,8 @@ use crate::{Ctx, Error, Layer, Signal, module};
 /// backward   dx = f(dy),    f of k bits with noise, scaled to each example's greatest gradient
 /// ```
 ///
-/// See [`DorefaGradients`] for f. The noise is a function of the context's seed and step. Gradients
-/// that are not finite pass as they are: a diverging run shows. Source: Zhou et al. 2016,
+/// See [`DorefaGradients`] for f, and an example for an index of the first axis. The noise is a function of the context's seed and step.
+/// A diverging run shows: a NaN makes its whole example NaN, and with an infinite gradient the batch passes as it is. Source: Zhou et al. 2016,
 /// arXiv:1606.06160, its part on the quantization of gradients.
 ///
 /// ```

@@ -19,7 +19,7 @@ use crate::{Error, Estimator, Grid, Groups, Result};
 ///
 /// It is the derivative of `k tanh(t x)`: first the gradients reach all weights, later they are exact near the threshold. Made by
 /// [`at`](ErrorDecay::at), it goes by the progress of training wherever a layer trains with it
-/// ([`scheduled`](Estimator::scheduled)); made by [`new`](ErrorDecay::new), it stays as it is. A slope beyond f32 is the
+/// ([`scheduled`](Estimator::scheduled)); made by [`new`](ErrorDecay::new), it stays as it is. A height or slope beyond f32 is the
 /// greatest finite f32, so that a gradient of 0 gives no NaN.
 ///
 /// ```

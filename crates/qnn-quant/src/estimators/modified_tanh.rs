@@ -19,7 +19,7 @@ use crate::{Estimator, Grid, Result};
 /// `f2(x) = tanh(kx)`. With more levels it is the derivative of its `f3(x) = f2(x − 2 round(x/2)) + 2 round(x/2)`, rescaled to
 /// the distance of the levels, and 0 outside of them; the purely periodic form goes on for ever and is an option,
 /// which has a meaning for evenly spaced levels with thresholds midway alone. A map without levels
-/// is taken for `{−1, +1}`. The report trains with k = 3, 4 and 5. Any x and k are safe.
+/// is taken for `{−1, +1}`. The report trains with k = 3, 4 and 5. Any x and any finite k are safe.
 ///
 /// ```
 /// # use qnn_quant::{EvenLevels, ModifiedTanh, Pair};

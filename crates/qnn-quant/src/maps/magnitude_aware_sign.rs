@@ -13,7 +13,8 @@ use crate::{Alphabet, Estimator, Grid, MagnitudeAwareGradient, Quantizer, Result
 /// q(w) = m_o · sign(w)                    sign(±0) = +1
 /// ```
 ///
-/// The map is [`ScaledSign::per_filter`]; what differs is the gradient.
+/// The map is [`ScaledSign::per_filter`]; what differs is the gradient. Larq's map of this name has the same values, and the
+/// gradient `dy · m · 1[|w| ≤ 1]`.
 ///
 /// Published with [`MagnitudeAwareGradient`], `dx = dy · m (2 − 2|w|) · 1[|w| ≤ 1]`, the magnitude held constant.
 ///

@@ -10,7 +10,8 @@ use crate::{Alphabet, ClippedIdentity, Estimator, FixedPoint, Grid, Quantizer, R
 /// q(x) = clip( round(2^(q−1) x) / 2^(q−1), −1, 1 − 2^−(q−1) )       halves to even
 /// ```
 ///
-/// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ 1]`.
+/// Published with [`ClippedIdentity`], `dx = dy · 1[|x| ≤ 1]`, the derivative of the hard tanh, which the report prints itself in its
+/// place, as for [`FixedPoint`].
 ///
 #[doc = include_str!("../../plots/quantized-hardtanh.svg")]
 ///
