@@ -91,10 +91,26 @@ fn check_header(bytes: &[u8]) -> Result<usize, String> {
     let header = len
         .and_then(|len| bytes.get(start..len.saturating_add(start)))
         .ok_or("the file ends within its header")?;
+    if is_nested(header) {
+        return Err("the header is nested deeper than that of any array of numbers".to_owned());
+    }
     if is_too_large(&String::from_utf8_lossy(header)) {
         return Err("no machine has room for an array of this shape".to_owned());
     }
     Ok(start + header.len())
+}
+
+/// Whether brackets stand within brackets more than four deep: to read such a header takes exponential time.
+fn is_nested(header: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    header.iter().any(|byte| {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > 4
+    })
 }
 
 /// Whether the axes that are not empty have more elements together than an array can have. An empty axis hides
