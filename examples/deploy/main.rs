@@ -70,6 +70,7 @@ fn run(args: &Args) -> Result<bool, AnyError> {
     let trained = args.model.as_deref().map(Trained::read).transpose()?;
     let preset = preset(args, trained.as_ref())?;
     let mut design = design(args, preset, trained.as_ref())?;
+    args.post_training.as_ref().map_or(Ok(()), |to| check_post_training(design.scheme_mut(), to))?;
     let mut model = design.build(&mut Init::new(0))?;
     match &trained {
         Some(trained) => trained.load_into(model.as_mut(), args, preset)?,
@@ -109,6 +110,22 @@ fn run(args: &Args) -> Result<bool, AnyError> {
         bits.div_ceil(8)
     ));
     Ok(true)
+}
+
+/// Calibration observes the ranges of a network in full precision, and nothing else.
+fn check_post_training(trained: &Scheme, preset: &str) -> Result<(), AnyError> {
+    if trained.kernel.is_some() || matches!(trained.activation, Activation::Quantized(_)) {
+        return Err(
+            "--post-training: this network was trained with quantizers, one in full precision is needed"
+                .into(),
+        );
+    }
+    if !matches!(Scheme::preset(preset)?.activation, Activation::ReluInRange { .. }) {
+        return Err(
+            format!("--post-training {preset}: this scheme has no ranges to observe, int8 has").into()
+        );
+    }
+    Ok(())
 }
 
 /// The program as a file gives it back: what is verified is what users load.

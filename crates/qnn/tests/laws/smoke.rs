@@ -347,6 +347,13 @@ fn flags_without_a_meaning_and_impossible_outputs_are_refused_by_the_tools() {
         ("deploy", "--out nowhere/model.qnn", 1, "nowhere"),
         ("deploy", "--out .", 1, "is a folder"),
         ("deploy", "--preset nonsense", 1, "known are fp, bc,"),
+        (
+            "deploy",
+            "--data embedded --preset fp --post-training bnn",
+            1,
+            "this scheme has no ranges to observe",
+        ),
+        ("deploy", "--data embedded --preset bnn --post-training int8", 1, "was trained with quantizers"),
         ("predict", "--dataset digits --top 0", 2, "--top"),
         ("predict", "--dataset digits --model missing.qnn", 1, "missing.qnn"),
     ] {
