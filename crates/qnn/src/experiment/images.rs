@@ -44,10 +44,12 @@ impl Set {
         match self {
             Self::Known(name) => {
                 let source = options.data.clone().unwrap_or(Source::Auto);
-                if options.download {
+                let found = qnn_data::load(*name, &source);
+                if options.download && found.as_ref().map_or(true, |found| found.is_embedded) {
                     download(*name, &source, options.quiet)?;
+                    return Ok(qnn_data::load(*name, &source)?);
                 }
-                Ok(qnn_data::load(*name, &source)?)
+                Ok(found?)
             }
             Self::Own(dataset) => {
                 let has_no_use = || format!("{} is part of the program", dataset.name);
@@ -67,7 +69,10 @@ fn download(name: DatasetName, source: &Source, quiet: bool) -> Result<(), Error
     let folder = match source {
         Source::Embedded => return Err(Error::flag("--download", "the embedded digits need none")),
         Source::Path(folder) => folder.clone(),
-        _ => std::env::var_os("QNN_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from),
+        _ => {
+            let variable = std::env::var_os("QNN_DATA").filter(|value| !value.is_empty());
+            variable.map_or_else(|| PathBuf::from("data"), PathBuf::from)
+        }
     };
     let bar = super::progress::download_bar(quiet);
     let mut show = |done, total: Option<u64>| {
