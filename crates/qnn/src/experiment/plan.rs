@@ -1,9 +1,10 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use qnn_data::{Augment, Dataset, Normalize};
 use qnn_layers::StateDict;
 use qnn_models::Scheme;
 use qnn_quant::registry::{self, Parameters};
+use qnn_tensor::Tensor;
 use qnn_train::{Recipe, Schedule, load_weights, weights_digest};
 
 use super::images::Set;
@@ -13,7 +14,7 @@ use super::{Design, Error, Experiment, Options, Variant};
 
 /// What the options mean for an experiment: everything settled before training starts.
 pub(super) struct Plan {
-    /// The variant, or the preset that took the place of its scheme.
+    /// The variant, and the preset that took the place of its scheme; of the first variant, the preset alone.
     pub(super) name: String,
     pub(super) design: Box<dyn Design>,
     /// The preset whose networks compute what this one does.
@@ -51,12 +52,13 @@ impl Plan {
         // A figure published for other data, or a part of them, or for another network is no measure of this run.
         let comparable = !embedded && options.limit.is_none() && is_published && !changes_network(options);
         let published = variant.published_for(design.depth()).filter(|_| comparable);
-        let run = options.preset.clone().unwrap_or_else(|| variant.name.to_owned());
-        let default_out = || PathBuf::from("runs").join(experiment.name).join(&run);
+        let run = name(experiment, variant, options);
+        let default_out = || PathBuf::from("runs").join(experiment.name).join(folder_name(&run, options));
         let out = options.out.clone().unwrap_or_else(default_out);
-        let init = options.init_from.as_ref().map(load_weights).transpose()?;
+        let init = options.init_from.as_deref().map(first_weights).transpose()?;
         let label = label(experiment, variant, design.as_ref(), &dataset, options, init.as_ref());
-        let warnings = design.scheme_mut().diagnostics().iter().map(ToString::to_string).collect();
+        let doubts = design.scheme_mut().diagnostics();
+        let warnings = doubts.iter().map(ToString::to_string).chain(unused_milestones(&recipe)).collect();
         let (notice, preset) = (loaded.notice, preset_of(design.scheme_mut()));
         Ok(Self {
             name: run,
@@ -74,6 +76,59 @@ impl Plan {
             warnings,
         })
     }
+}
+
+fn name(experiment: &Experiment, variant: &Variant, options: &Options) -> String {
+    let is_first = experiment.variants.first().is_some_and(|first| first.name == variant.name);
+    match &options.preset {
+        None => variant.name.to_owned(),
+        Some(preset) if is_first => preset.clone(),
+        Some(preset) => format!("{}+{preset}", variant.name),
+    }
+}
+
+/// What the command line adds to a network stands in its folder's name.
+fn folder_name(run: &str, options: &Options) -> String {
+    let mut name = run.to_owned();
+    if let Some(layers) = options.depth {
+        name += &format!("-depth-{layers}");
+    }
+    if let Some(quantizer) = &options.quantizer {
+        name += &format!("+{quantizer}");
+    }
+    if let Some(bits) = options.bits {
+        name += &format!("-{bits}");
+    }
+    if let Some(estimator) = &options.estimator {
+        name += &format!("+{estimator}");
+    }
+    name
+}
+
+/// The weights of a file, which training can start from.
+fn first_weights(path: &Path) -> Result<StateDict, Error> {
+    let weights = load_weights(path)?;
+    let is_finite = |value: &Tensor| value.as_slice().iter().all(|x| x.is_finite());
+    match weights.iter().find(|(_, value)| !is_finite(value)) {
+        None => Ok(weights),
+        Some((tensor, _)) => {
+            let reason =
+                format!("{}: the tensor {tensor:?} holds numbers that are not finite", path.display());
+            Err(Error::flag("--init-from", reason))
+        }
+    }
+}
+
+/// A schedule of steps whose first comes after the end leaves the rate as it is.
+fn unused_milestones(recipe: &Recipe) -> Option<String> {
+    let Schedule::Step { milestones, .. } = &recipe.schedule else { return None };
+    let (first, epochs) = (*milestones.iter().min()?, recipe.epochs);
+    (first >= epochs).then(|| {
+        format!(
+            "the rate never falls: its first step is at epoch {first}, and the training has {epochs}; \
+             --schedule step puts the steps at 40, 60 and 80 % of it"
+        )
+    })
 }
 
 /// Whether the network is another one than the variant's.
@@ -110,9 +165,8 @@ fn label(
     add("beta", options.beta.map(|beta| beta.to_string()));
     add("first-fp", options.first_fp.map(|first| first.to_string()));
     add("last-fp", options.last_fp.map(|last| last.to_string()));
-    // A file of the same name may hold other weights tomorrow.
-    let from = options.init_from.as_ref().zip(init);
-    add("from", from.map(|(file, init)| format!("{} ({:016x})", file.display(), weights_digest(init))));
+    // The same file has many paths, and may hold other weights tomorrow.
+    add("from weights", init.map(|init| format!("{:016x}", weights_digest(init))));
     label
 }
 
@@ -201,7 +255,13 @@ fn change_quantizer(scheme: &mut Scheme, options: &Options) -> Result<(), Error>
         (Some(name), kernel) => {
             let parameters = Parameters { clip: of_estimator.clip, ..of_map };
             let all = Parameters { k: of_estimator.k, beta: of_estimator.beta, ..parameters };
-            *kernel = Some(registry::pair(name, estimator, &all)?);
+            let pair = registry::pair(name, estimator, &all)?;
+            if options.scale.is_some() && pair.map.trained().is_some() {
+                let reason =
+                    format!("training starts the scale of {name} from the first kernels that it sees");
+                return Err(Error::flag("--scale", reason));
+            }
+            *kernel = Some(pair);
         }
         (None, _) if has(of_map) => {
             let reason = "they belong to --quantizer, which is not given";
@@ -221,4 +281,75 @@ fn change_quantizer(scheme: &mut Scheme, options: &Options) -> Result<(), Error>
         (None, _) => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use qnn_data::DatasetName;
+    use qnn_layers::{Init, for_each_param_mut};
+    use qnn_models::ResNetConfig;
+    use qnn_train::save_model;
+
+    use super::*;
+
+    fn plan(options: &Options) -> Plan {
+        let variant = |name, about| Variant::new(name, about, ResNetConfig::new(1));
+        let experiment =
+            Experiment::new("t", "a test").dataset(DatasetName::Digits).recipe(Recipe::metu_cifar10());
+        let experiment =
+            experiment.variant(variant("fp", "the first")).variant(variant("other", "the second"));
+        Plan::new(&experiment, &Options { limit: Some(20), ..options.clone() }).unwrap()
+    }
+
+    #[test]
+    fn a_folder_is_named_after_all_that_makes_the_network() {
+        let [none, preset] =
+            [None, Some("bnn".to_owned())].map(|preset| Options { preset, ..Options::default() });
+        let other = |options: &Options| Options { variant: Some("other".to_owned()), ..options.clone() };
+        let ternary = Options { quantizer: Some("ternary".to_owned()), ..none.clone() };
+        let levels = Options { quantizer: Some("alphabet".to_owned()), bits: Some(2), ..none.clone() };
+        let bell = Options { estimator: Some("approx-sign".to_owned()), ..other(&preset) };
+        for (options, folder) in [
+            (&none, "fp"),
+            (&preset, "bnn"),
+            (&other(&none), "other"),
+            (&other(&preset), "other+bnn"),
+            (&Options { depth: Some(8), ..other(&none) }, "other-depth-8"),
+            (&ternary, "fp+ternary"),
+            (&levels, "fp+alphabet-2"),
+            (&bell, "other+bnn+approx-sign"),
+        ] {
+            assert_eq!(plan(options).out, Path::new("runs/t").join(folder));
+        }
+    }
+
+    #[test]
+    fn a_rate_that_never_falls_is_told() {
+        let warnings = |epochs, schedule: &str| {
+            plan(&Options { epochs: Some(epochs), schedule: schedule.parse().ok(), ..Options::default() })
+                .warnings
+        };
+        assert!(
+            warnings(80, "step:80,120")[0].contains("first step is at epoch 80, and the training has 80")
+        );
+        for (epochs, schedule) in [(81, "step:80,120"), (9, "step"), (9, "constant"), (9, "cosine")] {
+            assert_eq!(warnings(epochs, schedule), [""; 0], "{schedule}");
+        }
+    }
+
+    #[test]
+    fn weights_to_start_from_are_finite() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("model.safetensors");
+        let mut model = plan(&Options::default()).design.build(&mut Init::new(0)).unwrap();
+        for (first, is_finite) in [(1.0, true), (f32::NAN, false), (f32::INFINITY, false)] {
+            for_each_param_mut(model.as_mut(), &mut |_, param| param.value_mut().as_mut_slice()[0] = first);
+            save_model(&file, model.as_ref(), &BTreeMap::new()).unwrap();
+            let found = first_weights(&file).map_err(|error| error.to_string());
+            assert_eq!(found.is_ok(), is_finite, "{first}");
+            assert!(is_finite || found.unwrap_err().contains("not finite"));
+        }
+    }
 }
