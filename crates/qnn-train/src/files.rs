@@ -17,7 +17,3 @@ pub const METRICS_JSONL: &str = "metrics.jsonl";
 
 /// Loss and accuracy, drawn.
 pub const CURVES: &str = "curves.svg";
-
-/// Every file, the checkpoint first: whoever removes them in this order and is interrupted leaves no run that could be resumed and lacks
-/// its best model.
-pub const ALL: [&str; 6] = [CHECKPOINT, BEST_MODEL, MODEL, METRICS_CSV, METRICS_JSONL, CURVES];

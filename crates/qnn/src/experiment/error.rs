@@ -29,6 +29,14 @@ pub enum Error {
         /// What is in it.
         what: String,
     },
+    /// The output folder holds a checkpoint that tells no settings.
+    #[error("{} holds a checkpoint that cannot be read: choose another --out, or delete the folder", .folder.display())]
+    Damaged {
+        /// The output folder.
+        folder: PathBuf,
+        /// What is wrong with the checkpoint.
+        source: Box<qnn_train::Error>,
+    },
     /// Another process trains into the output folder.
     #[error("another process is training into {}: wait for it, or choose another --out", .folder.display())]
     Busy {
@@ -84,8 +92,13 @@ pub enum Error {
 impl Error {
     /// Whether the command line was at fault.
     pub fn is_usage(&self) -> bool {
-        use Error::{Busy, Flag, Occupied, Quantizer, Unfinished};
-        matches!(self, Flag { .. } | Unfinished { .. } | Occupied { .. } | Busy { .. } | Quantizer(_))
+        use Error::{Busy, Flag, Load, Model, Occupied, Quantizer, Train, Unfinished};
+        match self {
+            Flag { .. } | Unfinished { .. } | Occupied { .. } | Busy { .. } => true,
+            Quantizer(_) | Model(_) | Load(_) => true,
+            Train(error) => matches!(error, qnn_train::Error::Setting { .. }),
+            _ => false,
+        }
     }
 
     pub(super) fn flag(flag: &'static str, reason: impl Into<String>) -> Self {

@@ -68,7 +68,10 @@ impl Progress {
         self.bar.reset_eta();
         if resumed {
             self.line(&match self.is_finished {
-                true => "the run is already finished".to_owned(),
+                true => format!(
+                    "the run is already finished; to train again, choose another --out or delete {}",
+                    self.out.display()
+                ),
                 false => format!("resuming in epoch {}, batch {}", first_epoch + 1, batch + 1),
             });
         }

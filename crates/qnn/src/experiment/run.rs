@@ -1,5 +1,5 @@
 use std::fs::{File, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use qnn_layers::{Count, Init, Layer, load_pretrained, parameter_count};
@@ -15,6 +15,9 @@ use super::{Error, Experiment, Options, Provenance, RunResult, Summary, check_in
 /// with that hardly answers any more.
 pub const MAX_THREADS: usize = 1024;
 
+/// The most trainings of one command: a larger number was meant for `--seed`.
+const MAX_SEEDS: u64 = 1000;
+
 /// Runs every seed that the options ask for.
 pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Result<Summary, Error> {
     match options.threads {
@@ -25,8 +28,10 @@ pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Re
         _ => {}
     }
     let seeds = options.seeds.unwrap_or(1);
-    if seeds == 0 {
-        return Err(Error::flag("--seeds", "at least one seed is needed"));
+    if !(1..=MAX_SEEDS).contains(&seeds) {
+        let reason =
+            format!("from 1 to {MAX_SEEDS} trainings are possible; a seed's own number goes to --seed");
+        return Err(Error::flag("--seeds", reason));
     }
     if options.limit == Some(0) {
         return Err(Error::flag("--limit", "at least one image is needed"));
@@ -50,6 +55,12 @@ pub(super) fn run(experiment: &Experiment, options: &Options, stop: &Stop) -> Re
     let runs: Vec<_> = runs.collect();
     // All of them first: the last seed's folder must not fail after hours of training in the others.
     runs.iter().try_for_each(Run::check_folder)?;
+    let _each_held = if seeds > 1 {
+        check_summary(&plan, &runs)?;
+        runs.iter().map(|run| hold(&run.out)).collect::<Result<Vec<_>, _>>()?
+    } else {
+        Vec::new()
+    };
     let mut results = Vec::new();
     for run in runs {
         let (result, stopped) = pool.install(|| run.run(stop))?;
@@ -85,6 +96,26 @@ fn hold(folder: &Path) -> Result<Option<File>, Error> {
     }
 }
 
+/// Refuses to replace the summary of other trainings than these.
+fn check_summary(plan: &Plan, runs: &[Run<'_>]) -> Result<(), Error> {
+    let path = plan.out.join(RESULT);
+    if !path.exists() {
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let summary: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let is_one_of_these = |there: &serde_json::Value| {
+        let seed = there["seed"].as_u64();
+        there["network"] == plan.label.as_str() && runs.iter().any(|run| Some(run.recipe.seed) == seed)
+    };
+    let there = summary["runs"].as_array();
+    if there.is_some_and(|there| !there.is_empty() && there.iter().all(is_one_of_these)) {
+        return Ok(());
+    }
+    let what = "the summary of other runs".to_owned();
+    Err(Error::Occupied { folder: plan.out.clone(), what })
+}
+
 /// One training with one seed.
 struct Run<'e> {
     experiment: &'e Experiment,
@@ -100,12 +131,10 @@ impl Run<'_> {
         let mut model = self.model()?;
         let data = self.data()?;
         let result_file = self.out.join(RESULT);
-        let resume = self.options.resume;
-        let is_finished = resume && result_file.exists();
-        self.prepare_folder()?;
+        let is_finished = result_file.exists();
         let mut progress = Progress::new(self.options.quiet, self.recipe.epochs, &self.out, is_finished);
         progress.line(&self.heading(model.as_ref()));
-        if resume && !self.out.join(files::CHECKPOINT).exists() {
+        if self.options.resume && !self.out.join(files::CHECKPOINT).exists() {
             let out = self.out.display();
             progress.line(&format!("no checkpoint in {out}: starting from the beginning"));
         }
@@ -120,7 +149,10 @@ impl Run<'_> {
         let result = self.result(model.as_ref(), &outcome).rounded();
         let stopped = outcome.ending == Ending::Interrupted;
         if !stopped {
-            write_json(&result_file, &result)?;
+            // That of a finished run also says how it was made.
+            if !is_finished {
+                write_json(&result_file, &result)?;
+            }
             let line = serde_json::to_string(&result).expect("a result is plain data");
             // Whoever reads the other end of a pipe may have seen enough.
             let _ = writeln!(std::io::stdout(), "{line}");
@@ -133,7 +165,8 @@ impl Run<'_> {
         let title = format!("{experiment} {variant} on {}", self.plan.dataset.name);
         FitOptions {
             out_dir: Some(self.out.clone()),
-            resume: self.options.resume,
+            // There is no other way to go on from a finished run: what it holds is not trained anew.
+            resume: self.options.resume || self.out.join(RESULT).exists(),
             stop: stop.clone(),
             experiment: self.plan.label.clone(),
             title,
@@ -171,58 +204,34 @@ impl Run<'_> {
         Ok(TrainingData::new(dataset.clone(), &self.recipe, normalize.clone(), *augment)?)
     }
 
-    /// Refuses a folder whose files this run must not replace. The same run may: it would only write the same again.
+    /// Refuses a folder whose files this run must not replace. Its own, finished, may be there.
     fn check_folder(&self) -> Result<(), Error> {
-        let (checkpoint, resume) = (self.out.join(files::CHECKPOINT), self.options.resume);
         let folder = self.out.clone();
-        match (checkpoint.exists(), self.out.join(RESULT).exists()) {
-            (true, false) if !resume => Err(Error::Unfinished { folder }),
-            (true, true) if !resume => {
-                let settings = run_settings(&self.recipe, &self.data()?, &self.fit_options(&Stop::new()));
-                match Checkpoint::load(&checkpoint)?.differences(&settings) {
-                    differences if differences.is_empty() => Ok(()),
-                    differences => {
-                        let what = format!("a run with other settings ({differences})");
-                        Err(Error::Occupied { folder, what })
-                    }
-                }
+        let has = |name: &str| folder.join(name).exists();
+        if has(files::CHECKPOINT) {
+            let settings = run_settings(&self.recipe, &self.data()?, &self.fit_options(&Stop::new()));
+            let checkpoint = Checkpoint::load(folder.join(files::CHECKPOINT))
+                .map_err(|source| Error::Damaged { folder: folder.clone(), source: source.into() })?;
+            let differences = checkpoint.differences(&settings);
+            if !differences.is_empty() {
+                let what = format!("a run with other settings ({differences})");
+                return Err(Error::Occupied { folder, what });
             }
-            (false, true) => {
-                let what =
-                    "a result without the checkpoint that would tell its settings (--seeds leaves such)"
-                        .to_owned();
-                Err(Error::Occupied { folder, what })
-            }
-            // A run that was killed early leaves neither, or a checkpoint.
-            (false, false)
-                if !resume
-                    && [files::MODEL, files::BEST_MODEL].iter().any(|name| folder.join(name).exists()) =>
-            {
-                let what = "a model without the checkpoint that would tell its settings".to_owned();
-                Err(Error::Occupied { folder, what })
-            }
-            _ => Ok(()),
+            return if has(RESULT) || self.options.resume {
+                Ok(())
+            } else {
+                Err(Error::Unfinished { folder })
+            };
         }
-    }
-
-    /// Makes the output folder and clears what an earlier, finished run left there.
-    fn prepare_folder(&self) -> Result<(), Error> {
-        let write = |source| Error::Write { path: self.out.clone(), source };
-        std::fs::create_dir_all(&self.out).map_err(write)?;
-        if self.options.resume || !self.out.join(RESULT).exists() {
+        // A run that was killed early leaves neither, or a checkpoint.
+        let what = if has(RESULT) {
+            "a result without the checkpoint that would tell its settings (--seeds leaves such)"
+        } else if has(files::MODEL) || has(files::BEST_MODEL) {
+            "a model without the checkpoint that would tell its settings"
+        } else {
             return Ok(());
-        }
-        // Once the result is gone, what remains counts as an unfinished run, which can be resumed; without the checkpoint it starts anew.
-        for name in [RESULT].iter().chain(&files::ALL) {
-            let file = self.out.join(name);
-            match std::fs::remove_file(&file) {
-                Err(source) if source.kind() != ErrorKind::NotFound => {
-                    return Err(Error::Write { path: file, source });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        };
+        Err(Error::Occupied { folder, what: what.to_owned() })
     }
 
     fn heading(&self, model: &dyn Layer) -> String {
@@ -282,30 +291,60 @@ mod tests {
         Experiment::new("t", "a test").variant(Variant::new("fp", "full precision", net))
     }
 
-    /// What is left after a run with these options has made its folder ready.
-    fn left(options: &Options, before: &[&str]) -> Vec<String> {
-        let folder = tempfile::tempdir().unwrap();
-        before.iter().for_each(|name| std::fs::write(folder.path().join(name), "").unwrap());
-        let experiment = experiment().dataset(DatasetName::Digits);
-        let plan = Plan::new(&experiment, options).unwrap();
-        let (recipe, out) = (plan.recipe.clone(), folder.path().to_owned());
-        Run { experiment: &experiment, plan: &plan, options, recipe, out }.prepare_folder().unwrap();
-        let entries = std::fs::read_dir(folder.path()).unwrap();
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
+    /// A short training in a folder.
+    fn options(out: impl Into<PathBuf>) -> Options {
+        Options { out: Some(out.into()), quiet: true, epochs: Some(1), limit: Some(20), ..Options::default() }
     }
 
     #[test]
-    fn a_finished_run_is_cleared_whole_and_nothing_else_is() {
-        let mut files: Vec<&str> = files::ALL.to_vec();
-        files.extend([RESULT, "notes.txt"]);
-        files.sort_unstable();
-        assert_eq!(left(&Options::default(), &files), ["notes.txt"]);
-        assert_eq!(left(&Options { resume: true, ..Options::default() }, &files), files);
-        files.retain(|&name| name != RESULT);
-        assert_eq!(left(&Options::default(), &files), files);
+    fn a_finished_run_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (experiment, options) = (experiment().dataset(DatasetName::Digits), options(folder.path()));
+        let first = experiment.run(&options).unwrap().unwrap();
+        let model = std::fs::read(folder.path().join(files::MODEL)).unwrap();
+        std::fs::write(folder.path().join(RESULT), "of another time").unwrap();
+        for resume in [false, true] {
+            let again = experiment.run(&Options { resume, ..options.clone() }).unwrap().unwrap();
+            assert_eq!(again.runs[0].train_loss, first.runs[0].train_loss);
+            assert_eq!(std::fs::read(folder.path().join(files::MODEL)).unwrap(), model);
+            assert_eq!(std::fs::read(folder.path().join(RESULT)).unwrap(), b"of another time");
+        }
+    }
+
+    #[test]
+    fn other_settings_and_damage_are_found_before_any_training() {
+        let folder = tempfile::tempdir().unwrap();
+        let (experiment, out) = (experiment().dataset(DatasetName::Digits), folder.path().to_owned());
+        let of_seed = |seed, out: PathBuf| Options { seed: Some(seed), ..options(out) };
+        experiment.run(&of_seed(3, out.join("seed-3"))).unwrap();
+        for resume in [false, true] {
+            let longer = Options { seeds: Some(2), resume, epochs: Some(2), ..of_seed(2, out.clone()) };
+            let error = experiment.run(&longer).unwrap_err();
+            assert!(matches!(&error, Error::Occupied { what, .. } if what.contains("epochs")), "{error}");
+            assert!(error.is_usage() && !out.join("seed-2").exists());
+        }
+        std::fs::write(out.join("seed-3").join(files::CHECKPOINT), "no checkpoint").unwrap();
+        let error = experiment.run(&of_seed(3, out.join("seed-3"))).unwrap_err();
+        assert!(matches!(&error, Error::Damaged { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_summary_is_replaced_by_one_that_contains_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let experiment = experiment().dataset(DatasetName::Digits);
+        let seeds = |seed, seeds| Options { seed: Some(seed), seeds: Some(seeds), ..options(folder.path()) };
+        assert!(experiment.run(&seeds(1, 1001)).unwrap_err().to_string().contains("--seed"));
+        experiment.run(&seeds(1, 2)).unwrap();
+        let result = || std::fs::read(folder.path().join(RESULT)).unwrap();
+        let before = result();
+        for other in [seeds(7, 2), Options { preset: Some("bnn".to_owned()), ..seeds(1, 2) }] {
+            let error = experiment.run(&other).unwrap_err();
+            assert!(matches!(&error, Error::Occupied { .. }), "{error}");
+            assert_eq!(result(), before);
+        }
+        experiment.run(&seeds(1, 2)).unwrap();
+        assert_eq!(experiment.run(&seeds(1, 3)).unwrap().unwrap().runs.len(), 3);
+        assert_ne!(result(), before);
     }
 
     #[test]
@@ -313,14 +352,7 @@ mod tests {
     fn two_runs_do_not_share_a_folder() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("run");
-        let options = Options {
-            out: Some(out.clone()),
-            quiet: true,
-            epochs: Some(1),
-            limit: Some(20),
-            ..Options::default()
-        };
-        let experiment = experiment().dataset(DatasetName::Digits);
+        let (experiment, options) = (experiment().dataset(DatasetName::Digits), options(&out));
         let held = hold(&out).unwrap();
         assert!(held.is_some(), "folders can be locked here");
         let error = experiment.run(&options).unwrap_err();
@@ -328,27 +360,26 @@ mod tests {
         assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
         drop(held);
         experiment.run(&options).unwrap();
-        // A folder inside, as --seeds makes them, is another one.
-        let _held = hold(&out).unwrap();
-        hold(&out.join("seed-1")).unwrap();
+        // A folder inside, as --seeds makes them, is another one, which they hold as well.
+        let held = hold(&out.join("seed-1")).unwrap();
+        let other = folder.path().join("seeds");
+        let _held = hold(&other.join("seed-1")).unwrap();
+        let seeds = Options { out: Some(other), seeds: Some(2), ..options };
+        assert!(matches!(experiment.run(&seeds).unwrap_err(), Error::Busy { .. }));
+        drop(held);
     }
 
     #[test]
     fn models_of_unknown_settings_are_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let experiment = experiment().dataset(DatasetName::Digits);
-        let options = Options {
-            out: Some(folder.path().to_owned()),
-            quiet: true,
-            epochs: Some(1),
-            limit: Some(20),
-            ..Options::default()
-        };
+        let (experiment, options) = (experiment().dataset(DatasetName::Digits), options(folder.path()));
         for name in [files::MODEL, files::BEST_MODEL] {
             std::fs::write(folder.path().join(name), "someone's").unwrap();
-            let error = experiment.run(&options).unwrap_err();
-            assert!(matches!(&error, Error::Occupied { .. }), "{error}");
-            assert_eq!(std::fs::read(folder.path().join(name)).unwrap(), b"someone's");
+            for resume in [false, true] {
+                let error = experiment.run(&Options { resume, ..options.clone() }).unwrap_err();
+                assert!(matches!(&error, Error::Occupied { .. }), "{error}");
+                assert_eq!(std::fs::read(folder.path().join(name)).unwrap(), b"someone's");
+            }
             std::fs::remove_file(folder.path().join(name)).unwrap();
         }
         std::fs::write(folder.path().join("notes.txt"), "").unwrap();
@@ -359,14 +390,7 @@ mod tests {
     fn weights_to_start_from_belong_to_the_settings() {
         let folder = tempfile::tempdir().unwrap();
         let experiment = experiment().dataset(DatasetName::Digits);
-        let options = |out: &str, seed| Options {
-            out: Some(folder.path().join(out)),
-            quiet: true,
-            epochs: Some(1),
-            limit: Some(20),
-            seed: Some(seed),
-            ..Options::default()
-        };
+        let options = |out: &str, seed| Options { seed: Some(seed), ..options(folder.path().join(out)) };
         let from = folder.path().join("from.safetensors");
         let copy = |name: &str| std::fs::copy(folder.path().join(name), &from).unwrap();
         experiment.run(&options("a", 1)).unwrap();
