@@ -12,7 +12,7 @@ use tar::{Archive, Entry};
 use crate::read::{interrupted, open, read, read_bounded};
 use crate::{Dataset, DatasetName, Error, Images, Result};
 
-const FILES: [&str; 6] = [
+pub(crate) const FILES: [&str; 6] = [
     "data_batch_1.bin",
     "data_batch_2.bin",
     "data_batch_3.bin",

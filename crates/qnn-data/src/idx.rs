@@ -56,9 +56,11 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    /// The image file of this part, if it is there.
-    pub(crate) fn images(self, folder: &Path) -> Option<PathBuf> {
-        self.variants("images", 3, folder).into_iter().find(|path| path.is_file())
+    /// Whether a file of this part is there.
+    pub(crate) fn exists(self, folder: &Path) -> bool {
+        let mut files =
+            [("images", 3), ("labels", 1)].into_iter().flat_map(|(kind, d)| self.variants(kind, d, folder));
+        files.any(|file| file.is_file())
     }
 
     fn word(self) -> &'static str {

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::DatasetName;
 use crate::idx::Part;
+use crate::{DatasetName, cifar};
 
 /// A place and what would lie there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,14 +24,15 @@ impl Place {
         path
     }
 
-    /// Whether the set, or at least its first file, is there. A set that is there but incomplete is an error
-    /// later, not another place.
+    /// Whether the set, or at least one of its files, is there. A set that is there but incomplete is an error
+    /// later, which names the missing file, not another place.
     pub(crate) fn exists(&self) -> bool {
+        let any = |folder: &Path, names: &[&str]| names.iter().any(|name| folder.join(name).is_file());
         match self {
-            Self::CifarFolder(folder) => folder.join("data_batch_1.bin").is_file(),
+            Self::CifarFolder(folder) => any(folder, &cifar::FILES),
             Self::CifarArchive(file) => file.is_file(),
-            Self::Svhn(folder) => folder.join("train.bin").is_file(),
-            Self::Idx(folder) => Part::Train.images(folder).is_some(),
+            Self::Svhn(folder) => any(folder, &["train.bin", "test.bin"]),
+            Self::Idx(folder) => [Part::Train, Part::Test].iter().any(|part| part.exists(folder)),
         }
     }
 }

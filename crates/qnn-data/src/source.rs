@@ -194,6 +194,21 @@ mod tests {
     }
 
     #[test]
+    fn the_missing_file_of_an_incomplete_set_is_named() {
+        for part in ["train", "t10k"] {
+            for file in ["images-idx3-ubyte", "labels-idx1-ubyte"].map(|kind| format!("{part}-{kind}")) {
+                let root = tempfile::tempdir().unwrap();
+                write_mnist(root.path(), 5, 28);
+                fs::remove_file(root.path().join(&file)).unwrap();
+                for source in [Source::Path(root.path().into()), Source::Auto] {
+                    let error = load_with(DatasetName::Mnist, &source, &[root.path().into()]).unwrap_err();
+                    assert!(error.to_string().contains(&file), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn earlier_roots_come_first_and_sets_are_not_mixed_up() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         write_mnist(&one.path().join("fashion-mnist"), 1, 28);
