@@ -131,6 +131,10 @@ pub struct Options {
     #[arg(long, value_name = "RATE", help_heading = "Training")]
     pub weight_decay: Option<f32>,
 
+    /// The learning rate of what quantizers learn, such as the steps of LSQ, as a factor of the others'
+    #[arg(long, value_name = "FACTOR", help_heading = "Training")]
+    pub quantizer_rate: Option<f32>,
+
     /// L2 on what quantizers learn, such as the heights of PACT
     #[arg(long, value_name = "RATE", help_heading = "Training")]
     pub quantizer_decay: Option<f32>,

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use qnn_data::{Augment, Dataset, Normalize};
 use qnn_layers::StateDict;
-use qnn_models::Scheme;
+use qnn_models::{Activation, Scheme};
 use qnn_quant::registry::{self, Parameters};
 use qnn_tensor::Tensor;
 use qnn_train::{Recipe, Schedule, load_weights, weights_digest};
@@ -163,6 +163,7 @@ fn label(
     add("clip", options.clip.map(|clip| clip.to_string()));
     add("k", options.k.map(|k| k.to_string()));
     add("beta", options.beta.map(|beta| beta.to_string()));
+    add("quantizer-rate", options.quantizer_rate.map(|factor| factor.to_string()));
     add("first-fp", options.first_fp.map(|first| first.to_string()));
     add("last-fp", options.last_fp.map(|last| last.to_string()));
     // The same file has many paths, and may hold other weights tomorrow.
@@ -198,7 +199,29 @@ fn change_design(design: &mut dyn Design, options: &Options) -> Result<(), Error
     }
     scheme.first_full_precision = options.first_fp.or(scheme.first_full_precision);
     scheme.last_full_precision = options.last_fp.or(scheme.last_full_precision);
-    change_quantizer(scheme, options)
+    change_quantizer(scheme, options)?;
+    change_quantizer_rate(scheme, options)
+}
+
+fn change_quantizer_rate(scheme: &mut Scheme, options: &Options) -> Result<(), Error> {
+    let Some(factor) = options.quantizer_rate else { return Ok(()) };
+    if !(factor > 0.0 && factor.is_finite()) {
+        return Err(Error::flag("--quantizer-rate", format!("a factor above 0 is needed, got {factor}")));
+    }
+    let activation = match &scheme.activation {
+        Activation::Quantized(pair) => Some(pair),
+        _ => None,
+    };
+    if ![scheme.kernel.as_ref(), scheme.input.as_ref(), activation]
+        .iter()
+        .flatten()
+        .any(|pair| pair.map.trained().is_some())
+    {
+        let reason = "no quantizer of this network learns anything; lsq, pact and trained-ternary do";
+        return Err(Error::flag("--quantizer-rate", reason));
+    }
+    scheme.quantizer_rate = Some(factor);
+    Ok(())
 }
 
 fn make_recipe(
@@ -288,7 +311,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use qnn_data::DatasetName;
-    use qnn_layers::{Init, for_each_param_mut};
+    use qnn_layers::{Init, Role, for_each_param, for_each_param_mut};
     use qnn_models::ResNetConfig;
     use qnn_train::save_model;
 
@@ -336,6 +359,21 @@ mod tests {
         );
         for (epochs, schedule) in [(81, "step:80,120"), (9, "step"), (9, "constant"), (9, "cosine")] {
             assert_eq!(warnings(epochs, schedule), [""; 0], "{schedule}");
+        }
+    }
+
+    #[test]
+    fn what_quantizers_learn_has_a_rate_of_its_own() {
+        let lsq = Options { preset: Some("lsq".to_owned()), ..Options::default() };
+        for factor in [0.25, 4.0] {
+            let plan = plan(&Options { quantizer_rate: Some(factor), ..lsq.clone() });
+            let mut learned = 0;
+            for_each_param(plan.design.build(&mut Init::new(0)).unwrap().as_ref(), &mut |_, param| {
+                let learns = param.role() == Role::Quantizer;
+                learned += usize::from(learns);
+                assert_eq!(param.learning_rate_factor(), if learns { factor } else { 1.0 });
+            });
+            assert!(learned > 0 && plan.label.contains("quantizer-rate"), "{}", plan.label);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::example::{SMALL, command, run, run_well, said};
 
 /// An example, its flags, the exit code, and what the message must name: 2 where the command line
 /// itself is at fault, 1 where a file is missing.
-const REFUSED: [(&str, &str, i32, &str); 45] = [
+const REFUSED: [(&str, &str, i32, &str); 48] = [
     ("resnet20_bc", "--nonsense", 2, "--nonsense"),
     ("resnet20_bc", "--variant nonsense", 2, "--variant"),
     ("resnet20_bc", "--variant bc-12", 2, "did you mean bc-1.2?"),
@@ -48,6 +48,9 @@ const REFUSED: [(&str, &str, i32, &str); 45] = [
     ("resnet20_bc", "--epochs 0", 2, "epochs"),
     ("resnet20_bc", "--batch 0", 2, "batch"),
     ("resnet20_bc", "--lr nan", 2, "learning rate"),
+    ("resnet20_bc", "--quantizer-rate 0.1", 2, "no quantizer of this network learns"),
+    ("resnet20_bc", "--preset lsq --quantizer-rate 0", 2, "--quantizer-rate"),
+    ("resnet20_bc", "--preset pact --quantizer-rate nan", 2, "--quantizer-rate"),
     ("resnet20_bc", "--optimizer nonsense", 2, "--optimizer"),
     ("resnet20_bc", "--loss hinge", 2, "cross-entropy:SMOOTHING"),
     ("resnet20_bc", "--weight-decay=-1", 2, "weight decay"),
