@@ -371,7 +371,8 @@ fn partition(x: &ArrayViewD<'_, f32>, groups: Groups, parameters: usize) -> Resu
     groups.partition(x.shape())
 }
 
-fn write_row_major(mut out: ArrayViewMutD<'_, f32>, write: &mut dyn FnMut(&mut [f32])) {
+/// Lends the elements of `out` in row-major order, as a copy that is written back if they do not lie that way.
+pub(crate) fn write_row_major(mut out: ArrayViewMutD<'_, f32>, write: &mut dyn FnMut(&mut [f32])) {
     if let Some(slice) = out.as_slice_mut() {
         return write(slice);
     }

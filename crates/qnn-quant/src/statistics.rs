@@ -13,8 +13,8 @@ use std::sync::{Mutex, PoisonError};
 use ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_kernels::vectorized;
 
-use self::reduction::{CHUNK, fold, in_parallel, sum_of};
-use crate::elementwise::{fill_pieces, row_major, same_shape, zip_into};
+use self::reduction::{CHUNK, fold, fold_bands, in_parallel, sum_of};
+use crate::elementwise::{fill_pieces, map_row, row_major, same_shape, write_row_major, zip_into};
 use crate::groups::Partition;
 use crate::{Error, Groups, Result};
 
@@ -220,6 +220,45 @@ pub(crate) fn mean_abs_above_while(
     let mean = mean_above(sums, threshold);
     finite("the mean of |x| above the threshold", &x, &[mean])?;
     Ok(mean)
+}
+
+/// [`mean_abs_above`] of groups along the last axis, to the bit, while `out = f(x, threshold)` is written in the same pass.
+pub(crate) fn channel_means_above_while(
+    x: ArrayViewD<'_, f32>,
+    thresholds: &[f32],
+    out: ArrayViewMutD<'_, f32>,
+    f: impl Fn(f32, &f32) -> f32 + Sync,
+) -> Result<Vec<f64>> {
+    same_shape("the output", x.shape(), out.shape())?;
+    let (rows, count) = (row_major(&x), thresholds.len());
+    let mut sums = Vec::new();
+    write_row_major(out, &mut |out| {
+        sums = fold_bands(
+            &rows,
+            count,
+            out,
+            |group, chunk| {
+                vectorized(
+                    #[inline(always)]
+                    || above(chunk, thresholds[group]),
+                )
+            },
+            |a, b| (a.0 + b.0, a.1 + b.1),
+            |out, rows| {
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (out, row) in out.chunks_exact_mut(count).zip(rows.chunks_exact(count)) {
+                            map_row(out, row, thresholds, &f);
+                        }
+                    },
+                );
+            },
+        );
+    });
+    let means: Vec<f64> = sums.into_iter().zip(thresholds).map(|(sums, &t)| mean_above(sums, t)).collect();
+    finite("the mean of |x| above the threshold", &x, &means)?;
+    Ok(means)
 }
 
 /// The mean from sum and number; 0 of nothing, and NaN if nobody knows what lies above.

@@ -167,22 +167,40 @@ impl Quantizer for Ternary {
 
     one_pass!(write);
 
-    /// The second pass over a whole tensor both measures α and writes codes.
+    /// The second pass over a whole tensor, or over channels along the last axis, both measures α and writes codes.
     fn fit_codes_into(&self, x: ArrayViewD<'_, f32>, codes: ArrayViewMutD<'_, f32>) -> Result<Grid> {
-        if self.granularity != Granularity::Tensor || !self.scaled {
-            let grid = self.fit(x.view())?;
-            self.codes_into(x, &grid, codes)?;
-            return Ok(grid);
-        }
-        let threshold = self.thresholds(x.view(), Groups::Tensor)?[0];
-        let mean = statistics::mean_abs_above_while(
-            x,
-            threshold,
-            codes,
-            #[inline(always)]
-            move |x| ternary(x, threshold),
-        )?;
-        self.grid(Groups::Tensor, vec![threshold], vec![mean as f32])
+        let groups = self.granularity.groups(x.shape())?;
+        let is_last = |axis: usize| axis + 1 == x.ndim();
+        let (thresholds, means) = match groups {
+            Groups::Tensor if self.scaled => {
+                let threshold = self.thresholds(x.view(), groups)?[0];
+                let mean = statistics::mean_abs_above_while(
+                    x,
+                    threshold,
+                    codes,
+                    #[inline(always)]
+                    move |x| ternary(x, threshold),
+                )?;
+                (vec![threshold], vec![mean])
+            }
+            Groups::Axis { axis, .. } if self.scaled && is_last(axis) => {
+                let thresholds = self.thresholds(x.view(), groups)?;
+                let means = statistics::channel_means_above_while(
+                    x,
+                    &thresholds,
+                    codes,
+                    #[inline(always)]
+                    |x, &threshold| ternary(x, threshold),
+                )?;
+                (thresholds, means)
+            }
+            _ => {
+                let grid = self.fit(x.view())?;
+                self.codes_into(x, &grid, codes)?;
+                return Ok(grid);
+            }
+        };
+        self.grid(groups, thresholds, means.into_iter().map(|mean| mean as f32).collect())
     }
 
     fn published(&self) -> Arc<dyn Estimator> {

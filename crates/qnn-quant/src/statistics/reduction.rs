@@ -107,6 +107,35 @@ fn fold_interleaved<A: Copy + Default + Send>(
     results.into_iter().map(Option::unwrap_or_default).collect()
 }
 
+/// [`fold`] of `count` groups along the last axis, while `write` is handed each band of rows with its part of `out`: the band was just read,
+/// and is still in a cache.
+pub(super) fn fold_bands<A: Copy + Default + Send>(
+    x: &[f32],
+    count: usize,
+    out: &mut [f32],
+    chunk: impl Fn(usize, &[f32]) -> A + Sync,
+    merge: impl Fn(A, A) -> A,
+    write: impl Fn(&mut [f32], &[f32]) + Sync,
+) -> Vec<A> {
+    if x.is_empty() {
+        return vec![A::default(); count];
+    }
+    let band = |columns: &mut Vec<f32>, (rows, out): (&[f32], &mut [f32])| {
+        let mut parts = Vec::with_capacity(count);
+        for first in (0..count).step_by(BUNDLE) {
+            let members = first..count.min(first + BUNDLE);
+            let bundle = bundle_parts(rows, count, members.clone(), columns, &chunk);
+            parts.extend_from_slice(&bundle[..members.len()]);
+        }
+        write(out, rows);
+        parts
+    };
+    let bands = x.par_chunks(CHUNK * count).zip(out.par_chunks_mut(CHUNK * count));
+    let bands: Vec<Vec<A>> = bands.map_init(Vec::new, band).collect();
+    let merge = |a: Vec<A>, b: Vec<A>| a.into_iter().zip(b).map(|(a, b)| merge(a, b)).collect();
+    bands.into_iter().reduce(merge).unwrap_or_default()
+}
+
 /// What `chunk` makes of each of a few neighbouring groups, in a chunk of rows. The last bundle may have fewer groups than parts.
 fn bundle_parts<A: Copy + Default>(
     rows: &[f32],

@@ -233,8 +233,9 @@ proptest! {
     #[test]
     fn fitting_while_writing_codes_changes_nothing(x in array()) {
         for case in all() {
-            let maps = case.along.as_ref().map(|along| along(Granularity::Axis(0))).into_iter().chain([case.map]);
-            for map in maps {
+            let axes = [Granularity::Axis(0), Granularity::LastAxis];
+            let along = case.along.iter().flat_map(|along| axes.map(|axis| along(axis)));
+            for map in along.chain([case.map.clone()]) {
                 let mut codes = [ArrayD::zeros(x.raw_dim()), ArrayD::zeros(x.raw_dim())];
                 let grid = map.fit(x.view()).unwrap();
                 map.codes_into(x.view(), &grid, codes[0].view_mut()).unwrap();
@@ -282,10 +283,20 @@ fn a_map_is_fixed_if_it_measures_nothing_and_depends_on_nothing() {
 
 #[test]
 fn a_large_tensor_has_the_same_grid_in_two_passes() {
-    let x = ArrayD::from_shape_fn(IxDyn(&[70_001]), |i| ((i[0] * 7919) % 1000) as f32 / 500.0 - 1.0);
-    let mut codes = ArrayD::zeros(x.raw_dim());
-    let map = Ternary::per_tensor();
-    assert_eq!(map.fit_codes_into(x.view(), codes.view_mut()).unwrap(), map.fit(x.view()).unwrap());
+    let x = ArrayD::from_shape_fn(IxDyn(&[70_210]), |i| ((i[0] * 7919) % 1000) as f32 / 500.0 - 1.0);
+    let channels = x.clone().into_shape_with_order(IxDyn(&[1003, 70])).unwrap();
+    let tall = ArrayD::from_shape_fn(IxDyn(&[3000, 37]), |i| {
+        ((i[0] * 7919 + i[1] * 31) % 1000) as f32 / 500.0 - 1.0
+    });
+    for (x, map) in
+        [(x, Ternary::per_tensor()), (channels, Ternary::per_filter()), (tall, Ternary::per_filter())]
+    {
+        let mut codes = [ArrayD::zeros(x.raw_dim()), ArrayD::zeros(x.raw_dim())];
+        let grid = map.fit(x.view()).unwrap();
+        map.codes_into(x.view(), &grid, codes[0].view_mut()).unwrap();
+        assert_eq!(map.fit_codes_into(x.view(), codes[1].view_mut()).unwrap(), grid);
+        assert_eq!(codes[0], codes[1]);
+    }
 }
 
 #[test]
