@@ -70,7 +70,9 @@ fn run(args: &Args) -> Result<bool, AnyError> {
     let trained = args.model.as_deref().map(Trained::read).transpose()?;
     let preset = preset(args, trained.as_ref())?;
     let mut design = design(args, preset, trained.as_ref())?;
-    args.post_training.as_ref().map_or(Ok(()), |to| check_post_training(design.scheme_mut(), to))?;
+    if let Some(preset) = &args.post_training {
+        check_post_training(design.scheme_mut(), preset)?;
+    }
     let mut model = design.build(&mut Init::new(0))?;
     match &trained {
         Some(trained) => trained.load_into(model.as_mut(), args, preset)?,

@@ -5,7 +5,8 @@ use crate::{Error, Granularity, Groups, Range, RangeMethod, RangeObserver, Resul
 
 /// A [`RangeObserver`] for each channel: ranges for affine quantization with a scale and a zero point per channel.
 ///
-/// Every channel has the range that an observer of its elements alone would find.
+/// Every channel has the range that an observer of its elements alone would find, by the formulas and from the sources named there. Batches
+/// may have any rank and differ in all axes but that of the channels.
 ///
 /// ```
 /// use qnn_quant::{Affine, ChannelObservers, Granularity, RangeMethod, quantize};

@@ -83,3 +83,31 @@ fn download(name: DatasetName, source: &Source, quiet: bool) -> Result<(), Error
     bar.finish_and_clear();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_at_hand_is_not_downloaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let idx = |dimensions: &[u32], byte: u8| {
+            let header = [0x0800 + dimensions.len() as u32].into_iter().chain(dimensions.iter().copied());
+            let content = vec![byte; dimensions.iter().product::<u32>() as usize];
+            header.flat_map(u32::to_be_bytes).chain(content).collect::<Vec<u8>>()
+        };
+        for part in ["train", "t10k"] {
+            fs::write(folder.path().join(format!("{part}-images-idx3-ubyte")), idx(&[2, 28, 28], 5)).unwrap();
+            fs::write(folder.path().join(format!("{part}-labels-idx1-ubyte")), idx(&[2], 7)).unwrap();
+        }
+        let before = fs::read_dir(folder.path()).unwrap().count();
+        let data = Some(Source::Path(folder.path().to_owned()));
+        let options = Options { data, download: true, quiet: true, ..Options::default() };
+        // Other files under the published names would be fetched again.
+        let loaded = Set::Known(DatasetName::Mnist).load(&options).unwrap();
+        assert_eq!((loaded.dataset.train.len(), loaded.is_embedded), (2, false));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), before);
+    }
+}

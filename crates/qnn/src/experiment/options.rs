@@ -58,7 +58,7 @@ pub struct Options {
     #[arg(long, value_name = "K", help_heading = "Network")]
     pub bits: Option<u32>,
 
-    /// Scale of --quantizer, where it has one
+    /// Scale of --quantizer, where it has one that training does not find
     #[arg(long, value_name = "S", help_heading = "Network")]
     pub scale: Option<f32>,
 
@@ -163,7 +163,8 @@ pub struct Options {
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub threads: Option<usize>,
 
-    /// Folder for results, metrics, curves, model and checkpoint [default: runs/EXPERIMENT/VARIANT]
+    /// Folder for results, metrics, curves, model and checkpoint [default: runs/EXPERIMENT/VARIANT, with the preset, depth, quantizer and
+    /// estimator of the command line in its name]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: Option<PathBuf>,
 

@@ -131,7 +131,7 @@ impl Run<'_> {
         let mut model = self.model()?;
         let data = self.data()?;
         let result_file = self.out.join(RESULT);
-        let is_finished = result_file.exists();
+        let is_finished = self.is_finished();
         let mut progress = Progress::new(self.options.quiet, self.recipe.epochs, &self.out, is_finished);
         progress.line(&self.heading(model.as_ref()));
         if self.options.resume && !self.out.join(files::CHECKPOINT).exists() {
@@ -160,13 +160,18 @@ impl Run<'_> {
         Ok((result, stopped))
     }
 
+    /// Whether the folder holds a result, which is written last.
+    fn is_finished(&self) -> bool {
+        self.out.join(RESULT).exists()
+    }
+
     fn fit_options(&self, stop: &Stop) -> FitOptions {
         let (experiment, variant) = (self.experiment.name, self.plan.name.as_str());
         let title = format!("{experiment} {variant} on {}", self.plan.dataset.name);
         FitOptions {
             out_dir: Some(self.out.clone()),
             // There is no other way to go on from a finished run: what it holds is not trained anew.
-            resume: self.options.resume || self.out.join(RESULT).exists(),
+            resume: self.options.resume || self.is_finished(),
             stop: stop.clone(),
             experiment: self.plan.label.clone(),
             title,
@@ -217,14 +222,14 @@ impl Run<'_> {
                 let what = format!("a run with other settings ({differences})");
                 return Err(Error::Occupied { folder, what });
             }
-            return if has(RESULT) || self.options.resume {
+            return if self.is_finished() || self.options.resume {
                 Ok(())
             } else {
                 Err(Error::Unfinished { folder })
             };
         }
         // A run that was killed early leaves neither, or a checkpoint.
-        let what = if has(RESULT) {
+        let what = if self.is_finished() {
             "a result without the checkpoint that would tell its settings (--seeds leaves such)"
         } else if has(files::MODEL) || has(files::BEST_MODEL) {
             "a model without the checkpoint that would tell its settings"
