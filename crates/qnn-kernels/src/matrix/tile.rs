@@ -26,12 +26,13 @@ pub(crate) fn matrix_tile<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
 ) {
     let (left, _) = job.left.as_chunks::<P>();
     let (right, _) = job.right.as_chunks::<V>();
-    let (sums, _) = sums.as_chunks_mut::<V>();
+    // All sums of the tile at once: where some might be left out, the compiler keeps those of large tiles in memory through all terms.
+    let sums: &mut [[Line<T>; V]; P] = sums.as_chunks_mut().0.first_chunk_mut().expect("sums of all rows");
     let mut acc = [[L::splat(T::zero()); V]; P];
     if job.goes_on {
-        for (acc, sums) in acc.iter_mut().zip(&*sums) {
+        for p in 0..P {
             for v in 0..V {
-                acc[v] = L::load(&sums[v]);
+                acc[p][v] = L::load(&sums[p][v]);
             }
         }
     }
@@ -43,9 +44,9 @@ pub(crate) fn matrix_tile<T: Real, L: Lanes<T>, const P: usize, const V: usize>(
             |term: usize, right: &[Line<T>; V]| add_products(left, term, right, &mut acc),
         );
     }
-    for (acc, sums) in acc.iter().zip(sums) {
+    for p in 0..P {
         for v in 0..V {
-            sums[v] = acc[v].to_line();
+            sums[p][v] = acc[p][v].to_line();
         }
     }
 }
