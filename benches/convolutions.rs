@@ -8,6 +8,9 @@
 //! cargo bench --bench convolutions -- --full     batches of 100 and more runs, for figures to publish
 //! ```
 //!
+//! Work is counted as that of plain sums, one multiply-add for each weight and output pixel. Gradients of 3x3 kernels with 32 channels and more take fewer
+//! (Winograd's minimal filtering), so that their rate may be more than the limit.
+//!
 //! Every figure is that of the fastest of many runs on warm buffers, which neighbours on the machine
 //! disturb least.
 

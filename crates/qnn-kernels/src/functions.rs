@@ -101,7 +101,8 @@ pub fn conv2d_visited<T: Real>(
 
 /// The gradient of a convolution's input: `dx[n, iy, ix, c] = Σ dy[n, oy, ox, o] · w[kh, kw, c, o]` over the outputs that saw the input.
 ///
-/// One accumulator for each input, in the order `kh, kw, o`.
+/// One accumulator for each input, in the order `kh, kw, o`; where [`by_tiles`](crate::reference::by_tiles) says so, sixteen accumulators
+/// over `o` for each tile of 2×2 inputs.
 ///
 /// # Panics
 ///
@@ -113,7 +114,8 @@ pub fn conv2d_input_gradient<T: Real>(shape: &Conv2dShape, dy: &[T], w: &[T], dx
 
 /// The gradient of a convolution's weights: `dw[kh, kw, c, o] = Σ x[…] · dy[n, oy, ox, o]`, with `pad_value` outside the image.
 ///
-/// Chunks of [`chunk_images`](crate::reference::chunk_images) images are summed each in the order `n, oy, ox`, then added in order.
+/// Chunks of [`chunk_images`](crate::reference::chunk_images) images are summed each in the order `n, oy, ox`, then added in order; where
+/// [`by_tiles`](crate::reference::by_tiles) says so, over tiles of 2×2 outputs.
 ///
 /// # Panics
 ///

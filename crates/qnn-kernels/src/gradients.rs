@@ -11,7 +11,7 @@ use crate::product::Product;
 use crate::reference::chunk_images;
 use crate::scratch::with_lines;
 use crate::threads::prelude::*;
-use crate::{Conv2dShape, Kernels, Real, plan, vectorized};
+use crate::{Conv2dShape, Kernels, Real, plan, vectorized, winograd};
 
 /// Elements of an output gradient that stay in a core's cache while both products read them.
 const PIECE: usize = 1 << 17;
@@ -52,17 +52,30 @@ struct Chunk<'a, T> {
 
 struct Plan<'a, T> {
     shape: &'a Conv2dShape,
-    kernel: &'a KernelGradient<'a, T>,
+    kernel: KernelSums<'a, T>,
     input: Option<Input<'a, T>>,
     dy: &'a OutputGradient<'a, T>,
 }
 
-/// The product that makes the input's gradient, with its packed weights, and whether it is added.
+/// What makes the weights' gradient.
+#[derive(Clone, Copy)]
+enum KernelSums<'a, T> {
+    Taps(&'a KernelGradient<'a, T>),
+    Tiles(&'a winograd::KernelGradient<'a, T>),
+}
+
+/// What makes the input's gradient, with its packed weights, and whether it is added.
 #[derive(Clone, Copy)]
 struct Input<'a, T> {
-    product: &'a Product<'a, T>,
+    product: InputProduct<'a, T>,
     weights: &'a [Line<T>],
     add: bool,
+}
+
+#[derive(Clone, Copy)]
+enum InputProduct<'a, T> {
+    Taps(&'a Product<'a, T>),
+    Tiles(&'a winograd::InputGradient<'a, T>),
 }
 
 pub(crate) fn gradients<T: Real>(
@@ -72,15 +85,30 @@ pub(crate) fn gradients<T: Real>(
     dy: &OutputGradient<'_, T>,
 ) {
     let Conv2dGradients { x, pad_value, w, dx, add, dw } = job;
-    let kernel = &KernelGradient::new(T::tiles(kernels), shape, x, pad_value, true);
+    let by_tiles = winograd::takes(shape);
+    let (by_taps, tiled);
+    let kernel = if by_tiles {
+        tiled = winograd::KernelGradient::new(kernels, shape, pad_value);
+        KernelSums::Tiles(&tiled)
+    } else {
+        by_taps = KernelGradient::new(T::tiles(kernels), shape, x, pad_value, true);
+        KernelSums::Taps(&by_taps)
+    };
     let chunks = shape.batch.div_ceil(chunk_images(shape));
     let sum_lines = if dw.is_some() { kernel.sum_lines() } else { 0 };
     with_lines(chunks * sum_lines, |sums: &mut [Line<T>]| {
         match dx {
             None => Plan { shape, kernel, input: None, dy }.run(x, None, sums),
+            Some(dx) if by_tiles => {
+                let product = winograd::InputGradient::new(kernels, shape);
+                product.with_weights(w, |weights| {
+                    let input = Some(Input { product: InputProduct::Tiles(&product), weights, add });
+                    Plan { shape, kernel, input, dy }.run(x, Some(dx), sums);
+                });
+            }
             Some(dx) => plan::with_input_gradient(kernels, shape, w, |product| {
                 product.with_weights(|weights| {
-                    let input = Some(Input { product, weights, add });
+                    let input = Some(Input { product: InputProduct::Taps(product), weights, add });
                     Plan { shape, kernel, input, dy }.run(x, Some(dx), sums);
                 });
             }),
@@ -108,9 +136,13 @@ impl<T: Real> Plan<'_, T> {
     }
 
     fn chunk(&self, mut chunk: Chunk<'_, T>) {
-        if let Some(sums) = &mut chunk.sums {
-            sums.fill(Line([T::zero(); LANES]));
+        match chunk.sums.take() {
+            None => self.pieces(chunk, None),
+            Some(sums) => self.kernel.with_sums(sums, |sums| self.pieces(chunk, Some(sums))),
         }
+    }
+
+    fn pieces(&self, chunk: Chunk<'_, T>, mut sums: Option<&mut [Line<T>]>) {
         let (input_len, output_len) = (self.input_len(), self.shape.output_len() / self.shape.batch);
         let together = (PIECE / output_len).max(1);
         let mut dx = chunk.dx.map(|dx| dx.chunks_mut(together * input_len));
@@ -121,12 +153,13 @@ impl<T: Real> Plan<'_, T> {
             with_lines(dy_len.div_ceil(LANES), |lines| {
                 let dy = &mut numbers_mut(lines)[..dy_len];
                 (self.dy)(images, dy);
-                if let Some(sums) = &mut chunk.sums {
+                if let Some(sums) = &mut sums {
                     self.kernel.add_images(x, dy, sums);
                 }
                 if let (Some(input), Some(dx)) = (self.input, dx.as_mut().and_then(Iterator::next)) {
-                    let images = dx.par_chunks_mut(input_len).zip(dy.par_chunks(output_len));
-                    images.with_max_len(1).for_each(|(dx, dy)| input.gradient(dy, dx));
+                    let images = input.images_together();
+                    let parts = dx.par_chunks_mut(images * input_len).zip(dy.par_chunks(images * output_len));
+                    parts.with_max_len(1).for_each(|(dx, dy)| input.gradient(dy, dx));
                 }
             });
         }
@@ -137,10 +170,56 @@ impl<T: Real> Plan<'_, T> {
     }
 }
 
+impl<T: Real> KernelSums<'_, T> {
+    fn sum_lines(self) -> usize {
+        match self {
+            Self::Taps(kernel) => kernel.sum_lines(),
+            Self::Tiles(kernel) => kernel.sum_lines(),
+        }
+    }
+
+    /// Lends what images are added to, from which the sums of their chunk are made.
+    fn with_sums(self, sums: &mut [Line<T>], visit: impl FnOnce(&mut [Line<T>])) {
+        match self {
+            Self::Taps(_) => {
+                sums.fill(Line([T::zero(); LANES]));
+                visit(sums);
+            }
+            Self::Tiles(kernel) => kernel.with_products(sums, visit),
+        }
+    }
+
+    fn add_images(self, x: &[T], dy: &[T], sums: &mut [Line<T>]) {
+        match self {
+            Self::Taps(kernel) => kernel.add_images(x, dy, sums),
+            Self::Tiles(kernel) => kernel.add_images(x, dy, sums),
+        }
+    }
+
+    fn add_chunks(self, sums: &[Line<T>], dw: &mut [T]) {
+        match self {
+            Self::Taps(kernel) => kernel.add_chunks(sums, dw),
+            Self::Tiles(kernel) => kernel.add_chunks(sums, dw),
+        }
+    }
+}
+
 impl<T: Real> Input<'_, T> {
-    /// The gradient of one image.
+    /// Images whose gradients are better made together.
+    fn images_together(&self) -> usize {
+        match self.product {
+            InputProduct::Taps(_) => 1,
+            InputProduct::Tiles(product) => product.images_together(),
+        }
+    }
+
+    /// The gradient of so many images.
     fn gradient(&self, dy: &[T], dx: &mut [T]) {
         let Self { product, weights, add } = *self;
+        let product = match product {
+            InputProduct::Taps(product) => product,
+            InputProduct::Tiles(product) => return product.images(dy, weights, dx, add),
+        };
         if !add {
             return product.image(dy, weights, dx, Ahead::NOTHING);
         }

@@ -7,7 +7,7 @@ use crate::{
     ChannelAffine, Conv2dGradients, Conv2dShape, GradientRows, Isa, MatmulShape, OutputGradient, Padding,
     Real, Vectorize, takes_rows,
 };
-use crate::{gradients, kernel_gradient, matrix, plan, reference};
+use crate::{gradients, kernel_gradient, matrix, plan, reference, winograd};
 
 impl Kernels {
     /// The kernels of an instruction set, or nothing where this machine lacks it.
@@ -109,7 +109,11 @@ impl Kernels {
     #[track_caller]
     pub fn conv2d_input_gradient<T: Real>(&self, shape: &Conv2dShape, dy: &[T], w: &[T], dx: &mut [T]) {
         let shape = &checked(shape, dx.len(), w.len(), dy.len());
-        plan::input_gradient(self, &plan::flattened(shape), dy, w, dx);
+        if winograd::takes(shape) && shape.batch > 0 {
+            winograd::InputGradient::new(self, shape).run(dy, w, dx);
+        } else {
+            plan::input_gradient(self, &plan::flattened(shape), dy, w, dx);
+        }
     }
 
     /// [`conv2d_kernel_gradient`](crate::conv2d_kernel_gradient) with these kernels.
@@ -127,7 +131,11 @@ impl Kernels {
         dw: &mut [T],
     ) {
         let shape = &checked(shape, x.len(), dw.len(), dy.len());
-        kernel_gradient::kernel_gradient(self, shape, x, pad_value, dy, dw);
+        if winograd::takes(shape) && shape.batch > 0 {
+            winograd::KernelGradient::new(self, shape, pad_value).run(x, dy, dw);
+        } else {
+            kernel_gradient::kernel_gradient(self, shape, x, pad_value, dy, dw);
+        }
     }
 
     /// [`conv2d_gradients`](crate::conv2d_gradients) with these kernels.

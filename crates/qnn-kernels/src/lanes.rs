@@ -12,6 +12,7 @@ pub(crate) trait Lanes<T>: Copy {
     fn fused(self, a: Self, b: Self) -> Self;
     fn times(self, factor: Self) -> Self;
     fn plus(self, addend: Self) -> Self;
+    fn minus(self, subtrahend: Self) -> Self;
 }
 
 /// Plain code, for every machine; the compiler vectorises it where the instruction set has a fused multiply-add.
@@ -54,6 +55,14 @@ impl<T: Real> Lanes<T> for Portable<T> {
     fn plus(mut self, addend: Self) -> Self {
         for lane in 0..LANES {
             self.0[lane] = self.0[lane] + addend.0[lane];
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn minus(mut self, subtrahend: Self) -> Self {
+        for lane in 0..LANES {
+            self.0[lane] = self.0[lane] - subtrahend.0[lane];
         }
         self
     }

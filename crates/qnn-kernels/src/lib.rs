@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! functions ──▶ Kernels (one table for each instruction set) ──▶ plan, kernel_gradient: frames, panels, chunks
+//!                                                                winograd: gradients of 3×3 kernels, in tiles of 2×2 pixels
 //!                                                                        │
 //!                reference: plain loops, the oracle                      ▼
 //!                                                                tile: register tiles, instantiated in arch
@@ -50,6 +51,8 @@ extern crate alloc;
 mod affine;
 mod ahead;
 mod arch;
+// Columns are for tiles of AVX-512.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod column;
 mod float_conv;
 mod frame;
@@ -72,6 +75,7 @@ mod shape;
 mod threads;
 mod tile;
 mod visitor;
+mod winograd;
 
 pub use affine::ChannelAffine;
 pub use arch::Kernels;

@@ -9,6 +9,7 @@
 use alloc::vec;
 
 use crate::packed::{ConvGeometry, Output, Tile};
+use crate::winograd::{self, plain};
 use crate::{ChannelAffine, Conv2dShape, MatmulShape, Real};
 
 /// `y[n, oy, ox, o]`: one accumulator from `+0`, taps in the order `kh, kw, cin`, then the affine map.
@@ -36,7 +37,12 @@ pub fn conv2d<T: Real>(
 }
 
 /// `dx[n, iy, ix, c]`: one accumulator from `+0` over the outputs that saw this input, in the order `kh, kw, o`.
+///
+/// Where [`by_tiles`] says so, it is made of sixteen such accumulators for each tile, over `o`.
 pub fn conv2d_input_gradient<T: Real>(shape: &Conv2dShape, dy: &[T], w: &[T], dx: &mut [T]) {
+    if by_tiles(shape) {
+        return plain::input_gradient(shape, dy, w, dx);
+    }
     let group_channels = shape.group_channels();
     let group_outputs = shape.out_channels / shape.groups;
     for at in 0..dx.len() {
@@ -64,23 +70,40 @@ pub fn conv2d_input_gradient<T: Real>(shape: &Conv2dShape, dy: &[T], w: &[T], dx
 }
 
 /// `dw[kh, kw, c, o]`: one accumulator from `+0` for each chunk of [`chunk_images`] images, over `n, oy, ox`; chunks are then added to `+0` in order.
+///
+/// Where [`by_tiles`] says so, a chunk's part is made of sixteen such accumulators for each pair of channels, over tiles.
 pub fn conv2d_kernel_gradient<T: Real>(shape: &Conv2dShape, x: &[T], pad_value: T, dy: &[T], dw: &mut [T]) {
     dw.fill(T::zero());
     for first in (0..shape.batch).step_by(chunk_images(shape)) {
         let mut partial = vec![T::zero(); dw.len()];
         let images = first..(first + chunk_images(shape)).min(shape.batch);
-        for_each_output(shape, |[n, oy, ox, o], at| {
-            if images.contains(&n) {
-                for_each_tap(shape, o, |kh, kw, channel, weight| {
-                    let value = input(shape, x, pad_value, [n, oy, ox], [kh, kw], channel);
-                    partial[weight] = value.fused(dy[at], partial[weight]);
-                });
-            }
-        });
+        if by_tiles(shape) {
+            plain::kernel_gradient(shape, images, x, pad_value, dy, &mut partial);
+        } else {
+            for_each_output(shape, |[n, oy, ox, o], at| {
+                if images.contains(&n) {
+                    for_each_tap(shape, o, |kh, kw, channel, weight| {
+                        let value = input(shape, x, pad_value, [n, oy, ox], [kh, kw], channel);
+                        partial[weight] = value.fused(dy[at], partial[weight]);
+                    });
+                }
+            });
+        }
         for (dw, partial) in dw.iter_mut().zip(partial) {
             *dw = *dw + partial;
         }
     }
+}
+
+/// Whether a convolution's gradients are made in tiles of 2×2 pixels with fewer multiplications, by Winograd's minimal filtering
+/// F(2×2, 3×3) (Lavin and Gray 2016, arXiv:1509.09308).
+///
+/// That is where the kernel is 3×3, the stride 1, there is one group, both channel counts are multiples of sixteen and at least 32, and images
+/// and outputs have at least two rows and columns. Sums and differences of neighbours are rounded then, which plain sums do not have: where
+/// neighbours differ much in size, the error is as if all were as large as the largest.
+#[must_use]
+pub fn by_tiles(shape: &Conv2dShape) -> bool {
+    winograd::takes(shape)
 }
 
 /// How many images one accumulator of the kernel gradient runs over: a function of the shape alone, so that threads never change a sum.

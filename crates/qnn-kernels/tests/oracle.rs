@@ -237,6 +237,7 @@ fn shapes_of_residual_networks() {
         resnet(17, 8, 32, 32, 3, 1),
         resnet(3, 8, 32, 64, 1, 2),
         resnet(2, 4, 64, 64, 3, 1),
+        resnet(0, 4, 64, 64, 3, 1),
     ] {
         check_conv2d::<f32>(&shape, 0.0, false, true);
         check_laid_out(&shape, 0.0);
@@ -360,7 +361,14 @@ fn gradients_of_weights_have_no_negative_zeros() {
 
 #[test]
 fn threads_change_no_bit() {
-    for shape in [resnet(19, 9, 17, 33, 3, 1), resnet(1, 30, 20, 20, 3, 2), resnet(5, 3, 150, 170, 3, 1)] {
+    for shape in [
+        resnet(19, 9, 17, 33, 3, 1),
+        resnet(1, 30, 20, 20, 3, 2),
+        resnet(5, 3, 150, 170, 3, 1),
+        // Gradients by tiles: in chunks of images, and in one chunk.
+        resnet(19, 9, 32, 48, 3, 1),
+        resnet(5, 5, 176, 192, 3, 1),
+    ] {
         let (x, w, dy) = (
             values::<f32>(shape.input_len(), 1),
             values::<f32>(shape.weight_len(), 2),

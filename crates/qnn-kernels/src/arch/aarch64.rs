@@ -1,6 +1,8 @@
 //! Kernels for AArch64, whose baseline has 128-bit vectors with a fused multiply-add.
 
-use core::arch::aarch64::{float32x4_t, vaddq_f32, vdupq_n_f32, vfmaq_f32, vld1q_f32, vmulq_f32, vst1q_f32};
+use core::arch::aarch64::{
+    float32x4_t, vaddq_f32, vdupq_n_f32, vfmaq_f32, vld1q_f32, vmulq_f32, vst1q_f32, vsubq_f32,
+};
 
 use super::aarch64_bits::NEON_BITS;
 use super::{Kernels, MOST_VECTORS, Tiles, Width, matrix_tiles, other_tiles, product_row, tiles, width};
@@ -76,6 +78,14 @@ impl Lanes<f32> for Neon {
         for part in 0..4 {
             // SAFETY: the instruction set as in `splat`.
             self.0[part] = unsafe { vaddq_f32(self.0[part], addend.0[part]) };
+        }
+        self
+    }
+    #[inline(always)]
+    fn minus(mut self, subtrahend: Self) -> Self {
+        for part in 0..4 {
+            // SAFETY: the instruction set as in `splat`.
+            self.0[part] = unsafe { vsubq_f32(self.0[part], subtrahend.0[part]) };
         }
         self
     }

@@ -30,6 +30,7 @@ use crate::column::Column;
 use crate::line::{LANES, Line};
 use crate::matrix::Job;
 use crate::tile::{Row, Sweep};
+use crate::winograd::{Products, Window};
 use crate::{Isa, Real, Vectorize};
 
 /// The kernels of one instruction set.
@@ -48,6 +49,9 @@ type RowTile<T> = unsafe fn(&Row<'_, T>, &mut [T]);
 type ColumnTile<T> = unsafe fn(&Column<'_, T>, &mut [T]);
 type MatrixTile<T> = unsafe fn(&Job<'_, T>, &mut [Line<T>]);
 type SweepTile<T> = unsafe fn(&Sweep<'_, T>, &mut [Line<T>]);
+type WindowTile<T, const N: usize> = unsafe fn(&Window<'_, T, N>, &mut [Line<T>]);
+type TapTile<T> = unsafe fn(&[Line<T>], &mut [&mut [Line<T>]; 9]);
+type PixelTile<T> = unsafe fn(&Products<'_, T>, &mut [[[Line<T>; 2]; 2]]);
 
 /// The register tiles for one type of numbers.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +62,10 @@ pub struct Tiles<T> {
     column: Option<ColumnTile<T>>,
     elementwise: RowTile<T>,
     elementwise_outer: SweepTile<T>,
+    image_windows: WindowTile<T, 4>,
+    gradient_windows: WindowTile<T, 2>,
+    pixels: PixelTile<T>,
+    taps: TapTile<T>,
     peak: unsafe fn(usize) -> (u64, T),
 }
 
@@ -144,9 +152,9 @@ impl<T> Tiles<T> {
         unsafe { tile(column, y) }
     }
 
-    /// Rows of the left factor that a matrix tile of the widest panels takes at most.
-    pub(crate) fn matrix_rows(&self) -> usize {
-        self.width(self.vectors()).most
+    /// Rows of the left factor that a matrix tile of panels of so many vectors takes at most.
+    pub(crate) fn matrix_rows(&self, vectors: usize) -> usize {
+        self.width(vectors).most
     }
 
     pub(crate) fn matrix(&self, vectors: usize, job: &Job<'_, T>, sums: &mut [Line<T>]) {
@@ -173,6 +181,26 @@ impl<T> Tiles<T> {
     pub(crate) fn elementwise_outer(&self, sweep: &Sweep<'_, T>, sums: &mut [Line<T>]) {
         // SAFETY: as for `product`.
         unsafe { (self.elementwise_outer)(sweep, sums) }
+    }
+
+    pub(crate) fn image_windows(&self, window: &Window<'_, T, 4>, lines: &mut [Line<T>]) {
+        // SAFETY: as for `product`.
+        unsafe { (self.image_windows)(window, lines) }
+    }
+
+    pub(crate) fn gradient_windows(&self, window: &Window<'_, T, 2>, lines: &mut [Line<T>]) {
+        // SAFETY: as for `product`.
+        unsafe { (self.gradient_windows)(window, lines) }
+    }
+
+    pub(crate) fn pixels(&self, products: &Products<'_, T>, pixels: &mut [[[Line<T>; 2]; 2]]) {
+        // SAFETY: as for `product`.
+        unsafe { (self.pixels)(products, pixels) }
+    }
+
+    pub(crate) fn taps(&self, products: &[Line<T>], taps: &mut [&mut [Line<T>]; 9]) {
+        // SAFETY: as for `product`.
+        unsafe { (self.taps)(products, taps) }
     }
 }
 
@@ -253,10 +281,36 @@ macro_rules! other_tiles {
             tile::elementwise_outer::<$number, $lanes>(sweep, sums);
         }
         $(#[$feature])*
+        fn image_windows(window: &crate::winograd::Window<'_, $number, 4>, lines: &mut [Line<$number>]) {
+            crate::winograd::image_windows::<$number, $lanes>(window, lines);
+        }
+        $(#[$feature])*
+        fn gradient_windows(window: &crate::winograd::Window<'_, $number, 2>, lines: &mut [Line<$number>]) {
+            crate::winograd::gradient_windows::<$number, $lanes>(window, lines);
+        }
+        $(#[$feature])*
+        fn pixels(products: &crate::winograd::Products<'_, $number>, pixels: &mut [[[Line<$number>; 2]; 2]]) {
+            crate::winograd::pixels::<$number, $lanes>(products, pixels);
+        }
+        $(#[$feature])*
+        fn taps(products: &[Line<$number>], taps: &mut [&mut [Line<$number>]; 9]) {
+            crate::winograd::taps::<$number, $lanes>(products, taps);
+        }
+        $(#[$feature])*
         fn peak(rounds: usize) -> (u64, $number) {
             tile::fused_peak::<$number, $lanes, $sums>(rounds)
         }
-        Tiles { widths: [None; MOST_VECTORS], column: None, elementwise, elementwise_outer, peak }
+        Tiles {
+            widths: [None; MOST_VECTORS],
+            column: None,
+            elementwise,
+            elementwise_outer,
+            image_windows,
+            gradient_windows,
+            pixels,
+            taps,
+            peak,
+        }
     }};
 }
 pub(crate) use other_tiles;

@@ -2,8 +2,8 @@
 
 use core::arch::x86_64::{
     __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_mul_ps, _mm256_set1_ps,
-    _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_mul_ps, _mm512_set1_ps,
-    _mm512_storeu_ps,
+    _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_mul_ps,
+    _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 use super::{
@@ -124,6 +124,13 @@ impl Lanes<f32> for Avx2 {
         // SAFETY: the instruction set as in `splat`.
         unsafe { Self([_mm256_add_ps(self.0[0], addend.0[0]), _mm256_add_ps(self.0[1], addend.0[1])]) }
     }
+
+    #[inline(always)]
+    fn minus(self, subtrahend: Self) -> Self {
+        let [low, high] = subtrahend.0;
+        // SAFETY: the instruction set as in `splat`.
+        unsafe { Self([_mm256_sub_ps(self.0[0], low), _mm256_sub_ps(self.0[1], high)]) }
+    }
 }
 
 /// Sixteen `f32` in one AVX-512 register. Used only in functions that enable AVX-512.
@@ -167,5 +174,11 @@ impl Lanes<f32> for Avx512 {
     fn plus(self, addend: Self) -> Self {
         // SAFETY: the instruction set as in `splat`.
         unsafe { Self(_mm512_add_ps(self.0, addend.0)) }
+    }
+
+    #[inline(always)]
+    fn minus(self, subtrahend: Self) -> Self {
+        // SAFETY: the instruction set as in `splat`.
+        unsafe { Self(_mm512_sub_ps(self.0, subtrahend.0)) }
     }
 }

@@ -55,7 +55,7 @@ impl Share {
 impl<'a, T: Real> Cuts<'a, T> {
     pub(super) fn new(tiles: &'a Tiles<T>, rows: usize, terms: usize, columns: usize) -> Self {
         let width = tiles.vectors();
-        let tile = rows.div_ceil(rows.div_ceil(tiles.matrix_rows()).max(1));
+        let tile = rows.div_ceil(rows.div_ceil(tiles.matrix_rows(width)).max(1));
         let depths = (0..terms).step_by(DEPTH).map(|start| start..(start + DEPTH).min(terms)).collect();
         let panels = Panel::all(columns, width);
         let shares = 4 * current_num_threads();

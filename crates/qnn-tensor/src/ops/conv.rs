@@ -261,6 +261,8 @@ mod tests {
                 w: [3, 3, 2, 6],
                 options: Conv2dOptions { padding: even, groups: 2, ..plain },
             },
+            // By tiles, the last row of which is half outside.
+            Case { x: [1, 3, 4, 32], w: [3, 3, 32, 32], options: Conv2dOptions { padding: even, ..plain } },
             Case {
                 x: [2, 4, 4, 3],
                 w: [3, 3, 1, 3],

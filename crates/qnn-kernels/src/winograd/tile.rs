@@ -1,0 +1,104 @@
+//! The transformations of one tile, for all channels: with the register tiles of [`matrix`](crate::matrix) and [`outer`](crate::tile::outer) what
+//! these gradients take their time in.
+
+use super::PRODUCTS;
+use super::transform;
+use crate::Real;
+use crate::lanes::Lanes;
+use crate::line::Line;
+
+/// A square of pixels with the lines of all blocks of channels, and where those of its sixteen products go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window<'a, T, const N: usize> {
+    pub(crate) pixels: &'a [[&'a [Line<T>]; N]; N],
+    /// The distance of neighbouring products.
+    pub(crate) product_step: usize,
+    /// The distance of neighbouring blocks.
+    pub(crate) block_step: usize,
+}
+
+/// The sums of the sixteen products of a tile, for some vectors of channels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Products<'a, T> {
+    pub(crate) lines: &'a [Line<T>],
+    /// The distance of neighbouring products.
+    pub(crate) product_step: usize,
+}
+
+/// Transforms windows of an image: `Bᵀ d B`.
+#[inline(always)]
+pub(crate) fn image_windows<T: Real, L: Lanes<T>>(window: &Window<'_, T, 4>, lines: &mut [Line<T>]) {
+    windows(window, lines, transform::of_image::<T, L>);
+}
+
+/// Transforms windows of a gradient of outputs: `A dy Aᵀ`.
+#[inline(always)]
+pub(crate) fn gradient_windows<T: Real, L: Lanes<T>>(window: &Window<'_, T, 2>, lines: &mut [Line<T>]) {
+    windows(window, lines, transform::of_output_gradient::<T, L>);
+}
+
+#[inline(always)]
+fn windows<T: Real, L: Lanes<T>, const N: usize>(
+    window: &Window<'_, T, N>,
+    lines: &mut [Line<T>],
+    map: impl Fn([[L; N]; N]) -> [[L; 4]; 4],
+) {
+    let Window { pixels, product_step, block_step } = *window;
+    let blocks = pixels[0][0].len();
+    for block in 0..blocks {
+        let mut numbers = [[L::splat(T::zero()); N]; N];
+        for i in 0..N {
+            for j in 0..N {
+                numbers[i][j] = L::load(&pixels[i][j][block]);
+            }
+        }
+        let products = map(numbers);
+        let lines = &mut lines[block * block_step..][..(PRODUCTS - 1) * product_step + 1];
+        for i in 0..4 {
+            for j in 0..4 {
+                lines[(4 * i + j) * product_step] = products[i][j].to_line();
+            }
+        }
+    }
+}
+
+/// Four pixels of sixteen products: `Aᵀ m A`, one vector of channels after the other.
+#[inline(always)]
+pub(crate) fn pixels<T: Real, L: Lanes<T>>(products: &Products<'_, T>, pixels: &mut [[[Line<T>; 2]; 2]]) {
+    let Products { lines, product_step } = *products;
+    for (vector, pixels) in pixels.iter_mut().enumerate() {
+        let lines = &lines[vector..][..(PRODUCTS - 1) * product_step + 1];
+        let mut numbers = [[L::splat(T::zero()); 4]; 4];
+        for i in 0..4 {
+            for j in 0..4 {
+                numbers[i][j] = L::load(&lines[(4 * i + j) * product_step]);
+            }
+        }
+        let outputs = transform::of_products(numbers);
+        for i in 0..2 {
+            for j in 0..2 {
+                pixels[i][j] = outputs[i][j].to_line();
+            }
+        }
+    }
+}
+
+/// Nine weights of the sums of sixteen products, of equally many lines each: `Gᵀ u G`.
+#[inline(always)]
+pub(crate) fn taps<T: Real, L: Lanes<T>>(products: &[Line<T>], taps: &mut [&mut [Line<T>]; 9]) {
+    let each = products.len() / PRODUCTS;
+    for line in 0..each {
+        let mut numbers = [[L::splat(T::zero()); 4]; 4];
+        for i in 0..4 {
+            for j in 0..4 {
+                numbers[i][j] = L::load(&products[(4 * i + j) * each + line]);
+            }
+        }
+        let weights = transform::of_kernel_gradient(numbers);
+        for i in 0..3 {
+            for j in 0..3 {
+                taps[3 * i + j][line] = weights[i][j].to_line();
+            }
+        }
+    }
+}
