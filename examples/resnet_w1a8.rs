@@ -12,7 +12,7 @@
 use std::process::ExitCode;
 
 use qnn::prelude::*;
-use qnn::quant::{DorefaActivations, HysteresisSign, ScaledSign};
+use qnn::quant::{HysteresisSign, ScaledSign};
 
 fn main() -> ExitCode {
     Experiment::new("resnet_w1a8", "ResNet-20 on CIFAR-10 with hysteresis weights and 8-bit feature maps")
@@ -45,12 +45,8 @@ fn plain() -> Pair {
 }
 
 fn net(kernel: Pair, quantize_activations: bool) -> ResNetConfig {
-    let eight_bits = DorefaActivations::new(8).expect("8 bits are allowed");
-    let activation = if quantize_activations {
-        Activation::Quantized(Pair::published(eight_bits))
-    } else {
-        Activation::default()
-    };
+    let activation =
+        if quantize_activations { Activation::ReluInRange { bits: 8 } } else { Activation::default() };
     let constraint = Some(Constraint::Clip { limit: 1.0 });
     let scheme = Scheme { kernel: Some(kernel), activation, constraint, ..Scheme::default() };
     ResNetConfig { scheme, ..ResNetConfig::new(3) }

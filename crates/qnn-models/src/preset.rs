@@ -103,7 +103,7 @@ const PRESETS: [(Preset, Make); 33] = [
         Scheme::even_levels(4, None)
     }),
     (preset("w1a8", "1-bit weights with hysteresis 0.1, 8-bit activations"), || {
-        Ok(clipped(HysteresisSign::new(0.1)?).activated(DorefaActivations::new(8)?))
+        Ok(Scheme { activation: Activation::ReluInRange { bits: 8 }, ..clipped(HysteresisSign::new(0.1)?) })
     }),
 ];
 
