@@ -13,8 +13,8 @@ use std::sync::{Mutex, PoisonError};
 use ndarray::{ArrayViewD, ArrayViewMutD};
 use qnn_kernels::vectorized;
 
-use self::reduction::{CHUNK, fold, fold_bands, in_parallel, sum_of};
-use crate::elementwise::{fill_pieces, map_row, row_major, same_shape, write_row_major, zip_into};
+use self::reduction::{CHUNK, fold, fold_bands, fold_blocks, in_parallel, sum_of};
+use crate::elementwise::{fill_pieces, map_row, map_slice, row_major, same_shape, write_row_major, zip_into};
 use crate::groups::Partition;
 use crate::{Error, Groups, Result};
 
@@ -222,17 +222,36 @@ pub(crate) fn mean_abs_above_while(
     Ok(mean)
 }
 
-/// [`mean_abs_above`] of groups along the last axis, to the bit, while `out = f(x, threshold)` is written in the same pass.
+/// [`mean_abs_above`] of groups along an axis, to the bit, while `out = f(x, threshold)` is written in the same pass.
 pub(crate) fn channel_means_above_while(
     x: ArrayViewD<'_, f32>,
+    groups: Groups,
     thresholds: &[f32],
     out: ArrayViewMutD<'_, f32>,
     f: impl Fn(f32, &f32) -> f32 + Sync,
 ) -> Result<Vec<f64>> {
     same_shape("the output", x.shape(), out.shape())?;
-    let (rows, count) = (row_major(&x), thresholds.len());
+    let Partition { count, inner } = groups.partition(x.shape())?;
+    assert_eq!(thresholds.len(), count, "there must be one threshold per group");
+    let rows = row_major(&x);
     let mut sums = Vec::new();
     write_row_major(out, &mut |out| {
+        if inner > 1 {
+            sums = fold_blocks(
+                &rows,
+                [count, inner],
+                out,
+                |group, chunk| above(chunk, thresholds[group]),
+                |a, b| (a.0 + b.0, a.1 + b.1),
+                |group, out, block| {
+                    vectorized(
+                        #[inline(always)]
+                        || map_slice(out, block, &thresholds[group], &f),
+                    );
+                },
+            );
+            return;
+        }
         sums = fold_bands(
             &rows,
             count,

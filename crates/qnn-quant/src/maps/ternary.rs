@@ -167,10 +167,9 @@ impl Quantizer for Ternary {
 
     one_pass!(write);
 
-    /// The second pass over a whole tensor, or over channels along the last axis, both measures α and writes codes.
+    /// The second pass both measures α and writes codes.
     fn fit_codes_into(&self, x: ArrayViewD<'_, f32>, codes: ArrayViewMutD<'_, f32>) -> Result<Grid> {
         let groups = self.granularity.groups(x.shape())?;
-        let is_last = |axis: usize| axis + 1 == x.ndim();
         let (thresholds, means) = match groups {
             Groups::Tensor if self.scaled => {
                 let threshold = self.thresholds(x.view(), groups)?[0];
@@ -183,10 +182,11 @@ impl Quantizer for Ternary {
                 )?;
                 (vec![threshold], vec![mean])
             }
-            Groups::Axis { axis, .. } if self.scaled && is_last(axis) => {
+            Groups::Axis { .. } if self.scaled => {
                 let thresholds = self.thresholds(x.view(), groups)?;
                 let means = statistics::channel_means_above_while(
                     x,
+                    groups,
                     &thresholds,
                     codes,
                     #[inline(always)]

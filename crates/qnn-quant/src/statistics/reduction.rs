@@ -160,6 +160,42 @@ fn bundle_parts<A: Copy + Default>(
     parts
 }
 
+/// Reduces groups whose elements lie in blocks of `inner`, as [`fold`] does, and hands each block of the output with its elements to `write`
+/// while they are in the cache.
+pub(super) fn fold_blocks<A: Copy + Default + Send>(
+    x: &[f32],
+    [count, inner]: [usize; 2],
+    out: &mut [f32],
+    chunk: impl Fn(usize, &[f32]) -> A + Sync,
+    merge: impl Fn(A, A) -> A + Sync,
+    write: impl Fn(usize, &mut [f32], &[f32]) + Sync,
+) -> Vec<A> {
+    let mut groups: Vec<Vec<&mut [f32]>> = (0..count).map(|_| Vec::new()).collect();
+    for (index, block) in out.chunks_exact_mut(inner).enumerate() {
+        groups[index % count].push(block);
+    }
+    let reduce = |(group, outs): (usize, Vec<&mut [f32]>)| {
+        let chunk = |elements: &[f32]| {
+            vectorized(
+                #[inline(always)]
+                || chunk(group, elements),
+            )
+        };
+        let mut reduction = Reduction::new(chunk, &merge);
+        for (block, out) in x.chunks_exact(inner).skip(group).step_by(count).zip(outs) {
+            for (block, out) in block.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
+                write(group, out, block);
+                reduction.extend(block);
+            }
+        }
+        reduction.finish()
+    };
+    if x.len() <= PARALLEL {
+        return groups.into_iter().enumerate().map(reduce).collect();
+    }
+    groups.into_par_iter().enumerate().map(reduce).collect()
+}
+
 /// Cuts a sequence that arrives in blocks of any length into chunks of constant length.
 struct Reduction<A, C, M> {
     buffer: Vec<f32>,

@@ -288,9 +288,14 @@ fn a_large_tensor_has_the_same_grid_in_two_passes() {
     let tall = ArrayD::from_shape_fn(IxDyn(&[3000, 37]), |i| {
         ((i[0] * 7919 + i[1] * 31) % 1000) as f32 / 500.0 - 1.0
     });
-    for (x, map) in
-        [(x, Ternary::per_tensor()), (channels, Ternary::per_filter()), (tall, Ternary::per_filter())]
-    {
+    let middle = x.clone().into_shape_with_order(IxDyn(&[10, 7, 1003])).unwrap();
+    for (x, map) in [
+        (x, Ternary::per_tensor()),
+        (channels.clone(), Ternary::per_filter()),
+        (channels, Ternary::per_axis(0)),
+        (middle, Ternary::per_axis(1)),
+        (tall, Ternary::per_filter()),
+    ] {
         let mut codes = [ArrayD::zeros(x.raw_dim()), ArrayD::zeros(x.raw_dim())];
         let grid = map.fit(x.view()).unwrap();
         map.codes_into(x.view(), &grid, codes[0].view_mut()).unwrap();
