@@ -123,7 +123,7 @@ pub trait Quantizer: Debug + Send + Sync {
     ///
     /// The maps of this crate read the tensor once for what they measure and once for codes or values, and so do [`quantize`] and
     /// [`Pair`](crate::Pair). [`Ternary`](crate::Ternary) with a scale measures twice, first the threshold and then the scale above
-    /// it: three times in all, but of a whole tensor and of channels along the last axis twice here, where the second pass writes the codes, too.
+    /// it: three times in all, but twice here, where the second pass writes the codes, too.
     ///
     /// # Errors
     ///

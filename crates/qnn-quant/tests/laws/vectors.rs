@@ -116,3 +116,8 @@ fn pytorch_agrees() {
 fn the_formulas_in_numpy_agree() {
     run(include_str!("../vectors/numpy.json"), 58);
 }
+
+#[test]
+fn brevitas_agrees() {
+    run(include_str!("../vectors/brevitas.json"), 11);
+}
