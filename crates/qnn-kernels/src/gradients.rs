@@ -249,6 +249,7 @@ mod tests {
             (16, 16, 16, 3, 1, 1),
             (32, 16, 1, 1, 2, 0),
             (16, 48, 1, 1, 1, 0),
+            (32, 48, 1, 3, 1, 1),
         ];
         cases.into_iter().map(|(channels, out_channels, groups, kernel, stride, pad)| Conv2dShape {
             batch: 19,
