@@ -18,17 +18,20 @@ impl<'a, T> Ahead<'a, T> {
     }
 
     /// Part `index` of `count`.
+    #[inline(always)]
     pub(crate) fn part(self, index: usize, count: usize) -> Self {
         self.share(index, 1, count)
     }
 
     /// The share of `len` things from `first` on of `count`.
-    pub(crate) fn share(self, first: usize, len: usize, count: usize) -> Self {
-        Self(self.0.map(|numbers| {
+    #[inline(always)]
+    pub(crate) fn share(mut self, first: usize, len: usize, count: usize) -> Self {
+        for numbers in &mut self.0 {
             let each = numbers.len().div_ceil(LANES * count.max(1)) * LANES;
             let start = (first * each).min(numbers.len());
-            &numbers[start..(start + len * each).min(numbers.len())]
-        }))
+            *numbers = &numbers[start..(start + len * each).min(numbers.len())];
+        }
+        self
     }
 }
 

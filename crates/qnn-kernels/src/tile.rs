@@ -274,12 +274,16 @@ fn outer_pixel<T: Real, L: Lanes<T>, const C: usize, const V: usize>(
     channel: usize,
     acc: &mut [[L; V]; C],
 ) {
-    let dy = dy.map(L::load);
+    // No `map`: it may stay a call, and a call at each pixel.
+    let mut loaded = [L::splat(T::zero()); V];
+    for v in 0..V {
+        loaded[v] = L::load(dy[v]);
+    }
     let x: &[T; C] = x.0[channel..].first_chunk().expect("a tile inside the line");
     for c in 0..C {
         let x = L::splat(x[c]);
         for v in 0..V {
-            acc[c][v] = acc[c][v].fused(x, dy[v]);
+            acc[c][v] = acc[c][v].fused(x, loaded[v]);
         }
     }
 }
