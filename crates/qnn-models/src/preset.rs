@@ -102,7 +102,7 @@ const PRESETS: [(Preset, Make); 33] = [
     (preset("even-4", "weights and activations at 16 even levels in [−1, 1]"), || {
         Scheme::even_levels(4, None)
     }),
-    (preset("w1a8", "1-bit weights with hysteresis 0.1, 8-bit activations"), || {
+    (preset("w1a8", "1-bit weights with hysteresis 0.1, 8-bit activations in observed ranges"), || {
         Ok(Scheme { activation: Activation::ReluInRange { bits: 8 }, ..clipped(HysteresisSign::new(0.1)?) })
     }),
 ];
