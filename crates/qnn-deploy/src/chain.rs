@@ -5,6 +5,7 @@ use qnn_tensor::ops::normalized;
 
 use crate::Result;
 use crate::program::{Chain, Link, Value};
+use crate::staircase::Staircase;
 use crate::tensors::Tensors;
 
 /// A [`Chain`] with its parameters at hand: what the session runs, and what the search for thresholds
@@ -33,7 +34,7 @@ enum Function {
     Tanh,
     Value(Scale),
     Add(Option<Scale>),
-    Quantize(Cuts),
+    Quantize(Staircase),
 }
 
 /// An ascending step function: `first + step · (number of cuts that x reaches)`.
@@ -47,9 +48,6 @@ pub(crate) struct Cuts {
 /// Parameters of shorter rows are repeated up to so many: vectors work on long runs, and a row of sixteen
 /// is over before they have begun.
 const LONG: usize = 256;
-
-/// More cuts than this are searched by halves.
-const FEW: usize = 16;
 
 impl Functions {
     /// The functions of a chain over rows of `row` elements.
@@ -107,7 +105,9 @@ impl Function {
             Link::Tanh => Self::Tanh,
             Link::Value(scale) => Self::Value((*scale).into()),
             Link::Add { operand } => Self::Add(operand.map(Scale::from)),
-            Link::Quantize { alphabet, cuts } => Self::Quantize(Cuts::stored(*alphabet, cuts, tensors)?),
+            Link::Quantize { alphabet, cuts } => {
+                Self::Quantize(Staircase::new(Cuts::stored(*alphabet, cuts, tensors)?))
+            }
         })
     }
 
@@ -129,7 +129,7 @@ impl Function {
             Self::Value(scale) => each(rows, |x| scale.value(x)),
             Self::Add(None) => add(rows, operand, |other| other),
             Self::Add(Some(scale)) => add(rows, operand, |code| scale.value(code)),
-            Self::Quantize(cuts) => cuts.apply(rows),
+            Self::Quantize(staircase) => staircase.apply(rows),
         }
     }
 }
@@ -182,18 +182,6 @@ impl Cuts {
     /// The number of cuts that `x` reaches.
     pub(crate) fn level(&self, x: f32) -> usize {
         self.cuts.partition_point(|&cut| x >= cut)
-    }
-
-    fn apply(&self, rows: &mut [f32]) {
-        let (first, step) = (self.alphabet.first as f32, self.alphabet.step as f32);
-        match self.cuts[..] {
-            [cut] => each(rows, |x| if x >= cut { first + step } else { first }),
-            _ if self.cuts.len() <= FEW => each(rows, |x| {
-                let reached: f32 = self.cuts.iter().map(|&cut| if x >= cut { 1.0 } else { 0.0 }).sum();
-                first + step * reached
-            }),
-            _ => each(rows, |x| first + step * self.level(x) as f32),
-        }
     }
 }
 

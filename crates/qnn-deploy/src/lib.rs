@@ -57,6 +57,7 @@ mod program;
 mod run;
 mod serial;
 mod session;
+mod staircase;
 mod tensors;
 mod verify;
 

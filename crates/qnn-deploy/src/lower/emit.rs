@@ -21,6 +21,8 @@ use crate::{Error, Result};
 
 /// More comparisons than this for each sum take longer than the functions in f32.
 const MOST_COMPARISONS: u32 = 16;
+/// Thresholds between more levels take many times the memory of the weights, and about as long as the functions.
+const MOST_LEVELS: u32 = 128;
 
 /// Turns drafts into stages.
 pub(crate) struct Emission<'a, 't> {
@@ -281,6 +283,12 @@ impl<'a, 't> Emission<'a, 't> {
         };
         if !self.nodes.of(output).packed || !planes(*alphabet) {
             return Ok(Err(None));
+        }
+        if alphabet.count > MOST_LEVELS {
+            let reason =
+                format!("thresholds between {} levels would be larger than its weights", alphabet.count);
+            let remedy = "none is needed: its functions run in f32 while the sums lie in the cache";
+            return Ok(Err(Some(remark(&reason, remedy))));
         }
         let selector = match draft.operand {
             Some(operand) => match self.selector(operand, output, *alphabet) {
