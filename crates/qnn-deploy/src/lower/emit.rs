@@ -21,7 +21,7 @@ use crate::{Error, Result};
 
 /// More comparisons than this for each sum take longer than the functions in f32.
 const MOST_COMPARISONS: u32 = 16;
-/// Thresholds between more levels take many times the memory of the weights, and about as long as the functions.
+/// Thresholds between more levels take up to a kilobyte for each channel, and about as long as the functions.
 const MOST_LEVELS: u32 = 128;
 
 /// Turns drafts into stages.
@@ -285,8 +285,9 @@ impl<'a, 't> Emission<'a, 't> {
             return Ok(Err(None));
         }
         if alphabet.count > MOST_LEVELS {
+            let bytes = 4 * (alphabet.count - 1);
             let reason =
-                format!("thresholds between {} levels would be larger than its weights", alphabet.count);
+                format!("its {} levels would take {bytes} bytes of thresholds a channel", alphabet.count);
             let remedy = "none is needed: its functions run in f32 while the sums lie in the cache";
             return Ok(Err(Some(remark(&reason, remedy))));
         }
