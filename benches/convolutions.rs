@@ -1,4 +1,4 @@
-//! Convolutions and matrix products in f32, forward and both gradients, on every instruction set
+//! Convolutions and matrix products in f32, forward (direct, and by Winograd's algorithm where the shape allows it) and both gradients, on every instruction set
 //! that has vectors: the rate of each, and the fraction of what that instruction set could do at
 //! most, which is fused multiply-adds on registers, measured in the same run.
 //!
@@ -18,7 +18,9 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use qnn::tensor::Tensor;
-use qnn_kernels::{ChannelAffine, Conv2dShape, Isa, Kernels, MatmulShape, Padding};
+use qnn_kernels::{
+    Algorithm, ChannelAffine, Conv2dShape, Convolution, Isa, Kernels, MatmulShape, Padding, reference,
+};
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -66,11 +68,15 @@ fn main() {
 fn bench(kernels: &Kernels, profile: Profile) {
     let limit = limit(kernels);
     println!("{}: at most {limit:.0} GFLOP/s in fused multiply-adds", kernels.isa());
-    println!("{:>32} {:>16} {:>16} {:>16}", "GFLOP/s", "forward", "input gradient", "kernel gradient");
-    let row = |name: &str, rates: [f64; 3]| {
-        let [forward, input, kernel] =
-            rates.map(|rate| format!("{rate:5.0} ({:3.0} %)", 100.0 * rate / limit));
-        println!("{name:>32} {forward:>16} {input:>16} {kernel:>16}");
+    let columns = |name: &str, columns: [&str; 4]| {
+        let [forward, tiles, input, kernel] = columns;
+        println!("{name:>32} {forward:>16} {tiles:>16} {input:>16} {kernel:>16}");
+    };
+    columns("GFLOP/s", ["forward", "forward, tiles", "input gradient", "kernel gradient"]);
+    let row = |name: &str, forward: f64, tiles: Option<f64>, gradients: [f64; 2]| {
+        let share = |rate: f64| format!("{rate:5.0} ({:3.0} %)", 100.0 * rate / limit);
+        let [input, kernel] = gradients.map(share);
+        columns(name, [&share(forward), &tiles.map_or_else(String::new, share), &input, &kernel]);
     };
     for (channels, out_channels, extent, kernel, stride) in CONVOLUTIONS {
         let (extents, kernel, stride) = ([extent; 2], [kernel; 2], [stride; 2]);
@@ -89,19 +95,35 @@ fn bench(kernels: &Kernels, profile: Profile) {
         };
         let name =
             format!("{channels}→{out_channels}, {extent}x{extent}, {0}x{0} / {1}", kernel[0], stride[0]);
-        row(&name, of_convolution(kernels, &shape, profile.seconds));
+        let [forward, gradients @ ..] = of_convolution(kernels, &shape, profile.seconds);
+        let tiles = reference::by_tiles(&shape).then(|| of_tiles(kernels, &shape, profile.seconds));
+        row(&name, forward, tiles, gradients);
     }
     let MatmulShape { rows, inner, columns } = MATRIX;
-    row(&format!("matrices, {rows}x{inner}x{columns}"), of_matrices(kernels, MATRIX, profile.seconds));
+    let [forward, gradients @ ..] = of_matrices(kernels, MATRIX, profile.seconds);
+    row(&format!("matrices, {rows}x{inner}x{columns}"), forward, None, gradients);
 }
 
-/// GFLOP/s of the forward pass and of both gradients.
+/// GFLOP/s of the forward pass by Winograd's algorithm.
+fn of_tiles(kernels: &Kernels, shape: &Conv2dShape, seconds: f64) -> f64 {
+    let [x, w, mut y] = [shape.input_len(), shape.weight_len(), shape.output_len()].map(numbers);
+    let convolution =
+        Convolution { algorithm: Algorithm::Winograd, ..Convolution::new(x.as_slice(), w.as_slice()) };
+    work(shape) / best(seconds, || kernels.convolve(shape, &convolution, y.as_mut_slice()))
+}
+
+/// Floating-point operations of plain sums, in billions.
+fn work(shape: &Conv2dShape) -> f64 {
+    2e-9 * (shape.output_len() * shape.weight_len() / shape.out_channels) as f64
+}
+
+/// GFLOP/s of the direct forward pass and of both gradients.
 fn of_convolution(kernels: &Kernels, shape: &Conv2dShape, seconds: f64) -> [f64; 3] {
     let [x, w, y] = [shape.input_len(), shape.weight_len(), shape.output_len()].map(numbers);
     let (mut dx, mut dw, mut dy) = (x.clone(), w.clone(), y.clone());
     let [x, w, y] = [&x, &w, &y].map(Tensor::as_slice);
     let [dx, dw, dy] = [&mut dx, &mut dw, &mut dy].map(Tensor::as_mut_slice);
-    let work = 2e-9 * (shape.output_len() * shape.weight_len() / shape.out_channels) as f64;
+    let work = work(shape);
     [
         work / best(seconds, || kernels.conv2d(shape, x, w, 0.0, ChannelAffine::IDENTITY, dy)),
         work / best(seconds, || kernels.conv2d_input_gradient(shape, y, w, dx)),

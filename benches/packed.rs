@@ -22,7 +22,7 @@ use qnn_kernels::packed::{
     ByteInput, ConvGeometry, Encoding, Extreme, Int8Conv, Layout, Output, PackedConv, PoolGeometry,
     Threshold, Thresholds,
 };
-use qnn_kernels::{ChannelAffine, FloatConv, Isa, Kernels, Padding};
+use qnn_kernels::{Algorithm, ChannelAffine, FloatConv, Isa, Kernels, Padding};
 
 const SAME: Padding = Padding { top: 1, bottom: 1, left: 1, right: 1 };
 
@@ -173,8 +173,8 @@ impl Bench<'_> {
         };
         let weights: Vec<f32> = signs.iter().map(|&sign| f32::from(sign)).collect();
         let shape = geometry.undilated(1).expect("a shape");
-        let conv =
-            FloatConv::new(kernels, &shape, &weights, 0.0, ChannelAffine::IDENTITY).expect("a convolution");
+        let conv = FloatConv::new(kernels, &shape, &weights, 0.0, ChannelAffine::IDENTITY, Algorithm::Direct)
+            .expect("a convolution");
         let float = time("f32", &mut || conv.run(&x, &mut y));
         let bytes: Vec<u8> = x.iter().map(|&value| value as u8).collect();
         let conv = Int8Conv::new(geometry, ByteInput::SYMMETRIC, &signs).expect("a convolution");

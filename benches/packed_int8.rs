@@ -18,7 +18,7 @@ use qnn_kernels::packed::{
     ByteInput, CodeRange, ConvGeometry, Encoding, FixedPoint, Int8Conv, Int8Output, Output, Requantize,
     Rounded, WeightOnlyConv,
 };
-use qnn_kernels::{ChannelAffine, FloatConv, Isa, Kernels, Padding};
+use qnn_kernels::{Algorithm, ChannelAffine, FloatConv, Isa, Kernels, Padding};
 
 /// Times convolutions of bytes and of weights that stay packed.
 #[derive(Parser)]
@@ -137,7 +137,8 @@ fn weights_beside_f32(flags: &Flags, kernels: &'static Kernels, limit: f64, geom
     let anew = f32_row("f32 weights x f32, anew", &mut |y| {
         kernels.conv2d(&shape, &x, &signs, 0.0, ChannelAffine::IDENTITY, y);
     });
-    let conv = FloatConv::new(kernels, &shape, &signs, 0.0, ChannelAffine::IDENTITY).expect("sound");
+    let conv = FloatConv::new(kernels, &shape, &signs, 0.0, ChannelAffine::IDENTITY, Algorithm::Direct)
+        .expect("sound");
     let once = f32_row("f32 weights x f32, once", &mut |y| conv.run(&x, y));
     for (what, encoding) in WEIGHTS {
         let conv = WeightOnlyConv::new(geometry, encoding, &signs).expect("sound");

@@ -329,6 +329,7 @@ impl Product {
             Arithmetic::Integer => matches!(input, Elements::Packed(_)) && packed,
             Arithmetic::WeightOnly => input == Elements::Float && packed,
             Arithmetic::Float => input == Elements::Float,
+            Arithmetic::Winograd => input == Elements::Float && !packed,
         };
         let finish = match (&self.finish, output) {
             (Finish::Thresholds { .. } | Finish::Selected { .. }, Elements::Packed(codes)) => {

@@ -100,8 +100,12 @@ impl Product {
             Finish::Chain(chain) if chain.is_affine() => "scaled",
             Finish::Chain(chain) => chain.text(),
         };
-        let sums = if self.arithmetic == Arithmetic::Integer { "integer" } else { "f32" };
-        format!("{x} × {w}, {sums} sums, {end}")
+        let sums = match self.arithmetic {
+            Arithmetic::Integer => "integer sums",
+            Arithmetic::Float | Arithmetic::WeightOnly => "f32 sums",
+            Arithmetic::Winograd => "f32 tiles",
+        };
+        format!("{x} × {w}, {sums}, {end}")
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{Error, Result, Session};
 
 const FORMAT: &str = "qnn-packed-model";
 /// The newest version; older ones say less, and what they say in the same way.
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
 
 /// What the bits of a file mean, for whoever reads one without this program. A file that says
 /// something else is of another version.
@@ -65,6 +65,12 @@ const OF_INTEGERS: [(&str, &str); 5] = [
 const OF_RANKS: [(&str, &str); 1] = [(
     "other kernels",
     "a kernel whose codes are neither signs, nor ternary, nor 2^b codes from 0 in steps of 1, nor 2^b codes around 0 in steps of 2 holds ranks, counted from its least code, in planes; kernels of stages of integers hold a byte for each code, in two's complement",
+)];
+
+/// What version 4 adds, for products in tiles.
+const OF_TILES: [(&str, &str); 1] = [(
+    "winograd",
+    "outputs of a 3 x 3 kernel come in tiles of 2 x 2 from the image's upper left corner, A' [(G g G') o (B' d B)] A with the matrices of F(2 x 2, 3 x 3) in arXiv:1509.09308, section 4.1, applied to columns first, terms added in the order of a row; each of a tile's 16 products is one fused accumulator in the order of the input channels; rows and columns of a window outside the image are padding",
 )];
 
 /// What the header says beside the tensors.
@@ -132,7 +138,7 @@ impl Program {
 }
 
 fn conventions(version: u64) -> BTreeMap<String, String> {
-    let newer = [(2, &OF_INTEGERS[..]), (3, &OF_RANKS)];
+    let newer = [(2, &OF_INTEGERS[..]), (3, &OF_RANKS), (4, &OF_TILES)];
     let added = newer.into_iter().filter(|&(since, _)| version >= since).flat_map(|(_, rules)| rules);
     let all = CONVENTIONS.iter().chain(added);
     all.map(|&(what, rule)| (what.to_owned(), rule.to_owned())).collect()

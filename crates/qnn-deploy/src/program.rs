@@ -183,6 +183,9 @@ pub enum Arithmetic {
     WeightOnly,
     /// Numbers by numbers: one f32 accumulator per output.
     Float,
+    /// Numbers by numbers, in tiles of 2×2 outputs by Winograd's minimal filtering
+    /// ([`Algorithm::Winograd`](qnn_kernels::Algorithm::Winograd)): sixteen f32 accumulators per tile and channel.
+    Winograd,
 }
 
 /// What becomes of sums.
@@ -342,12 +345,14 @@ impl Program {
     }
 
     /// The first version knew neither stages of integers, nor thresholds that another value selects, nor means of packed
-    /// codes, nor sums in f32 that become codes, nor scales of pixels; the second held kernels of ranks in bytes, and did not say so.
+    /// codes, nor sums in f32 that become codes, nor scales of pixels; the second held kernels of ranks in bytes, and did not say so; the third
+    /// knew no tiles.
     fn version_of(&self, stage: &Stage) -> u64 {
         let on_codes = self.values[stage.input].elements != Elements::Float;
         let to_codes = self.values[stage.output].elements != Elements::Float;
         let scales = stage.action.chain().is_some_and(|chain| chain.links.contains(&Link::PixelScale));
         match &stage.action {
+            Action::Product(product) if product.arithmetic == Arithmetic::Winograd => 4,
             Action::Product(product) if product.weights.are_bytes() => 3,
             Action::Integer(IntegerStage::Product(_)) => 3,
             Action::Product(product) => {

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{Net, assert_exact, images, randomize};
-use qnn_deploy::{Session, freeze};
-use qnn_kernels::Padding;
+use qnn_deploy::{Action, Arithmetic, Session, freeze};
+use qnn_kernels::{Algorithm, Padding};
 use qnn_layers::{
     Conv2d, Conv2dConfig, GlobalAveragePool, HardTanh, Init, PaddingRule, Quantize, Sequential,
     ShiftBatchNorm, ShiftBatchNormConfig,
@@ -49,6 +49,37 @@ fn check(net: Net) {
         let mut model = net.build(&scheme, 5 + i as u64);
         randomize(model.as_mut(), 100 + i as u64);
         assert_exact(&format!("{net:?} {name}"), model.as_ref(), net.shape());
+    }
+}
+
+/// Numbers by numbers go through tiles where the graph's do, and are summed directly where that is asked for; codes always are.
+#[test]
+fn programs_take_the_algorithm_of_the_graph() {
+    let conv = |algorithm, quantizer: Option<Sign>, activation: Option<Sign>| Conv2dConfig {
+        padding: PaddingRule::Same,
+        pad_value: if activation.is_some() { -1.0 } else { 0.0 },
+        algorithm,
+        kernel_quantizer: quantizer.map(Pair::published),
+        input_quantizer: activation.map(Pair::published),
+        ..Conv2dConfig::new(32, 48, 3)
+    };
+    let cases = [
+        (conv(Algorithm::Winograd, None, None), Arithmetic::Winograd),
+        (conv(Algorithm::Winograd, None, Some(Sign)), Arithmetic::Winograd),
+        (conv(Algorithm::Direct, None, None), Arithmetic::Float),
+        (conv(Algorithm::Winograd, Some(Sign), None), Arithmetic::WeightOnly),
+        (conv(Algorithm::Winograd, Some(Sign), Some(Sign)), Arithmetic::Integer),
+        (Conv2dConfig { stride: 2, ..conv(Algorithm::Winograd, None, None) }, Arithmetic::Float),
+    ];
+    for (at, (config, expected)) in cases.into_iter().enumerate() {
+        let model = Sequential::new().with("conv", Conv2d::new(&config, &mut Init::new(at as u64)).unwrap());
+        let shape = [7, 6, 32];
+        let program = freeze(&model, shape).unwrap();
+        let Some(Action::Product(product)) = program.stages().last().map(|stage| &stage.action) else {
+            panic!("{program}")
+        };
+        assert_eq!(product.arithmetic, expected, "{program}");
+        assert_exact(&format!("case {at}"), &model, shape);
     }
 }
 

@@ -121,11 +121,11 @@ fn other_files_and_versions_say_so() {
     let write = |note: &str| Container::write(&path, [], note.to_owned()).unwrap();
     write("");
     assert!(matches!(Program::load(&path), Err(Error::Format { .. })));
-    write("qnn-packed-model 4 0000000000000000\n{}");
+    write("qnn-packed-model 5 0000000000000000\n{}");
     let error = Program::load(&path).unwrap_err();
-    assert!(matches!(error, Error::Version { found: 4, supported: 3, .. }));
+    assert!(matches!(error, Error::Version { found: 5, supported: 4, .. }));
     assert!(
-        error.to_string().contains("a packed model of version 4, but this program reads versions up to 3")
+        error.to_string().contains("a packed model of version 5, but this program reads versions up to 4")
     );
     assert!(matches!(Program::load(folder.path().join("none")), Err(Error::File { .. })));
 }
@@ -205,11 +205,11 @@ fn files_of_all_versions_are_read() {
         |path: &std::path::Path| Container::read(path).unwrap().note().split('\n').next().unwrap().to_owned();
     let (_folder, path, _, program) = saved("bnn");
     assert!(note(&path).starts_with("qnn-packed-model 2 "));
-    let (_folder, path, _, old) = saved("fp");
+    let (_folder, path, _, old) = saved("twn");
     assert!(note(&path).starts_with("qnn-packed-model 1 "));
     assert_eq!(Program::load(&path).unwrap(), old);
     assert_ne!(old, program);
-    for (preset, version) in [("w1a8", 2), ("fixed8", 3)] {
+    for (preset, version) in [("w1a8", 2), ("fixed8", 3), ("fp", 4)] {
         let mut model = NET.build(&Scheme::preset(preset).unwrap(), 3);
         train(model.as_mut(), NET.shape());
         let program = freeze(model.as_ref(), NET.shape()).unwrap();

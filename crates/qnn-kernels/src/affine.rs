@@ -1,6 +1,9 @@
 //! The affine map that ends a forward kernel.
 
+use core::ops::Range;
+
 use crate::Real;
+use crate::line::{LANES, Line};
 
 /// What happens to an accumulator of output channel `o`; each step that is present rounds once.
 ///
@@ -38,6 +41,23 @@ impl<'a, T> ChannelAffine<'a, T> {
     {
         let scaled = self.scale.map_or(acc, |scale| acc * scale[channel]);
         self.bias.map_or(scaled, |bias| scaled + bias[channel])
+    }
+
+    /// Writes the factors of some channels and then their summands, as many lines of each; what is missing does nothing.
+    pub(crate) fn write(&self, channels: Range<usize>, lines: &mut [Line<T>])
+    where
+        T: Real,
+    {
+        let (scales, biases) = lines.split_at_mut(lines.len() / 2);
+        // Both neutral elements are exact: a·1 = a, and a + (−0) = a even where a is −0.
+        scales.fill(Line([T::one(); LANES]));
+        biases.fill(Line([T::neg_zero(); LANES]));
+        for (values, lines) in [(self.scale, scales), (self.bias, biases)] {
+            let values = values.map_or(&[][..], |values| &values[channels.clone()]);
+            for (line, values) in lines.iter_mut().zip(values.chunks(LANES)) {
+                line.0[..values.len()].copy_from_slice(values);
+            }
+        }
     }
 
     #[track_caller]

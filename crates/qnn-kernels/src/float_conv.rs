@@ -7,18 +7,19 @@ use crate::line::{Block, Line};
 use crate::plan::{Window, forward_tables, pack_plain};
 use crate::product::{Product, Tables, Weights};
 use crate::real::compute::Compute;
-use crate::{ChannelAffine, Conv2dShape, Kernels, ShapeError};
+use crate::{Algorithm, ChannelAffine, Conv2dShape, Kernels, ShapeError, winograd};
 
-/// A convolution with its weights where the kernels want them: bit for bit the numbers of [`conv2d`](crate::conv2d), without its work before
+/// A convolution with its weights where the kernels want them: bit for bit the numbers of [`convolve`](crate::convolve), without its work before
 /// the first product, and without an allocation once it has run.
 ///
 /// ```
-/// use qnn_kernels::{ChannelAffine, Conv2dShape, FloatConv, Kernels, Padding};
+/// use qnn_kernels::{Algorithm, ChannelAffine, Conv2dShape, FloatConv, Kernels, Padding};
 /// let shape = Conv2dShape {
 ///     batch: 1, height: 1, width: 3, channels: 1, out_channels: 1,
 ///     kernel: [1, 2], stride: [1, 1], padding: Padding { right: 1, ..Padding::NONE }, groups: 1,
 /// };
-/// let conv = FloatConv::new(Kernels::current(), &shape, &[10.0, 1.0], -1.0, ChannelAffine::bias(&[0.5]))?;
+/// let (w, out) = ([10.0, 1.0], ChannelAffine::bias(&[0.5]));
+/// let conv = FloatConv::new(Kernels::current(), &shape, &w, -1.0, out, Algorithm::Direct)?;
 /// let mut y = [0.0; 6];
 /// conv.run(&[1.0, 2.0, 3.0, 0.0, 0.0, 7.0], &mut y);
 /// assert_eq!(y, [12.5, 23.5, 29.5, 0.5, 7.5, 69.5]);
@@ -29,8 +30,15 @@ pub struct FloatConv {
     kernels: &'static Kernels,
     /// For one image.
     shape: Conv2dShape,
-    tables: Tables<f32>,
+    layout: Layout,
     lines: Vec<Line<f32>>,
+}
+
+/// What the lines are for.
+#[derive(Clone, Debug)]
+enum Layout {
+    Direct(Tables<f32>),
+    Winograd(winograd::Filter<'static, f32>),
 }
 
 impl FloatConv {
@@ -50,18 +58,24 @@ impl FloatConv {
         w: &[f32],
         pad_value: f32,
         out: ChannelAffine<'_, f32>,
+        algorithm: Algorithm,
     ) -> Result<Self, ShapeError> {
         let shape = Conv2dShape { batch: 1, ..*shape };
         shape.check()?;
         let shape = shape.with_needed_strides();
         assert!(w.len() == shape.weight_len(), "{} weights of {}", w.len(), shape.weight_len());
         out.assert_channels(shape.out_channels);
+        if algorithm == Algorithm::Winograd && winograd::takes(&shape) {
+            let filter = winograd::Filter::forward(kernels, &shape, pad_value);
+            let lines = filter.pack(w, out);
+            return Ok(Self { kernels, shape, layout: Layout::Winograd(filter), lines });
+        }
         let tables = forward_tables(f32::tiles(kernels), &Window::plain(&shape), pad_value);
         let pack = |panel: Block, vectors: usize, lines: &mut [Line<f32>]| {
             pack_plain(&shape, w, panel, vectors, lines);
         };
         let lines = tables.pack(&pack, out);
-        Ok(Self { kernels, shape, tables, lines })
+        Ok(Self { kernels, shape, layout: Layout::Direct(tables), lines })
     }
 
     /// Convolves the images `x`, as many as it holds. Runs on rayon's current pool.
@@ -73,8 +87,10 @@ impl FloatConv {
     pub fn run(&self, x: &[f32], y: &mut [f32]) {
         let expected = self.pixels(x) * self.shape.out_channels;
         assert!(y.len() == expected, "the output has {} elements of {expected}", y.len());
-        let weights = Weights::Packed(&self.lines);
-        Product { tiles: f32::tiles(self.kernels), tables: &self.tables, weights }.run(x, y);
+        match &self.layout {
+            Layout::Direct(tables) => self.product(tables).run(x, y),
+            Layout::Winograd(filter) => filter.run(x, &self.lines, y),
+        }
     }
 
     /// Convolves as [`run`](Self::run) does, and shows the output to a function in runs of pixels, while they lie in the cache. Several threads
@@ -85,9 +101,17 @@ impl FloatConv {
     /// If `x` is no whole number of images, or `bytes` are no equal parts, of a byte at least, for the output pixels.
     #[track_caller]
     pub fn run_tiles(&self, x: &[f32], bytes: &mut [u8], visit: &(dyn Fn(FloatTile<'_>) + Sync)) {
-        let weights = Weights::Packed(&self.lines);
-        let product = Product { tiles: f32::tiles(self.kernels), tables: &self.tables, weights };
-        run_tiles(&product, x, self.pixels(x), bytes, visit);
+        let (pixels, channels) = (self.pixels(x), self.shape.out_channels);
+        assert_parts(pixels, bytes);
+        let visit = visit_tiles(channels, visit);
+        match &self.layout {
+            Layout::Direct(tables) => self.product(tables).run_tiles(x, pixels, bytes, &visit),
+            Layout::Winograd(filter) => filter.run_tiles(x, &self.lines, pixels, bytes, &visit),
+        }
+    }
+
+    fn product<'a>(&'a self, tables: &'a Tables<f32>) -> Product<'a, f32> {
+        Product { tiles: f32::tiles(self.kernels), tables, weights: Weights::Packed(&self.lines) }
     }
 
     /// Output pixels of all images.
@@ -118,10 +142,21 @@ pub(crate) fn run_tiles(
     bytes: &mut [u8],
     visit: &(dyn Fn(FloatTile<'_>) + Sync),
 ) {
+    assert_parts(pixels, bytes);
+    product.run_tiles(x, pixels, bytes, &visit_tiles(product.tables.channels, visit));
+}
+
+#[track_caller]
+fn assert_parts(pixels: usize, bytes: &[u8]) {
     let whole = bytes.len().is_multiple_of(pixels.max(1)) && bytes.is_empty() == (pixels == 0);
     assert!(whole, "{} bytes are no equal parts for {pixels} output pixels", bytes.len());
-    let channels = product.tables.channels;
-    product.run_tiles(x, pixels, bytes, &|first, numbers, bytes| {
+}
+
+fn visit_tiles(
+    channels: usize,
+    visit: &(dyn Fn(FloatTile<'_>) + Sync),
+) -> impl Fn(usize, &mut [f32], &mut [u8]) + Sync {
+    move |first, numbers, bytes| {
         visit(FloatTile { pixels: first..first + numbers.len() / channels, numbers, bytes });
-    });
+    }
 }

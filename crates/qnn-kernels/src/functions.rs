@@ -5,7 +5,8 @@ use crate::line::LANES;
 use crate::matrix;
 use crate::scratch::with_lines;
 use crate::{
-    ChannelAffine, Conv2dGradients, Conv2dShape, Kernels, MatmulShape, OutputGradient, Real, Visitor,
+    ChannelAffine, Conv2dGradients, Conv2dShape, Convolution, Kernels, MatmulShape, OutputGradient, Real,
+    Visitor,
 };
 
 /// Work that [`vectorized`] compiles once for each instruction set.
@@ -80,23 +81,30 @@ pub fn conv2d<T: Real>(
     Kernels::current().conv2d(shape, x, w, pad_value, out, y);
 }
 
-/// [`conv2d`] whose output is visited while it is in the cache: `visit(first, images)` gets every `together` images, once they are written, in
-/// any order and on several threads, and may change them.
+/// A convolution by the algorithm that it asks for: direct, [`conv2d`].
+///
+/// # Panics
+///
+/// As [`conv2d`].
+#[track_caller]
+pub fn convolve<T: Real>(shape: &Conv2dShape, convolution: &Convolution<'_, T>, y: &mut [T]) {
+    Kernels::current().convolve(shape, convolution, y);
+}
+
+/// [`convolve`], with an output that is visited while it is in the cache: `visit(first, images)` gets every `together` images, once they are
+/// written, in any order and on several threads, and may change them.
 ///
 /// # Panics
 ///
 /// As [`conv2d`], and if the visitor takes no image at a time.
 #[track_caller]
-pub fn conv2d_visited<T: Real>(
+pub fn convolve_visited<T: Real>(
     shape: &Conv2dShape,
-    x: &[T],
-    w: &[T],
-    pad_value: T,
-    out: ChannelAffine<'_, T>,
+    convolution: &Convolution<'_, T>,
     y: &mut [T],
     visitor: Visitor<'_, T>,
 ) {
-    Kernels::current().conv2d_visited(shape, x, w, pad_value, out, y, visitor);
+    Kernels::current().convolve_visited(shape, convolution, y, visitor);
 }
 
 /// The gradient of a convolution's input: `dx[n, iy, ix, c] = Σ dy[n, oy, ox, o] · w[kh, kw, c, o]` over the outputs that saw the input.

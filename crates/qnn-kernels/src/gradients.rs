@@ -11,7 +11,7 @@ use crate::product::Product;
 use crate::reference::chunk_images;
 use crate::scratch::with_lines;
 use crate::threads::prelude::*;
-use crate::{Conv2dShape, Kernels, Real, plan, vectorized, winograd};
+use crate::{ChannelAffine, Conv2dShape, Kernels, Real, plan, vectorized, winograd};
 
 /// Elements of an output gradient that stay in a core's cache while both products read them.
 const PIECE: usize = 1 << 17;
@@ -75,7 +75,7 @@ struct Input<'a, T> {
 #[derive(Clone, Copy)]
 enum InputProduct<'a, T> {
     Taps(&'a Product<'a, T>),
-    Tiles(&'a winograd::InputGradient<'a, T>),
+    Tiles(&'a winograd::Filter<'a, T>),
 }
 
 pub(crate) fn gradients<T: Real>(
@@ -100,8 +100,8 @@ pub(crate) fn gradients<T: Real>(
         match dx {
             None => Plan { shape, kernel, input: None, dy }.run(x, None, sums),
             Some(dx) if by_tiles => {
-                let product = winograd::InputGradient::new(kernels, shape);
-                product.with_weights(w, |weights| {
+                let product = winograd::Filter::input_gradient(kernels, shape);
+                product.with_weights(w, ChannelAffine::IDENTITY, |weights| {
                     let input = Some(Input { product: InputProduct::Tiles(&product), weights, add });
                     Plan { shape, kernel, input, dy }.run(x, Some(dx), sums);
                 });
@@ -218,7 +218,7 @@ impl<T: Real> Input<'_, T> {
         let Self { product, weights, add } = *self;
         let product = match product {
             InputProduct::Taps(product) => product,
-            InputProduct::Tiles(product) => return product.images(dy, weights, dx, add),
+            InputProduct::Tiles(product) => return product.images(dy, weights, dx, add, Ahead::NOTHING),
         };
         if !add {
             return product.image(dy, weights, dx, Ahead::NOTHING);
@@ -234,7 +234,7 @@ impl<T: Real> Input<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ChannelAffine, Isa, Padding, Visitor};
+    use crate::{Convolution, Isa, Padding, Visitor};
 
     fn numbers(len: usize, frequency: f32) -> Vec<f32> {
         (0..len).map(|i| (i as f32 * frequency).sin()).collect()
@@ -316,15 +316,9 @@ mod tests {
                     images.iter_mut().for_each(|y| *y = -*y);
                 };
                 let mut y = vec![f32::NAN; expected.len()];
-                crate::conv2d_visited(
-                    &shape,
-                    &x,
-                    &w,
-                    1.0,
-                    out,
-                    &mut y,
-                    Visitor { together, visit: &visit, beside: &expected },
-                );
+                let convolution = Convolution { pad_value: 1.0, out, ..Convolution::new(&x, &w) };
+                let visitor = Visitor { together, visit: &visit, beside: &expected };
+                crate::convolve_visited(&shape, &convolution, &mut y, visitor);
                 let changed: Vec<f32> = expected.iter().map(|y| -y).collect();
                 assert_eq!((&y, &seen.into_inner().unwrap()), (&changed, &expected), "{shape:?}");
             }

@@ -4,8 +4,8 @@ use crate::arch::{self, Kernels};
 use crate::packed::sign_product::sign_product;
 use crate::visitor::{Visitor, visit_all};
 use crate::{
-    ChannelAffine, Conv2dGradients, Conv2dShape, GradientRows, Isa, MatmulShape, OutputGradient, Padding,
-    Real, Vectorize, takes_rows,
+    Algorithm, ChannelAffine, Conv2dGradients, Conv2dShape, Convolution, GradientRows, Isa, MatmulShape,
+    OutputGradient, Padding, Real, Vectorize, takes_rows,
 };
 use crate::{gradients, kernel_gradient, matrix, plan, reference, winograd};
 
@@ -62,35 +62,52 @@ impl Kernels {
         out: ChannelAffine<'_, T>,
         y: &mut [T],
     ) {
-        let shape = &checked(shape, x.len(), w.len(), y.len());
-        out.assert_channels(shape.out_channels);
-        if !self.by_bits(shape, x, w, pad_value, out, y) {
-            plan::forward(self, &plan::flattened(shape), x, w, pad_value, out, y);
-        }
+        let algorithm = Algorithm::Direct;
+        self.convolve(shape, &Convolution { x, w, pad_value, out, algorithm }, y);
     }
 
-    /// [`conv2d_visited`](crate::conv2d_visited) with these kernels.
+    /// [`convolve`](crate::convolve) with these kernels.
     ///
     /// # Panics
     ///
     /// As there.
     #[track_caller]
-    #[allow(clippy::too_many_arguments)]
-    pub fn conv2d_visited<T: Real>(
+    pub fn convolve<T: Real>(&self, shape: &Conv2dShape, convolution: &Convolution<'_, T>, y: &mut [T]) {
+        let Convolution { x, w, pad_value, out, .. } = *convolution;
+        let shape = &checked(shape, x.len(), w.len(), y.len());
+        out.assert_channels(shape.out_channels);
+        if y.is_empty() {
+            return;
+        }
+        if let Some(filter) = self.filter(shape, convolution) {
+            filter.with_weights(w, out, |weights| filter.run(x, weights, y));
+        } else if !self.by_bits(shape, x, w, pad_value, out, y) {
+            plan::forward(self, &plan::flattened(shape), x, w, pad_value, out, y);
+        }
+    }
+
+    /// [`convolve_visited`](crate::convolve_visited) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn convolve_visited<T: Real>(
         &self,
         shape: &Conv2dShape,
-        x: &[T],
-        w: &[T],
-        pad_value: T,
-        out: ChannelAffine<'_, T>,
+        convolution: &Convolution<'_, T>,
         y: &mut [T],
         visitor: Visitor<'_, T>,
     ) {
+        let Convolution { x, w, pad_value, out, .. } = *convolution;
         let shape = &checked(shape, x.len(), w.len(), y.len());
         out.assert_channels(shape.out_channels);
         assert!(visitor.together > 0, "a visit needs an image");
         if y.is_empty() {
             return;
+        }
+        if let Some(filter) = self.filter(shape, convolution) {
+            return filter.with_weights(w, out, |weights| filter.run_visited(x, weights, y, visitor));
         }
         let lengths = [shape.input_len() / shape.batch, shape.output_len() / shape.batch];
         if self.by_bits(shape, x, w, pad_value, out, y) {
@@ -99,6 +116,16 @@ impl Kernels {
         plan::with_forward(self, shape, w, pad_value, out, |product| {
             product.run_visited(x, y, lengths, visitor);
         });
+    }
+
+    /// What makes the output in tiles, if that is wanted and can be.
+    fn filter<T: Real>(
+        &self,
+        shape: &Conv2dShape,
+        convolution: &Convolution<'_, T>,
+    ) -> Option<winograd::Filter<'_, T>> {
+        let taken = convolution.algorithm == Algorithm::Winograd && winograd::takes(shape);
+        taken.then(|| winograd::Filter::forward(self, shape, convolution.pad_value))
     }
 
     /// [`conv2d_input_gradient`](crate::conv2d_input_gradient) with these kernels.
@@ -110,7 +137,8 @@ impl Kernels {
     pub fn conv2d_input_gradient<T: Real>(&self, shape: &Conv2dShape, dy: &[T], w: &[T], dx: &mut [T]) {
         let shape = &checked(shape, dx.len(), w.len(), dy.len());
         if winograd::takes(shape) && shape.batch > 0 {
-            winograd::InputGradient::new(self, shape).run(dy, w, dx);
+            let filter = winograd::Filter::input_gradient(self, shape);
+            filter.with_weights(w, ChannelAffine::IDENTITY, |weights| filter.run(dy, weights, dx));
         } else {
             plan::input_gradient(self, &plan::flattened(shape), dy, w, dx);
         }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! functions ──▶ Kernels (one table for each instruction set) ──▶ plan, kernel_gradient: frames, panels, chunks
-//!                                                                winograd: gradients of 3×3 kernels, in tiles of 2×2 pixels
+//!                                                                winograd: 3×3 kernels in tiles of 2×2 pixels
 //!                                                                        │
 //!                reference: plain loops, the oracle                      ▼
 //!                                                                tile: register tiles, instantiated in arch
@@ -29,9 +29,10 @@
 //!
 //! # Invariants
 //!
-//! - Every output of a forward kernel is one accumulator: it starts at `+0` and takes its terms by fused multiply-add in the order `kh, kw, cin`,
-//!   then scale and bias round once each. So neither tiles nor threads nor instruction set change a bit of it.
-//! - Gradients are sums in an order that the shape alone fixes; they too are the same bits on every machine.
+//! - Every output of a direct forward kernel is one accumulator: it starts at `+0` and takes its terms by fused multiply-add in the order
+//!   `kh, kw, cin`, then scale and bias round once each. So neither tiles nor threads nor instruction set change a bit of it.
+//! - Gradients, and outputs by [`Algorithm::Winograd`], are sums in an order that the shape alone fixes; they too are the same bits on every
+//!   machine.
 //! - Packed kernels ([`packed`]) sum integers: every instruction set, tiling and schedule gives the same.
 //! - [`reference`](mod@reference) says the same in plain loops, and agrees bit for bit while operands are finite (but for the sign of a vanished
 //!   gradient, as it says there).
@@ -54,6 +55,7 @@ mod arch;
 // Columns are for tiles of AVX-512.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod column;
+mod convolution;
 mod float_conv;
 mod frame;
 mod functions;
@@ -79,10 +81,11 @@ mod winograd;
 
 pub use affine::ChannelAffine;
 pub use arch::Kernels;
+pub use convolution::{Algorithm, Convolution};
 pub use float_conv::{FloatConv, FloatTile};
 pub use functions::{
     GradientRows, Vectorize, conv2d, conv2d_gradients, conv2d_input_gradient, conv2d_kernel_gradient,
-    conv2d_visited, matmul, matmul_left_gradient, matmul_right_gradient, takes_rows, vectorized,
+    convolve, convolve_visited, matmul, matmul_left_gradient, matmul_right_gradient, takes_rows, vectorized,
     with_matmul_right_gradient, with_scratch,
 };
 pub use gradients::{Conv2dGradients, OutputGradient, takes_pieces};

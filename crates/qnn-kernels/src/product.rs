@@ -26,7 +26,7 @@ const IMAGES_TOGETHER: usize = 4;
 const RESIDENT_LINES: usize = 1 << 13;
 
 /// Numbers of one run of rows that a function visits.
-const VISITED: usize = 1 << 12;
+pub(crate) const VISITED: usize = 1 << 12;
 
 /// Takes the index of a run's first pixel, its numbers, and its bytes to fill.
 pub(crate) type Visit<'a, T> = dyn Fn(usize, &mut [T], &mut [u8]) + Sync + 'a;
@@ -136,15 +136,7 @@ impl<T: Real> Tables<T> {
         let vectors = self.vectors(panel);
         let (weights, affine) = lines[..(self.depth + 2) * vectors].split_at_mut(self.depth * vectors);
         pack(panel, vectors, weights);
-        // Both neutral elements are exact: a·1 = a, and a + (−0) = a even where a is −0.
-        affine[..vectors].fill(Line([T::one(); LANES]));
-        affine[vectors..].fill(Line([T::neg_zero(); LANES]));
-        for (values, lines) in [out.scale, out.bias].into_iter().zip(affine.chunks_exact_mut(vectors)) {
-            let values = values.map_or(&[][..], |values| &values[panel.first..][..panel.count]);
-            for (line, values) in lines.iter_mut().zip(values.chunks(LANES)) {
-                line.0[..values.len()].copy_from_slice(values);
-            }
-        }
+        out.write(panel.first..panel.first + panel.count, affine);
     }
 
     /// The frame's rows that the output's rows depend on.

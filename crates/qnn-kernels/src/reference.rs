@@ -10,7 +10,7 @@ use alloc::vec;
 
 use crate::packed::{ConvGeometry, Output, Tile};
 use crate::winograd::{self, plain};
-use crate::{ChannelAffine, Conv2dShape, MatmulShape, Real};
+use crate::{Algorithm, ChannelAffine, Conv2dShape, Convolution, MatmulShape, Real};
 
 /// `y[n, oy, ox, o]`: one accumulator from `+0`, taps in the order `kh, kw, cin`, then the affine map.
 ///
@@ -34,6 +34,18 @@ pub fn conv2d<T: Real>(
         });
         y[at] = affine(acc, o, out);
     });
+}
+
+/// A convolution by the algorithm that it asks for.
+///
+/// By Winograd's, where [`by_tiles`] says that the shape allows it, each of a tile's sixteen products is one accumulator from `+0` over the input
+/// channels in order; the affine map comes last.
+pub fn convolve<T: Real>(shape: &Conv2dShape, convolution: &Convolution<'_, T>, y: &mut [T]) {
+    let Convolution { x, w, pad_value, out, algorithm } = *convolution;
+    match algorithm {
+        Algorithm::Winograd if by_tiles(shape) => plain::convolution(shape, x, w, pad_value, out, y),
+        Algorithm::Winograd | Algorithm::Direct => conv2d(shape, x, w, pad_value, out, y),
+    }
 }
 
 /// `dx[n, iy, ix, c]`: one accumulator from `+0` over the outputs that saw this input, in the order `kh, kw, o`.
@@ -95,7 +107,7 @@ pub fn conv2d_kernel_gradient<T: Real>(shape: &Conv2dShape, x: &[T], pad_value: 
     }
 }
 
-/// Whether a convolution's gradients are made in tiles of 2×2 pixels with fewer multiplications, by Winograd's minimal filtering
+/// Whether a convolution's gradients, and its outputs by [`Algorithm::Winograd`], are made in tiles of 2×2 pixels with fewer multiplications, by Winograd's minimal filtering
 /// F(2×2, 3×3) (Lavin and Gray 2016, arXiv:1509.09308).
 ///
 /// That is where the kernel is 3×3, the stride 1, there is one group, both channel counts are multiples of sixteen and at least 32, and images

@@ -70,7 +70,7 @@ pub(crate) struct Sweep<'a, T> {
 
 /// Cuts `pixels` into tiles of at most `most`, nearly equal: a narrow last one would leave the multipliers waiting for each other.
 #[inline(always)]
-pub(crate) fn cuts(pixels: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn cuts(pixels: usize, most: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
     let tiles = pixels.div_ceil(most);
     let (narrow, wider) = (pixels / tiles.max(1), pixels % tiles.max(1));
     (0..tiles).map(move |tile| {

@@ -1,6 +1,6 @@
-use qnn_quant::Pair;
-use qnn_tensor::Var;
+use qnn_quant::{Alphabet, Pair};
 use qnn_tensor::ops::{Conv2dOptions, ConvEnd, Factors, conv2d_factored, conv2d_measured, conv2d_normalized};
+use qnn_tensor::{Algorithm, Var};
 
 use crate::input_scale::{check_input_scaling, pixel_scales, scaled};
 use crate::operands::{Operands, Weights, check_positive, new_bias, new_kernel};
@@ -29,6 +29,8 @@ pub struct Conv2dConfig {
     pub pad_value: f32,
     /// The number of groups that input and output channels are divided into.
     pub groups: usize,
+    /// How outputs are made with a kernel that has no codes; codes are always summed directly, which is exact.
+    pub algorithm: Algorithm,
     /// Whether a bias per output channel is added.
     pub bias: bool,
     /// How the kernel's first value is drawn; a bias starts with zeros.
@@ -90,7 +92,7 @@ pub struct Conv2d {
 }
 
 impl Conv2dConfig {
-    /// Square filters at stride 1 without padding, with bias, He-normal, nothing quantized.
+    /// Square filters at stride 1 without padding, with bias, He-normal, nothing quantized, by Winograd's algorithm where it can be.
     pub fn new(in_channels: usize, out_channels: usize, kernel: usize) -> Self {
         Self {
             in_channels,
@@ -100,6 +102,7 @@ impl Conv2dConfig {
             padding: PaddingRule::Valid,
             pad_value: 0.0,
             groups: 1,
+            algorithm: Algorithm::Winograd,
             bias: true,
             initializer: Initializer::HeNormal,
             kernel_quantizer: None,
@@ -183,8 +186,8 @@ impl Conv2d {
                 if channels == in_channels && padding.output([height, width], kernel, stride).is_some() =>
             {
                 let padding = padding.resolve([height, width], kernel, stride);
-                let Conv2dConfig { pad_value, groups, .. } = self.config;
-                Ok(Conv2dOptions { stride, padding, pad_value: pad_value.into(), groups })
+                let Conv2dConfig { pad_value, groups, algorithm, .. } = self.config;
+                Ok(Conv2dOptions { stride, padding, pad_value: pad_value.into(), groups, algorithm })
             }
             _ => {
                 let [h, w] = kernel;
@@ -244,7 +247,8 @@ impl Conv2d {
         end: &ConvEnd<'_, 't>,
     ) -> Result<Signal<'t>, Error> {
         let options = self.options(&x.shape())?;
-        let Operands { x, kernel, bias, factors, .. } = self.weights().operands(cx, x)?;
+        let Operands { x, kernel, bias, factors, alphabet } = self.weights().operands(cx, x)?;
+        let options = summed(options, alphabet);
         Ok(conv2d_normalized(x, kernel, bias, &factors, &options, end).into())
     }
 
@@ -263,6 +267,7 @@ impl Conv2d {
         if self.config.input_scaling {
             let scales = pixel_scales(cx, x, self.config.kernel, &options)?;
             let product = self.weights().operands(cx, x)?;
+            let options = summed(options, product.alphabet);
             let y = conv2d_factored(product.x, product.kernel, None, &product.factors, &options);
             let op = || Op::Conv2d { product: Product { bias: None, ..product.product() }, options };
             cx.report(LAYER, Some(&self.kernel), &[product.x], y, op);
@@ -270,9 +275,18 @@ impl Conv2d {
             return self.gradient_quantizer.forward(cx, y);
         }
         let operands = self.weights().operands(cx, x)?;
+        let options = summed(options, operands.alphabet);
         let y = convolution(operands.x, operands.kernel, operands.bias, &operands.factors, &options);
         let op = || Op::Conv2d { product: operands.product(), options };
         cx.report(LAYER, Some(&self.kernel), &[operands.x], y, op);
         self.gradient_quantizer.forward(cx, y.into())
+    }
+}
+
+/// Codes are summed directly.
+fn summed(options: Conv2dOptions, kernel: Option<Alphabet>) -> Conv2dOptions {
+    match kernel {
+        None => options,
+        Some(_) => Conv2dOptions { algorithm: Algorithm::Direct, ..options },
     }
 }

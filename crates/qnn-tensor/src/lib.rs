@@ -54,7 +54,7 @@ pub use gradcheck::gradcheck;
 pub use gradients::Gradients;
 pub use leaf_gradient::{FillPiece, LeafGradient, Pieces};
 pub use ndarray;
-pub use qnn_kernels::Padding;
+pub use qnn_kernels::{Algorithm, Padding};
 pub use qnn_math as math;
 pub use scalar::Scalar;
 pub use tape::{Tape, Var};

@@ -1,5 +1,5 @@
-use qnn_kernels::ShapeError;
 use qnn_kernels::packed::{ConvGeometry, Encoding, PackError};
+use qnn_kernels::{Algorithm, ShapeError, reference};
 use qnn_layers::{Op, Product as Operands};
 use qnn_quant::Alphabet;
 use qnn_tensor::ops::Conv2dOptions;
@@ -33,23 +33,37 @@ impl<'a> Factorization<'a> {
     pub(crate) fn of(graph: &'a Graph<'_>, draft: &Draft, input: &Node) -> Result<Self> {
         let layer = &graph.names[draft.start];
         let unsupported = |reason: String| Error::Unsupported { layer: layer.clone(), reason };
-        let (operands, geometry, pad) = match &graph.steps[draft.start].op {
+        let (operands, geometry, pad, algorithm) = match &graph.steps[draft.start].op {
             Op::Conv2d { product, options } => {
-                (product, conv_geometry(input.shape, product, options), options.pad_value)
+                let geometry = conv_geometry(input.shape, product, options);
+                (product, geometry, options.pad_value, options.algorithm)
             }
             Op::Dense { product } => {
                 let flat = graph.steps[draft.start].inputs[0].shape().len() == 2;
-                (product, dense_geometry(input.shape, product.kernel.shape()[1], flat), 0.0)
+                (
+                    product,
+                    dense_geometry(input.shape, product.kernel.shape()[1], flat),
+                    0.0,
+                    Algorithm::Direct,
+                )
             }
             other => return Err(unsupported(format!("{other:?} is no product"))),
         };
-        geometry.check().map_err(|error: ShapeError| unsupported(error.to_string()))?;
+        let shape = geometry.check().and_then(|()| geometry.undilated(1));
+        let shape = shape.map_err(|error: ShapeError| unsupported(error.to_string()))?;
         let pad_code = pad as i8;
         if f64::from(pad_code) != pad {
             return Err(unsupported(format!("it is padded with {pad}; programs pad with 0, 1 or −1")));
         }
         let reach = input.codes.map_or(i64::MAX, |codes| reach(operands, codes, &geometry, pad_code));
-        let (arithmetic, remark) = choose(operands, input.codes, &geometry, pad_code, reach);
+        let (arithmetic, remark) = match choose(operands, input.codes, &geometry, pad_code, reach) {
+            (Arithmetic::Float, remark)
+                if algorithm == Algorithm::Winograd && reference::by_tiles(&shape) =>
+            {
+                (Arithmetic::Winograd, remark)
+            }
+            chosen => chosen,
+        };
         Ok(Self { operands, geometry, pad_code, arithmetic, remark, reach })
     }
 

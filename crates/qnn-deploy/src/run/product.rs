@@ -2,7 +2,7 @@ use qnn_kernels::packed::{
     ByteInput, ConvGeometry, Encoding, Int8Conv, Layout, Output, PackError, PackedConv, Selector, Thresholds,
     Tile, Tiles, WeightOnlyConv,
 };
-use qnn_kernels::{ChannelAffine, FloatConv, FloatTile, Kernels, vectorized};
+use qnn_kernels::{Algorithm, ChannelAffine, FloatConv, FloatTile, Kernels, vectorized};
 use qnn_tensor::parallel::for_each_chunk_of;
 
 use super::signs::sign_map;
@@ -75,7 +75,7 @@ impl ProductRun {
                     end: End::new(&product.finish, output, operand, tensors)?,
                 }
             }
-            Arithmetic::Float | Arithmetic::WeightOnly => {
+            Arithmetic::Float | Arithmetic::WeightOnly | Arithmetic::Winograd => {
                 let Finish::Chain(chain) = &product.finish else {
                     return Err(tensors.error("sums in f32 have no thresholds".to_owned()));
                 };
@@ -244,9 +244,14 @@ impl Float {
         let rows = ConvGeometry::matmul(geometry.terms(), geometry.out_channels);
         let geometry = if is_matmul(geometry) { &rows } else { geometry };
         let pad = product.pad_code.into();
+        let algorithm = match product.arithmetic {
+            Arithmetic::Winograd => Algorithm::Winograd,
+            _ => Algorithm::Direct,
+        };
         let Some(encoding) = encoding else {
             let conv = geometry.undilated(1).and_then(|shape| {
-                FloatConv::new(Kernels::current(), &shape, numbers, pad, channel_affine(&affine))
+                let affine = channel_affine(&affine);
+                FloatConv::new(Kernels::current(), &shape, numbers, pad, affine, algorithm)
             });
             let conv = conv.map_err(|error| tensors.error(error.to_string()))?;
             return Ok(Self::Numbers(Box::new(conv)));

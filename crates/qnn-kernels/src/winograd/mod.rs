@@ -1,4 +1,4 @@
-//! Gradients of 3×3 convolutions with fewer multiplications: Winograd's minimal filtering F(2×2, 3×3).
+//! 3×3 convolutions with fewer multiplications: Winograd's minimal filtering F(2×2, 3×3).
 //!
 //! Outputs are made in tiles of 2×2 from windows of 4×4 pixels, with 16 products for each pair of channels where 36 would be needed:
 //!
@@ -12,19 +12,20 @@
 //! ```
 //!
 //! The input's gradient is such a convolution of the output's gradient with flipped weights. The weights' gradient is the derivative of the
-//! formula itself: `Gᵀ [ Σ (Bᵀ d B) ⊙ (A dy Aᵀ) ] G`, summed over tiles. The forward pass does not come here: its outputs are one sum in one
-//! order, which a packed program has to meet.
+//! formula itself: `Gᵀ [ Σ (Bᵀ d B) ⊙ (A dy Aᵀ) ] G`, summed over tiles. A forward pass comes here where it asks for it
+//! ([`Algorithm::Winograd`](crate::Algorithm::Winograd)): sums of codes are exact as they are, and would not be exact here.
 //!
 //! Source: Lavin and Gray 2016, *Fast Algorithms for Convolutional Neural Networks*, arXiv:1509.09308, section 4.1.
 
-mod input_gradient;
+mod filter;
 mod kernel_gradient;
 pub(crate) mod plain;
 mod tile;
 mod tiling;
 mod transform;
+mod weights;
 
-pub(crate) use self::input_gradient::InputGradient;
+pub(crate) use self::filter::Filter;
 pub(crate) use self::kernel_gradient::KernelGradient;
 pub(crate) use self::tile::{Products, Window, gradient_windows, image_windows, pixels, taps};
 use crate::Conv2dShape;
@@ -36,7 +37,10 @@ const PRODUCTS: usize = 16;
 /// Fewer channels than these take longer to transform than they save.
 const FEWEST_CHANNELS: usize = 2 * LANES;
 
-/// Whether a convolution's gradients are made in this way: with a kernel of 3×3, stride 1, one group, enough channels in whole lines on both
+/// Tiles for which it is worth to fetch the weights.
+const FEWEST_TILES: usize = 64;
+
+/// Whether a convolution's gradients, and outputs if wanted, are made in this way: with a kernel of 3×3, stride 1, one group, enough channels in whole lines on both
 /// sides, and images that hold a tile.
 pub(crate) fn takes(shape: &Conv2dShape) -> bool {
     let filled = |count: usize| count.is_multiple_of(LANES) && count >= FEWEST_CHANNELS;
@@ -52,7 +56,9 @@ pub(crate) fn takes(shape: &Conv2dShape) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Isa, Kernels, Padding, Real, reference};
+    use crate::{
+        Algorithm, ChannelAffine, Convolution, FloatConv, Isa, Kernels, Padding, Real, Visitor, reference,
+    };
 
     fn shape(extent: [usize; 2], channels: [usize; 2], batch: usize, pad: [usize; 4]) -> Conv2dShape {
         let [height, width] = extent;
@@ -120,17 +126,96 @@ mod tests {
         }
     }
 
-    /// The gradients by their definition, tap by tap, in f64.
-    fn direct(shape: &Conv2dShape, pad_value: f64) -> [Vec<f64>; 2] {
+    /// What every output goes through in these tests: factors and summands.
+    fn ends<T: Real>(shape: &Conv2dShape) -> [Vec<T>; 2] {
+        [0.9, 0.2].map(|frequency| numbers(shape.out_channels, frequency))
+    }
+
+    /// The output, by Winograd's algorithm.
+    fn made<T: Real>(kernels: &Kernels, shape: &Conv2dShape, pad_value: T, shift: usize) -> Vec<T> {
+        let [x, w] = [(shape.input_len(), 0.37), (shape.weight_len(), 0.71)]
+            .map(|(len, frequency)| numbers::<T>(len + shift, frequency));
+        let [scale, bias] = &ends(shape);
+        let out = ChannelAffine { scale: Some(scale), bias: Some(bias) };
+        let (x, w, algorithm) = (&x[shift..], &w[shift..], Algorithm::Winograd);
+        let mut y = vec![T::nan(); shape.output_len()];
+        kernels.convolve(shape, &Convolution { x, w, pad_value, out, algorithm }, &mut y);
+        y
+    }
+
+    #[test]
+    fn outputs_have_the_bits_of_plain_loops_however_they_are_made() {
+        for shape in shapes() {
+            for (shift, pad_value) in [(0, 0.0_f32), (3, -1.0)] {
+                let [x, w] = [(shape.input_len(), 0.37), (shape.weight_len(), 0.71)]
+                    .map(|(len, frequency)| numbers::<f32>(len + shift, frequency).split_off(shift));
+                let [scale, bias] = &ends(&shape);
+                let out = ChannelAffine { scale: Some(scale), bias: Some(bias) };
+                let algorithm = Algorithm::Winograd;
+                let convolution = Convolution { x: &x, w: &w, pad_value, out, algorithm };
+                let mut expected = vec![f32::NAN; shape.output_len()];
+                reference::convolve(&shape, &convolution, &mut expected);
+                for kernels in Isa::available().filter_map(Kernels::of) {
+                    let isa = kernels.isa();
+                    assert!(made(kernels, &shape, pad_value, shift) == expected, "{shape:?} on {isa}");
+                    let laid = FloatConv::new(kernels, &shape, &w, pad_value, out, algorithm).unwrap();
+                    for threads in [1, 3, 20] {
+                        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                        let mut y = vec![f32::NAN; expected.len()];
+                        pool.install(|| laid.run(&x, &mut y));
+                        assert!(y == expected, "{shape:?} on {isa}, {threads} threads");
+                        let bytes = &mut vec![0; 4 * y.len()];
+                        pool.install(|| {
+                            laid.run_tiles(&x, bytes, &|tile| {
+                                let first = tile.pixels.start * shape.out_channels;
+                                assert_eq!(tile.numbers, &expected[first..first + tile.numbers.len()]);
+                                tile.bytes.fill(1);
+                            });
+                        });
+                        assert!(bytes.iter().all(|&seen| seen == 1), "{shape:?} on {isa}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn visitors_see_every_output_once() {
+        for shape in shapes() {
+            let [x, w] = [(shape.input_len(), 0.37), (shape.weight_len(), 0.71)]
+                .map(|(len, frequency)| numbers::<f32>(len, frequency));
+            let algorithm = Algorithm::Winograd;
+            let convolution = Convolution { algorithm, ..Convolution::new(&x, &w) };
+            let mut expected = vec![f32::NAN; shape.output_len()];
+            crate::convolve(&shape, &convolution, &mut expected);
+            let image = expected.len() / shape.batch;
+            for together in [1, 3, 100] {
+                let visit = |first: usize, images: &mut [f32]| {
+                    assert_eq!(first % together, 0);
+                    assert!(images.len() == together * image || first + together > shape.batch);
+                    assert_eq!(images, &expected[first * image..][..images.len()]);
+                    images.iter_mut().for_each(|y| *y = -*y);
+                };
+                let mut y = vec![f32::NAN; expected.len()];
+                let visitor = Visitor { together, visit: &visit, beside: &expected };
+                crate::convolve_visited(&shape, &convolution, &mut y, visitor);
+                assert!(y.iter().zip(&expected).all(|(y, expected)| *y == -expected), "{shape:?} {together}");
+            }
+        }
+    }
+
+    /// Output, input and weight gradient by their definition, tap by tap, in f64.
+    fn direct(shape: &Conv2dShape, pad_value: f64) -> [Vec<f64>; 3] {
         let [x, w, dy] = [(shape.input_len(), 0.37), (shape.weight_len(), 0.71), (shape.output_len(), 0.53)]
             .map(|(len, frequency)| numbers::<f64>(len, frequency));
-        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+        let (mut y, mut dx, mut dw) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
         let Conv2dShape { height, width, channels, out_channels, padding, .. } = *shape;
         for n in 0..shape.batch {
             for (oy, ox) in
                 (0..shape.out_height()).flat_map(|oy| (0..shape.out_width()).map(move |ox| (oy, ox)))
             {
-                let dy = &dy[((n * shape.out_height() + oy) * shape.out_width() + ox) * out_channels..];
+                let output = ((n * shape.out_height() + oy) * shape.out_width() + ox) * out_channels;
+                let dy = &dy[output..];
                 for (kh, kw) in (0..3).flat_map(|kh| (0..3).map(move |kw| (kh, kw))) {
                     let (iy, ix) =
                         ((oy + kh).wrapping_sub(padding.top), (ox + kw).wrapping_sub(padding.left));
@@ -139,7 +224,9 @@ mod tests {
                     for c in 0..channels {
                         for o in 0..out_channels {
                             let weight = ((kh * 3 + kw) * channels + c) * out_channels + o;
-                            dw[weight] += pixel.map_or(pad_value, |pixel| x[pixel + c]) * dy[o];
+                            let x = pixel.map_or(pad_value, |pixel| x[pixel + c]);
+                            y[output + o] += x * w[weight];
+                            dw[weight] += x * dy[o];
                             if let Some(pixel) = pixel {
                                 dx[pixel + c] += w[weight] * dy[o];
                             }
@@ -148,15 +235,24 @@ mod tests {
                 }
             }
         }
-        [dx, dw]
+        let [scale, bias] = ends::<f64>(shape);
+        for pixel in y.chunks_exact_mut(out_channels) {
+            pixel.iter_mut().zip(&scale).zip(&bias).for_each(|((y, scale), bias)| *y = *y * scale + bias);
+        }
+        [y, dx, dw]
+    }
+
+    /// Output, input and weight gradient as the kernels make them.
+    fn all<T: Real>(shape: &Conv2dShape, pad_value: T) -> [Vec<T>; 3] {
+        let [dx, dw] = of(Kernels::current(), shape, pad_value, 0);
+        [made(Kernels::current(), shape, pad_value, 0), dx, dw]
     }
 
     #[test]
-    fn the_gradients_are_those_of_the_definition() {
+    fn outputs_and_gradients_are_those_of_the_definition() {
         for shape in shapes() {
             let expected = direct(&shape, -1.0);
-            let doubles = of::<f64>(Kernels::current(), &shape, -1.0, 0);
-            let singles = of::<f32>(Kernels::current(), &shape, -1.0, 0);
+            let (doubles, singles) = (all::<f64>(&shape, -1.0), all::<f32>(&shape, -1.0));
             for ((expected, doubles), singles) in expected.iter().zip(&doubles).zip(&singles) {
                 let largest = expected.iter().fold(0.0_f64, |most, number| most.max(number.abs()));
                 for ((&expected, &double), &single) in expected.iter().zip(doubles).zip(singles) {

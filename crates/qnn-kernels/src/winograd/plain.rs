@@ -1,10 +1,10 @@
-//! The same gradients as plain loops, with the matrices written out: the oracle, in the order that the fast ones must keep.
+//! The same convolutions and gradients as plain loops, with the matrices written out: the oracle, in the order that the fast ones must keep.
 
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::{Conv2dShape, Real};
+use crate::{ChannelAffine, Conv2dShape, Real};
 
 const B: [[f64; 4]; 4] =
     [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, -1.0, 1.0], [-1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, -1.0]];
@@ -65,29 +65,75 @@ fn add_products<T: Real>(a: &Square<T, 4>, b: &Square<T, 4>, acc: &mut Square<T,
     }
 }
 
+/// Images, what they become, and where windows begin.
+struct Images {
+    /// Height, width and channels of the images read, and of those made.
+    extents: [[usize; 3]; 2],
+    /// Rows and columns of a window before its tile.
+    before: [isize; 2],
+}
+
+/// `y`: each of a tile's sixteen products is one accumulator from `+0` over the input channels in order; the affine map comes last.
+pub(crate) fn convolution<T: Real>(
+    shape: &Conv2dShape,
+    x: &[T],
+    w: &[T],
+    pad_value: T,
+    out: ChannelAffine<'_, T>,
+    y: &mut [T],
+) {
+    let Conv2dShape { height, width, channels, out_channels, padding, .. } = *shape;
+    let made = [shape.out_height(), shape.out_width(), out_channels];
+    let before = [padding.top, padding.left].map(|pad| pad as isize);
+    let images = Images { extents: [[height, width, channels], made], before };
+    let kernel = |c: usize, o: usize| -> Square<T, 3> {
+        core::array::from_fn(|i| core::array::from_fn(|j| w[((i * 3 + j) * channels + c) * out_channels + o]))
+    };
+    filter(&images, x, kernel, pad_value, |number, channel| out.value(number, channel), y);
+}
+
 /// `dx`: each of a tile's sixteen products is one accumulator from `+0` over the output channels in order.
 pub(crate) fn input_gradient<T: Real>(shape: &Conv2dShape, dy: &[T], w: &[T], dx: &mut [T]) {
     let Conv2dShape { height, width, channels, out_channels, padding, .. } = *shape;
-    let (output, pairs) = ([shape.out_height(), shape.out_width(), out_channels], channels * out_channels);
-    let flipped = |pair: usize| -> Square<T, 3> {
-        core::array::from_fn(|i| core::array::from_fn(|j| w[((2 - i) * 3 + 2 - j) * pairs + pair]))
+    let read = [shape.out_height(), shape.out_width(), out_channels];
+    let before = [padding.top, padding.left].map(|pad| 2 - pad as isize);
+    let images = Images { extents: [read, [height, width, channels]], before };
+    let flipped = |o: usize, c: usize| -> Square<T, 3> {
+        core::array::from_fn(|i| {
+            core::array::from_fn(|j| w[(((2 - i) * 3 + 2 - j) * channels + c) * out_channels + o])
+        })
     };
-    let kernels: Vec<Square<T, 4>> = (0..pairs).map(|pair| mapped(&G, &flipped(pair))).collect();
-    let images = dx.chunks_exact_mut(height * width * channels);
-    for (dx, dy) in images.zip(dy.chunks_exact(output.iter().product())) {
+    filter(&images, dy, flipped, T::zero(), |number, _| number, dx);
+}
+
+/// `kernel(r, m)` is what channel `r` of the images read is filtered with for channel `m` of those made.
+fn filter<T: Real>(
+    images: &Images,
+    x: &[T],
+    kernel: impl Fn(usize, usize) -> Square<T, 3>,
+    pad_value: T,
+    finish: impl Fn(T, usize) -> T,
+    y: &mut [T],
+) {
+    let Images { extents: [read, made], before } = *images;
+    let [height, width, channels] = made;
+    let kernels = (0..channels).flat_map(|m| (0..read[2]).map(move |r| (r, m)));
+    let kernels: Vec<Square<T, 4>> = kernels.map(|(r, m)| mapped(&G, &kernel(r, m))).collect();
+    let images = y.chunks_exact_mut(made.iter().product());
+    for (y, x) in images.zip(x.chunks_exact(read.iter().product())) {
         for [row, column] in tiles(height, width) {
-            let first = [(row, padding.top), (column, padding.left)].map(|(at, pad)| (at + pad) as isize - 2);
-            let windows = (0..out_channels).map(|o| window(dy, output, first, o, T::zero()));
+            let first = [row as isize - before[0], column as isize - before[1]];
+            let windows = (0..read[2]).map(|r| window(x, read, first, r, pad_value));
             let windows: Vec<Square<T, 4>> = windows.map(|window| mapped(&transposed(&B), &window)).collect();
             for channel in 0..channels {
                 let mut products = [[T::zero(); 4]; 4];
-                for (window, kernel) in windows.iter().zip(&kernels[channel * out_channels..]) {
+                for (window, kernel) in windows.iter().zip(&kernels[channel * read[2]..]) {
                     add_products(window, kernel, &mut products);
                 }
                 let pixels = mapped(&transposed(&A), &products);
                 for (i, pixels) in pixels.iter().enumerate().take(height - row) {
                     for (j, pixel) in pixels.iter().enumerate().take(width - column) {
-                        dx[((row + i) * width + column + j) * channels + channel] = *pixel;
+                        y[((row + i) * width + column + j) * channels + channel] = finish(*pixel, channel);
                     }
                 }
             }

@@ -23,6 +23,8 @@ pub(crate) struct Products<'a, T> {
     pub(crate) lines: &'a [Line<T>],
     /// The distance of neighbouring products.
     pub(crate) product_step: usize,
+    /// What pixels are multiplied by, and what is added then: as many lines each as there are vectors.
+    pub(crate) affine: [&'a [Line<T>]; 2],
 }
 
 /// Transforms windows of an image: `Bᵀ d B`.
@@ -62,11 +64,12 @@ fn windows<T: Real, L: Lanes<T>, const N: usize>(
     }
 }
 
-/// Four pixels of sixteen products: `Aᵀ m A`, one vector of channels after the other.
+/// Four pixels of sixteen products: `Aᵀ m A` and the affine map, one vector of channels after the other.
 #[inline(always)]
 pub(crate) fn pixels<T: Real, L: Lanes<T>>(products: &Products<'_, T>, pixels: &mut [[[Line<T>; 2]; 2]]) {
-    let Products { lines, product_step } = *products;
+    let Products { lines, product_step, affine: [scales, biases] } = *products;
     for (vector, pixels) in pixels.iter_mut().enumerate() {
+        let (scale, bias) = (L::load(&scales[vector]), L::load(&biases[vector]));
         let lines = &lines[vector..][..(PRODUCTS - 1) * product_step + 1];
         let mut numbers = [[L::splat(T::zero()); 4]; 4];
         for i in 0..4 {
@@ -77,7 +80,7 @@ pub(crate) fn pixels<T: Real, L: Lanes<T>>(products: &Products<'_, T>, pixels: &
         let outputs = transform::of_products(numbers);
         for i in 0..2 {
             for j in 0..2 {
-                pixels[i][j] = outputs[i][j].to_line();
+                pixels[i][j] = outputs[i][j].times(scale).plus(bias).to_line();
             }
         }
     }

@@ -29,6 +29,16 @@ impl Tiling {
         Self { rows: height.div_ceil(2), columns: width.div_ceil(2) }
     }
 
+    /// Rows of tiles of one image.
+    pub(super) fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// Tiles of one row.
+    pub(super) fn columns(self) -> usize {
+        self.columns
+    }
+
     /// Tiles of one image.
     pub(super) fn len(self) -> usize {
         self.rows * self.columns

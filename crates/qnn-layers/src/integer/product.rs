@@ -1,7 +1,7 @@
 use qnn_quant::{Affine, Alphabet, Granularity, Groups, Multiplier, Pair, Range, statistics};
 use qnn_tensor::ops::{Conv2dOptions, Factors, matmul_factored};
 use qnn_tensor::parallel::for_each_chunk_of;
-use qnn_tensor::{Scalar, Tape, Tensor};
+use qnn_tensor::{Algorithm, Scalar, Tape, Tensor};
 
 use super::target::{Target, clamp};
 
@@ -113,7 +113,9 @@ impl IntegerProduct {
         let tape = Tape::<T>::new();
         let (x, kernel) = (tape.constant(x.cast()), tape.constant(self.kernel.cast()));
         let sums = match options {
-            Some(options) => x.conv2d(kernel, None, options),
+            Some(options) => {
+                x.conv2d(kernel, None, &Conv2dOptions { algorithm: Algorithm::Direct, ..*options })
+            }
             None => matmul_factored(x, kernel, None, &Factors::unit()),
         };
         let sums = sums.value();

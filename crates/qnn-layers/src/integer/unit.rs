@@ -1,5 +1,5 @@
-use qnn_tensor::Var;
 use qnn_tensor::ops::{Conv2dOptions, Factors, conv2d_factored, matmul_factored};
+use qnn_tensor::{Algorithm, Var};
 
 use super::IntegerOp;
 use super::fold::Folded;
@@ -300,7 +300,7 @@ impl<'a> Multiplicand<'a> {
     fn place(self, shape: &[usize]) -> Result<Placed, Error> {
         match self {
             Self::Conv2d(conv) => {
-                let options = conv.options(shape)?;
+                let options = Conv2dOptions { algorithm: Algorithm::Direct, ..conv.options(shape)? };
                 let config = conv.config();
                 let sides = config.padding.output([shape[1], shape[2]], config.kernel, options.stride);
                 let [height, width] = sides.unwrap_or([0, 0]);

@@ -1,4 +1,4 @@
-use qnn_kernels::{ChannelAffine, Conv2dShape, Padding, Visitor};
+use qnn_kernels::{Algorithm, ChannelAffine, Conv2dShape, Padding, Visitor};
 
 use super::conv_gradients::Backward;
 use super::factors::{Factors, bias_values};
@@ -29,12 +29,15 @@ pub struct Conv2dOptions {
     /// The number of groups that input and output channels are divided into; as many as input
     /// channels for a depthwise convolution.
     pub groups: usize,
+    /// How the outputs are made. The gradients are those of the convolution whichever it is.
+    pub algorithm: Algorithm,
 }
 
 impl Default for Conv2dOptions {
-    /// Stride 1, no padding, one group.
+    /// Stride 1, no padding, one group, direct.
     fn default() -> Self {
-        Self { stride: [1, 1], padding: Padding::NONE, pad_value: 0.0, groups: 1 }
+        let algorithm = Algorithm::Direct;
+        Self { stride: [1, 1], padding: Padding::NONE, pad_value: 0.0, groups: 1, algorithm }
     }
 }
 
@@ -151,6 +154,7 @@ pub(super) struct Convolution<T: Scalar> {
     x: Tensor<T>,
     w: Tensor<T>,
     pad: T,
+    algorithm: Algorithm,
     scale: Option<Vec<T>>,
     offset: Option<Tensor<T>>,
 }
@@ -167,7 +171,8 @@ impl<T: Scalar> Convolution<T> {
         let shape = conv2d_shape(x.shape(), w.shape(), options);
         let scale = factors.output_scale("conv2d", shape.out_channels);
         let offset = bias_values("conv2d", bias, shape.out_channels);
-        Self { shape, x, w, pad: T::of(options.pad_value), scale, offset }
+        let Conv2dOptions { pad_value, algorithm, .. } = *options;
+        Self { shape, x, w, pad: T::of(pad_value), algorithm, scale, offset }
     }
 
     pub(super) fn output_shape(&self) -> [usize; 4] {
@@ -177,13 +182,14 @@ impl<T: Scalar> Convolution<T> {
 
     /// The output, shown to a visitor while it is in the cache.
     pub(super) fn product(&self, visit: Option<Visitor<'_, T>>) -> Tensor<T> {
-        let Self { shape, pad, .. } = self;
+        let Self { shape, pad: pad_value, algorithm, .. } = *self;
         let out =
             ChannelAffine { scale: self.scale.as_deref(), bias: self.offset.as_ref().map(Tensor::as_slice) };
         let (x, w) = (self.x.as_slice(), self.w.as_slice());
+        let convolution = qnn_kernels::Convolution { x, w, pad_value, out, algorithm };
         Tensor::build(&self.output_shape(), |y| match visit {
-            None => qnn_kernels::conv2d(shape, x, w, *pad, out, y),
-            Some(visitor) => qnn_kernels::conv2d_visited(shape, x, w, *pad, out, y, visitor),
+            None => qnn_kernels::convolve(&shape, &convolution, y),
+            Some(visitor) => qnn_kernels::convolve_visited(&shape, &convolution, y, visitor),
         })
     }
 }
@@ -261,8 +267,13 @@ mod tests {
                 w: [3, 3, 2, 6],
                 options: Conv2dOptions { padding: even, groups: 2, ..plain },
             },
-            // By tiles, the last row of which is half outside.
+            // By tiles, the last row of which is half outside: the gradients, then the output, too.
             Case { x: [1, 3, 4, 32], w: [3, 3, 32, 32], options: Conv2dOptions { padding: even, ..plain } },
+            Case {
+                x: [1, 3, 4, 32],
+                w: [3, 3, 32, 32],
+                options: Conv2dOptions { padding: even, algorithm: Algorithm::Winograd, ..plain },
+            },
             Case {
                 x: [2, 4, 4, 3],
                 w: [3, 3, 1, 3],

@@ -123,7 +123,7 @@ mod tests {
     use crate::ops::gate::tests::gated;
     use crate::ops::tests::with_threads;
     use crate::ops::{batch_norm_eval, batch_norm_scale, conv2d_factored};
-    use qnn_kernels::Padding;
+    use qnn_kernels::{Algorithm, Padding};
 
     fn numbers(shape: &[usize], frequency: f32) -> Tensor {
         Tensor::from_fn(shape, |i| (i as f32 * frequency + 0.3).sin())
@@ -135,22 +135,24 @@ mod tests {
         stride: usize,
         /// Whether all operands are ±1, so that the product counts bits.
         signs: bool,
+        algorithm: Algorithm,
     }
 
-    fn cases() -> [Case; 6] {
-        let case = |x, w, stride| Case { x, w, stride, signs: false };
+    fn cases() -> [Case; 7] {
+        let case = |x, w, stride| Case { x, w, stride, signs: false, algorithm: Algorithm::Direct };
         [
             case([9, 32, 32, 16], [3, 3, 16, 16], 1),
             case([20, 9, 7, 5], [3, 3, 5, 7], 2),
             case([3, 8, 8, 64], [3, 3, 64, 64], 1),
             case([4, 6, 6, 20], [1, 1, 20, 130], 1),
             case([0, 4, 4, 3], [3, 3, 3, 16], 1),
+            Case { algorithm: Algorithm::Winograd, ..case([9, 7, 8, 32], [3, 3, 32, 48], 1) },
             Case { signs: true, ..case([8, 16, 16, 64], [3, 3, 64, 64], 1) },
         ]
     }
 
     fn run(case: &Case, gate: Gate, adds: bool, fused: bool) -> Tensor {
-        let Case { x, w, stride, signs } = case;
+        let Case { x, w, stride, signs, algorithm } = case;
         let (tape, channels) = (Tape::new(), &w[3..]);
         let operand = |shape, f| {
             let values = numbers(shape, f);
@@ -158,7 +160,8 @@ mod tests {
         };
         let padding = Padding::same([x[1], x[2]], [w[0], w[1]], [*stride; 2]);
         let pad_value = if *signs { 1.0 } else { 0.0 };
-        let options = Conv2dOptions { stride: [*stride; 2], padding, pad_value, ..Conv2dOptions::default() };
+        let (stride, algorithm) = ([*stride; 2], *algorithm);
+        let options = Conv2dOptions { stride, padding, pad_value, algorithm, groups: 1 };
         let [x, w] = [(&x[..], 0.37), (&w[..], 0.71)].map(|(shape, f)| operand(shape, f));
         let bias = Some(tape.constant(numbers(channels, 0.9)));
         let factors = Factors { x: 0.5, w: vec![0.3] };
