@@ -30,7 +30,7 @@ use crate::column::Column;
 use crate::line::{LANES, Line};
 use crate::matrix::Job;
 use crate::tile::{Row, Sweep};
-use crate::winograd::{Products, Window};
+use crate::winograd::{Corner, Products, Window};
 use crate::{Isa, Real, Vectorize};
 
 /// The kernels of one instruction set.
@@ -51,7 +51,7 @@ type MatrixTile<T> = unsafe fn(&Job<'_, T>, &mut [Line<T>]);
 type SweepTile<T> = unsafe fn(&Sweep<'_, T>, &mut [Line<T>]);
 type WindowTile<T, const N: usize> = unsafe fn(&Window<'_, T, N>, &mut [Line<T>]);
 type TapTile<T> = unsafe fn(&[Line<T>], &mut [&mut [Line<T>]; 9]);
-type PixelTile<T> = unsafe fn(&Products<'_, T>, &mut [[[Line<T>; 2]; 2]]);
+type PixelTile<T> = unsafe fn(&Products<'_, T>, &Corner, &mut [T]);
 
 /// The register tiles for one type of numbers.
 #[derive(Clone, Copy, Debug)]
@@ -193,9 +193,9 @@ impl<T> Tiles<T> {
         unsafe { (self.gradient_windows)(window, lines) }
     }
 
-    pub(crate) fn pixels(&self, products: &Products<'_, T>, pixels: &mut [[[Line<T>; 2]; 2]]) {
+    pub(crate) fn pixels(&self, products: &Products<'_, T>, corner: &Corner, y: &mut [T]) {
         // SAFETY: as for `product`.
-        unsafe { (self.pixels)(products, pixels) }
+        unsafe { (self.pixels)(products, corner, y) }
     }
 
     pub(crate) fn taps(&self, products: &[Line<T>], taps: &mut [&mut [Line<T>]; 9]) {
@@ -289,8 +289,12 @@ macro_rules! other_tiles {
             crate::winograd::gradient_windows::<$number, $lanes>(window, lines);
         }
         $(#[$feature])*
-        fn pixels(products: &crate::winograd::Products<'_, $number>, pixels: &mut [[[Line<$number>; 2]; 2]]) {
-            crate::winograd::pixels::<$number, $lanes>(products, pixels);
+        fn pixels(
+            products: &crate::winograd::Products<'_, $number>,
+            corner: &crate::winograd::Corner,
+            y: &mut [$number],
+        ) {
+            crate::winograd::pixels::<$number, $lanes>(products, corner, y);
         }
         $(#[$feature])*
         fn taps(products: &[Line<$number>], taps: &mut [&mut [Line<$number>]; 9]) {

@@ -4,12 +4,12 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::tile::{Products, Window};
+use super::tile::{Corner, Products, Window};
 use super::tiling::{Images, Tiling};
 use super::weights::{pack_flipped, pack_plain};
 use super::{FEWEST_TILES, PRODUCTS};
 use crate::ahead::Ahead;
-use crate::arch::{MOST_VECTORS, Tiles, numbers_mut};
+use crate::arch::{Tiles, numbers_mut};
 use crate::line::{LANES, Line};
 use crate::matrix::Job;
 use crate::product::{VISITED, Visit};
@@ -283,18 +283,27 @@ impl<'a, T: Real> Filter<'a, T> {
                     self.windows(&x, &group, windows);
                     for (index, panel) in self.panels.iter().enumerate() {
                         let panel = self.panel(panel, weights);
-                        self.multiply(
-                            &panel,
-                            &group,
-                            windows,
-                            products,
-                            ahead.part(index, self.panels.len()),
-                        );
+                        let next = ahead.part(index, self.panels.len());
+                        let own = Ahead::of([self.rows_of(&group, part.row, y), &[]]);
+                        let own = own.part(index, self.panels.len());
+                        self.multiply(&panel, &group, windows, products, [next, own]);
                         self.pixels(&panel, &group, products, part.row, y, add);
                     }
                 });
             }
         });
+    }
+
+    /// The rows of `y`, which begins with a row of the first image, that the tiles of a group lie in.
+    fn rows_of<'y>(&self, group: &Group, first_row: usize, y: &'y [T]) -> &'y [T] {
+        let [height, width, channels] = self.made;
+        let row_of = |tile: usize, below: usize| {
+            let (image, row) =
+                (tile / self.tiling.len(), tile % self.tiling.len() / self.tiling.columns() * 2);
+            image * height + (row + below).min(height) - first_row
+        };
+        let (start, end) = (row_of(group.tiles.start, 0), row_of(group.tiles.end - 1, 2));
+        &y[start * width * channels..end * width * channels]
     }
 
     /// Transforms the windows: for each product and each register tile, lines `[block, row]`.
@@ -315,18 +324,18 @@ impl<'a, T: Real> Filter<'a, T> {
         group: &Group,
         windows: &[Line<T>],
         products: &mut [Line<T>],
-        ahead: Ahead<'_, T>,
+        ahead: [Ahead<'_, T>; 2],
     ) {
         let width = panel.vectors.len();
         let planes = windows.chunks(group.plane(group.blocks)).zip(products.chunks_mut(group.plane(width)));
         let weights = panel.weights.chunks_exact(self.read[2] * width);
         for (index, (right, (windows, products))) in weights.zip(planes).enumerate() {
-            ahead.part(index, PRODUCTS).ask();
+            ahead.iter().for_each(|ahead| ahead.part(index, PRODUCTS).ask());
             for first in (0..group.blocks).step_by(DEPTH) {
                 let end = (first + DEPTH).min(group.blocks);
                 let right = &right[first * LANES * width..end * LANES * width];
-                for at in (0..group.tiles.len()).step_by(group.rows) {
-                    let (start, rows) = group.register_tile(at);
+                for start in (0..group.tiles.len()).step_by(group.rows) {
+                    let rows = group.rows.min(group.tiles.len() - start);
                     let left = &windows[start * group.blocks..][first * rows..end * rows];
                     let job = Job { rows, left, right, goes_on: first > 0 };
                     self.tiles.matrix(width, &job, &mut products[start * width..][..rows * width]);
@@ -347,25 +356,13 @@ impl<'a, T: Real> Filter<'a, T> {
     ) {
         let [height, width, channels] = self.made;
         let (first, vectors) = (panel.vectors.start * LANES, panel.vectors.len());
-        let mut pixels = [[[Line([T::zero(); LANES]); 2]; 2]; MOST_VECTORS];
+        let steps = [width * channels, channels];
         for (at, (image, [row, column])) in self.tiling.places(&group.tiles).enumerate() {
             let lines = &products[at * vectors..];
             let products = Products { lines, product_step: group.plane(vectors), affine: panel.affine };
-            self.tiles.pixels(&products, &mut pixels[..vectors]);
-            for i in 0..2.min(height - row) {
-                for j in 0..2.min(width - column) {
-                    let pixel = (image * height + row + i - first_row) * width + column + j;
-                    let y = &mut y[pixel * channels + first..][..vectors * LANES];
-                    for (y, pixels) in y.as_chunks_mut().0.iter_mut().zip(&pixels) {
-                        let made = &pixels[i][j].0;
-                        if add {
-                            y.iter_mut().zip(made).for_each(|(y, made)| *y = *y + *made);
-                        } else {
-                            *y = *made;
-                        }
-                    }
-                }
-            }
+            let pixel = (image * height + row - first_row) * width + column;
+            let corner = Corner { steps, inside: [2.min(height - row), 2.min(width - column)], add };
+            self.tiles.pixels(&products, &corner, &mut y[pixel * channels + first..]);
         }
     }
 }

@@ -27,7 +27,7 @@ mod weights;
 
 pub(crate) use self::filter::Filter;
 pub(crate) use self::kernel_gradient::KernelGradient;
-pub(crate) use self::tile::{Products, Window, gradient_windows, image_windows, pixels, taps};
+pub(crate) use self::tile::{Corner, Products, Window, gradient_windows, image_windows, pixels, taps};
 use crate::Conv2dShape;
 use crate::line::LANES;
 

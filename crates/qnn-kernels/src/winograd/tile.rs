@@ -5,7 +5,7 @@ use super::PRODUCTS;
 use super::transform;
 use crate::Real;
 use crate::lanes::Lanes;
-use crate::line::Line;
+use crate::line::{LANES, Line};
 
 /// A square of pixels with the lines of all blocks of channels, and where those of its sixteen products go.
 #[derive(Clone, Copy, Debug)]
@@ -64,13 +64,24 @@ fn windows<T: Real, L: Lanes<T>, const N: usize>(
     }
 }
 
-/// Four pixels of sixteen products: `Aᵀ m A` and the affine map, one vector of channels after the other.
+/// Where the four pixels of a tile go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Corner {
+    /// Elements between rows, and between pixels of a row.
+    pub(crate) steps: [usize; 2],
+    /// Rows and columns of the tile inside the image: one or two.
+    pub(crate) inside: [usize; 2],
+    /// Whether the pixels are added to what is there.
+    pub(crate) add: bool,
+}
+
+/// Four pixels of sixteen products: `Aᵀ m A` and the affine map, one vector of channels after the other. `y` begins with the first pixel.
 #[inline(always)]
-pub(crate) fn pixels<T: Real, L: Lanes<T>>(products: &Products<'_, T>, pixels: &mut [[[Line<T>; 2]; 2]]) {
+pub(crate) fn pixels<T: Real, L: Lanes<T>>(products: &Products<'_, T>, corner: &Corner, y: &mut [T]) {
     let Products { lines, product_step, affine: [scales, biases] } = *products;
-    for (vector, pixels) in pixels.iter_mut().enumerate() {
-        let (scale, bias) = (L::load(&scales[vector]), L::load(&biases[vector]));
+    for (vector, (scale, bias)) in scales.iter().zip(biases).enumerate() {
         let lines = &lines[vector..][..(PRODUCTS - 1) * product_step + 1];
+        let (scale, bias) = (L::load(scale), L::load(bias));
         let mut numbers = [[L::splat(T::zero()); 4]; 4];
         for i in 0..4 {
             for j in 0..4 {
@@ -80,7 +91,13 @@ pub(crate) fn pixels<T: Real, L: Lanes<T>>(products: &Products<'_, T>, pixels: &
         let outputs = transform::of_products(numbers);
         for i in 0..2 {
             for j in 0..2 {
-                pixels[i][j] = outputs[i][j].times(scale).plus(bias).to_line();
+                if i < corner.inside[0] && j < corner.inside[1] {
+                    let output = outputs[i][j].times(scale).plus(bias);
+                    let first = i * corner.steps[0] + j * corner.steps[1] + vector * LANES;
+                    let y = y[first..].first_chunk_mut::<LANES>().expect("channels in whole lines");
+                    let output = if corner.add { L::load(&Line(*y)).plus(output) } else { output };
+                    *y = output.to_line().0;
+                }
             }
         }
     }
