@@ -327,7 +327,7 @@ impl Product {
         let packed = matches!(self.weights, Weights::Packed { .. });
         let operands = match self.arithmetic {
             Arithmetic::Integer => matches!(input, Elements::Packed(_)) && packed,
-            Arithmetic::WeightOnly => input == Elements::Float && packed,
+            Arithmetic::WeightOnly | Arithmetic::Exact => input == Elements::Float && packed,
             Arithmetic::Float => input == Elements::Float,
             Arithmetic::Winograd => input == Elements::Float && !packed,
         };

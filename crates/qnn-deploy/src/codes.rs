@@ -33,11 +33,6 @@ pub(crate) fn planes(alphabet: Alphabet) -> bool {
     encoding(alphabet).is_some_and(|encoding| encoding != Encoding::Int8 && is(encoding, alphabet))
 }
 
-/// The largest magnitude of a code.
-pub(crate) fn magnitude(alphabet: Alphabet) -> u32 {
-    alphabet.first.unsigned_abs().max(alphabet.last().unsigned_abs())
-}
-
 /// How a whole kernel lies in a file: as one pixel with as many channels as the kernel has elements, in
 /// planes of its codes, or of their ranks where no planes hold those codes alone.
 #[derive(Clone, Copy, Debug)]

@@ -104,6 +104,7 @@ impl Product {
             Arithmetic::Integer => "integer sums",
             Arithmetic::Float | Arithmetic::WeightOnly => "f32 sums",
             Arithmetic::Winograd => "f32 tiles",
+            Arithmetic::Exact => "exact sums",
         };
         format!("{x} × {w}, {sums}, {end}")
     }

@@ -67,11 +67,17 @@ const OF_RANKS: [(&str, &str); 1] = [(
     "a kernel whose codes are neither signs, nor ternary, nor 2^b codes from 0 in steps of 1, nor 2^b codes around 0 in steps of 2 holds ranks, counted from its least code, in planes; kernels of stages of integers hold a byte for each code, in two's complement",
 )];
 
-/// What version 4 adds, for products in tiles.
-const OF_TILES: [(&str, &str); 1] = [(
-    "winograd",
-    "outputs of a 3 x 3 kernel come in tiles of 2 x 2 from the image's upper left corner, A' [(G g G') o (B' d B)] A with the matrices of F(2 x 2, 3 x 3) in arXiv:1509.09308, section 4.1, applied to columns first, terms added in the order of a row; each of a tile's 16 products is one fused accumulator in the order of the input channels; rows and columns of a window outside the image are padding",
-)];
+/// What version 4 adds, for products in tiles and for sums beyond f32.
+const OF_TILES: [(&str, &str); 2] = [
+    (
+        "winograd",
+        "outputs of a 3 x 3 kernel come in tiles of 2 x 2 from the image's upper left corner, A' [(G g G') o (B' d B)] A with the matrices of F(2 x 2, 3 x 3) in arXiv:1509.09308, section 4.1, applied to columns first, terms added in the order of a row; each of a tile's 16 products is one fused accumulator in the order of the input channels; rows and columns of a window outside the image are padding",
+    ),
+    (
+        "exact",
+        "of codes that lie as numbers the sum of their products with the kernel's codes is that of integers, rounded once to single precision",
+    ),
+];
 
 /// What the header says beside the tensors.
 #[derive(Serialize, Deserialize)]

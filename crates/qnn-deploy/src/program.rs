@@ -186,6 +186,8 @@ pub enum Arithmetic {
     /// Numbers by numbers, in tiles of 2×2 outputs by Winograd's minimal filtering
     /// ([`Algorithm::Winograd`](qnn_kernels::Algorithm::Winograd)): sixteen f32 accumulators per tile and channel.
     Winograd,
+    /// Codes, which lie as numbers, by codes: sums of integers, each rounded once to f32.
+    Exact,
 }
 
 /// What becomes of sums.
@@ -346,13 +348,17 @@ impl Program {
 
     /// The first version knew neither stages of integers, nor thresholds that another value selects, nor means of packed
     /// codes, nor sums in f32 that become codes, nor scales of pixels; the second held kernels of ranks in bytes, and did not say so; the third
-    /// knew no tiles.
+    /// knew neither tiles nor exact sums of numbers.
     fn version_of(&self, stage: &Stage) -> u64 {
         let on_codes = self.values[stage.input].elements != Elements::Float;
         let to_codes = self.values[stage.output].elements != Elements::Float;
         let scales = stage.action.chain().is_some_and(|chain| chain.links.contains(&Link::PixelScale));
         match &stage.action {
-            Action::Product(product) if product.arithmetic == Arithmetic::Winograd => 4,
+            Action::Product(product)
+                if matches!(product.arithmetic, Arithmetic::Winograd | Arithmetic::Exact) =>
+            {
+                4
+            }
             Action::Product(product) if product.weights.are_bytes() => 3,
             Action::Integer(IntegerStage::Product(_)) => 3,
             Action::Product(product) => {

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use qnn_kernels::{ChannelAffine, Conv2dShape, MatmulShape};
+use qnn_kernels::{ChannelAffine, Conv2dShape, Convolution, MatmulShape};
 use qnn_layers::{IntegerOp, Layer, Op, Step};
 use qnn_tensor::{Tape, Tensor};
 
@@ -229,7 +229,7 @@ impl Stage {
 
 /// The sums of a product before any scaling, as the training graph's kernel forms them.
 fn sums_of(step: &Step<'_>) -> Option<Vec<f32>> {
-    let (Op::Conv2d { product, .. } | Op::Dense { product }) = &step.op else { return None };
+    let (Op::Conv2d { product, .. } | Op::Dense { product, .. }) = &step.op else { return None };
     let (x, w) = (step.inputs[0].value(), &product.kernel);
     let mut sums = vec![0.0; step.output.value().len()];
     match (&step.op, x.shape(), w.shape()) {
@@ -249,12 +249,16 @@ fn sums_of(step: &Step<'_>) -> Option<Vec<f32>> {
                 padding: options.padding,
                 groups: options.groups,
             };
-            let pad = options.pad_value as f32;
-            qnn_kernels::conv2d(&shape, x.as_slice(), w.as_slice(), pad, ChannelAffine::IDENTITY, &mut sums);
+            let (pad_value, algorithm) = (options.pad_value as f32, options.algorithm);
+            let product =
+                Convolution { pad_value, algorithm, ..Convolution::new(x.as_slice(), w.as_slice()) };
+            qnn_kernels::convolve(&shape, &product, &mut sums);
         }
         (_, _, &[inner, columns]) => {
             let shape = MatmulShape { rows: x.len() / inner, inner, columns };
-            qnn_kernels::matmul(shape, x.as_slice(), w.as_slice(), ChannelAffine::IDENTITY, &mut sums);
+            let exact = matches!(step.op, Op::Dense { exact: true, .. });
+            let product = if exact { qnn_kernels::matmul_exact } else { qnn_kernels::matmul };
+            product(shape, x.as_slice(), w.as_slice(), ChannelAffine::IDENTITY, &mut sums);
         }
         _ => return None,
     }

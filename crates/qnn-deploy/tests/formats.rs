@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use common::{assert_exact, images, randomize};
 use ndarray::{ArrayViewD, ArrayViewMutD};
-use qnn_deploy::{Action, Elements, Error, Program, Value, freeze, verify};
+use qnn_deploy::{Action, Arithmetic, Elements, Error, Program, Value, freeze, verify};
 use qnn_layers::{
     BatchNorm, BatchNormConfig, Conv2d, Conv2dConfig, Dense, DenseConfig, Flatten, GlobalAveragePool, Init,
-    Layer, MaxPool2d, PaddingRule, Quantize, Relu, Sequential, Window,
+    Layer, LeafMut, MaxPool2d, Module, PaddingRule, Path, Quantize, Relu, Sequential, Window,
 };
 use qnn_models::PadZero;
 use qnn_quant::{
@@ -111,6 +111,48 @@ fn codes_are_pooled_as_numbers_where_windows_are_incomplete() {
             assert!(!pools_packed(&program), "{what}\n{program}");
             assert!(program.to_string().contains("its input's codes lie as numbers"), "{what}\n{program}");
         }
+    }
+}
+
+/// Sums of integers, of planes and of bytes, and of codes that lie as numbers: the training graph has them exactly, and so do programs.
+#[test]
+fn sums_beyond_f32_are_those_of_integers() {
+    let unsigned = Nearest(Alphabet::unsigned(8), 1e3);
+    let signed = Nearest(Alphabet::signed(8), 1e3);
+    // The greatest code of both, for all weights are made positive.
+    let (planes, bytes) = (Nearest(Alphabet::odd(8), 1e6), Nearest(Alphabet::symmetric(127), 1e6));
+    let dense = |w: Nearest| {
+        let kernel_quantizer = Some(Pair::published(w));
+        Dense::new(&DenseConfig { kernel_quantizer, ..DenseConfig::new(5 * 5 * 300, 3) }, &mut Init::new(2))
+    };
+    let ceil = MaxPool2d { window: Window { ceil: true, ..Window::square(2) } };
+    let start = |x| Sequential::new().then(quantize(x));
+    let cases = [
+        ("planes", start(unsigned).then(conv(300, 5, planes)), Arithmetic::Integer),
+        ("bytes", start(signed).then(conv(300, 5, bytes)), Arithmetic::Integer),
+        ("dense", start(unsigned).then(Flatten).then(dense(planes).unwrap()), Arithmetic::Integer),
+        ("numbers", start(unsigned).then(ceil).then(conv(300, 5, planes)), Arithmetic::Exact),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (what, mut model, expected) in cases {
+        let shape = [5, 5, 300];
+        model.visit_mut(&mut Path::default(), &mut |_, leaf| {
+            if let LeafMut::Param(param) = leaf {
+                param.value_mut().as_mut_slice().iter_mut().for_each(|weight| *weight = weight.abs());
+            }
+        });
+        assert_exact(what, &model, shape);
+        let program = frozen(&model, shape);
+        let product = program.stages().iter().find_map(|stage| match &stage.action {
+            Action::Product(product) => Some(product),
+            _ => None,
+        });
+        assert_eq!(product.map(|product| product.arithmetic), Some(expected), "{what}\n{program}");
+        let path = folder.path().join(what);
+        program.save(&path).unwrap();
+        assert_eq!(Program::load(&path).unwrap(), program, "{what}");
+        let report = verify(&model, &program, [images(3, shape, 6).as_slice().to_vec()]).unwrap();
+        assert!(report.is_exact(), "{what}: {report}");
     }
 }
 

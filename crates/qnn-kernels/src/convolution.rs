@@ -5,12 +5,15 @@ use crate::{ChannelAffine, Real};
 /// How the outputs of a convolution are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Algorithm {
-    /// Each output is one sum over the kernel's taps, in their order: exact for codes, whose sums are integers.
+    /// Each output is one sum over the kernel's taps, in their order: exact for codes while their sums are at most 2²⁴.
     #[default]
     Direct,
     /// In tiles of 2×2 with fewer multiplications, by Winograd's minimal filtering, where [`by_tiles`](crate::reference::by_tiles) says that the
     /// shape allows it; else direct. It rounds sums and differences of neighbours, and is for numbers of 32 bits.
     Winograd,
+    /// Each output is one sum in `f64`, rounded once at its end: exact for codes while their sums are at most 2⁵³, and half as fast. What integers
+    /// give, as numbers.
+    Exact,
 }
 
 /// The operands of a convolution, and what each output goes through.

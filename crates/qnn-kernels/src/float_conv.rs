@@ -5,12 +5,12 @@ use core::ops::Range;
 
 use crate::line::{Block, Line};
 use crate::plan::{Window, forward_tables, pack_plain};
-use crate::product::{Product, Tables, Weights};
+use crate::product::{Product, Tables, Weights, run_whole};
 use crate::real::compute::Compute;
-use crate::{Algorithm, ChannelAffine, Conv2dShape, Kernels, ShapeError, winograd};
+use crate::{Algorithm, ChannelAffine, Conv2dShape, Convolution, Kernels, ShapeError, winograd};
 
 /// A convolution with its weights where the kernels want them: bit for bit the numbers of [`convolve`](crate::convolve), without its work before
-/// the first product, and without an allocation once it has run.
+/// the first product, and without an allocation once it has run. (By [`Algorithm::Exact`] it lays out its weights in each run.)
 ///
 /// ```
 /// use qnn_kernels::{Algorithm, ChannelAffine, Conv2dShape, FloatConv, Kernels, Padding};
@@ -39,6 +39,13 @@ pub struct FloatConv {
 enum Layout {
     Direct(Tables<f32>),
     Winograd(winograd::Filter<'static, f32>),
+    /// Nothing is laid out.
+    Exact {
+        weights: Vec<f32>,
+        pad_value: f32,
+        scale: Option<Vec<f32>>,
+        bias: Option<Vec<f32>>,
+    },
 }
 
 impl FloatConv {
@@ -70,6 +77,11 @@ impl FloatConv {
             let lines = filter.pack(w, out);
             return Ok(Self { kernels, shape, layout: Layout::Winograd(filter), lines });
         }
+        if algorithm == Algorithm::Exact {
+            let [scale, bias] = [out.scale, out.bias].map(|values| values.map(<[f32]>::to_vec));
+            let layout = Layout::Exact { weights: w.to_vec(), pad_value, scale, bias };
+            return Ok(Self { kernels, shape, layout, lines: Vec::new() });
+        }
         let tables = forward_tables(f32::tiles(kernels), &Window::plain(&shape), pad_value);
         let pack = |panel: Block, vectors: usize, lines: &mut [Line<f32>]| {
             pack_plain(&shape, w, panel, vectors, lines);
@@ -90,6 +102,12 @@ impl FloatConv {
         match &self.layout {
             Layout::Direct(tables) => self.product(tables).run(x, y),
             Layout::Winograd(filter) => filter.run(x, &self.lines, y),
+            Layout::Exact { weights, pad_value, scale, bias } => {
+                let shape = Conv2dShape { batch: x.len() / self.shape.input_len(), ..self.shape };
+                let out = ChannelAffine { scale: scale.as_deref(), bias: bias.as_deref() };
+                let (w, pad_value, algorithm) = (&weights[..], *pad_value, Algorithm::Exact);
+                self.kernels.convolve(&shape, &Convolution { x, w, pad_value, out, algorithm }, y);
+            }
         }
     }
 
@@ -107,6 +125,7 @@ impl FloatConv {
         match &self.layout {
             Layout::Direct(tables) => self.product(tables).run_tiles(x, pixels, bytes, &visit),
             Layout::Winograd(filter) => filter.run_tiles(x, &self.lines, pixels, bytes, &visit),
+            Layout::Exact { .. } => run_whole(pixels, channels, bytes, &visit, |y| self.run(x, y)),
         }
     }
 

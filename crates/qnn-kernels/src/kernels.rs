@@ -7,7 +7,7 @@ use crate::{
     Algorithm, ChannelAffine, Conv2dGradients, Conv2dShape, Convolution, GradientRows, Isa, MatmulShape,
     OutputGradient, Padding, Real, Vectorize, takes_rows,
 };
-use crate::{gradients, kernel_gradient, matrix, plan, reference, winograd};
+use crate::{exact, gradients, kernel_gradient, matrix, plan, reference, winograd};
 
 impl Kernels {
     /// The kernels of an instruction set, or nothing where this machine lacks it.
@@ -79,7 +79,9 @@ impl Kernels {
         if y.is_empty() {
             return;
         }
-        if let Some(filter) = self.filter(shape, convolution) {
+        if convolution.algorithm == Algorithm::Exact {
+            exact::convolve(self, shape, convolution, y);
+        } else if let Some(filter) = self.filter(shape, convolution) {
             filter.with_weights(w, out, |weights| filter.run(x, weights, y));
         } else if !self.by_bits(shape, x, w, pad_value, out, y) {
             plan::forward(self, &plan::flattened(shape), x, w, pad_value, out, y);
@@ -110,6 +112,10 @@ impl Kernels {
             return filter.with_weights(w, out, |weights| filter.run_visited(x, weights, y, visitor));
         }
         let lengths = [shape.input_len() / shape.batch, shape.output_len() / shape.batch];
+        if convolution.algorithm == Algorithm::Exact {
+            exact::convolve(self, shape, convolution, y);
+            return visit_all(y, lengths[1], visitor);
+        }
         if self.by_bits(shape, x, w, pad_value, out, y) {
             return visit_all(y, lengths[1], visitor);
         }
@@ -220,6 +226,27 @@ impl Kernels {
             matrix::product(self, dims, a, b, out, y);
         } else if dims.output_len() > 0 {
             plan::forward(self, &plan::pixel_rows(&pointwise(dims), dims.rows), a, b, T::zero(), out, y);
+        }
+    }
+
+    /// [`matmul_exact`](crate::matmul_exact) with these kernels.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn matmul_exact<T: Real>(
+        &self,
+        dims: MatmulShape,
+        a: &[T],
+        b: &[T],
+        out: ChannelAffine<'_, T>,
+        y: &mut [T],
+    ) {
+        assert_matmul(dims, a.len(), b.len(), y.len());
+        out.assert_channels(dims.columns);
+        if !y.is_empty() {
+            exact::matmul(self, dims, [a, b], out, y);
         }
     }
 

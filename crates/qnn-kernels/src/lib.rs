@@ -31,6 +31,7 @@
 //!
 //! - Every output of a direct forward kernel is one accumulator: it starts at `+0` and takes its terms by fused multiply-add in the order
 //!   `kh, kw, cin`, then scale and bias round once each. So neither tiles nor threads nor instruction set change a bit of it.
+//! - Outputs by [`Algorithm::Exact`] are sums of integers, rounded once.
 //! - Gradients, and outputs by [`Algorithm::Winograd`], are sums in an order that the shape alone fixes; they too are the same bits on every
 //!   machine.
 //! - Packed kernels ([`packed`]) sum integers: every instruction set, tiling and schedule gives the same.
@@ -56,6 +57,7 @@ mod arch;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod column;
 mod convolution;
+mod exact;
 mod float_conv;
 mod frame;
 mod functions;
@@ -85,8 +87,8 @@ pub use convolution::{Algorithm, Convolution};
 pub use float_conv::{FloatConv, FloatTile};
 pub use functions::{
     GradientRows, Vectorize, conv2d, conv2d_gradients, conv2d_input_gradient, conv2d_kernel_gradient,
-    convolve, convolve_visited, matmul, matmul_left_gradient, matmul_right_gradient, takes_rows, vectorized,
-    with_matmul_right_gradient, with_scratch,
+    convolve, convolve_visited, matmul, matmul_exact, matmul_left_gradient, matmul_right_gradient,
+    takes_rows, vectorized, with_matmul_right_gradient, with_scratch,
 };
 pub use gradients::{Conv2dGradients, OutputGradient, takes_pieces};
 pub use isa::{Isa, UnknownIsa};

@@ -271,7 +271,7 @@ impl<T: Real> Product<'_, T> {
         }
         let (tables, rows) = (self.tables, self.rows(pixels));
         if self.has_many_weights(rows, pixels) {
-            return self.run_whole(images, pixels, bytes, visit);
+            return run_whole(pixels, tables.channels, bytes, visit, |y| self.run(images, y));
         }
         let (each, image_pixels) = (bytes.len() / pixels, rows * tables.columns);
         let band = (VISITED / (tables.columns * tables.channels)).clamp(1, rows);
@@ -289,19 +289,6 @@ impl<T: Real> Product<'_, T> {
                     });
                 });
             });
-        });
-    }
-
-    /// All at once, then one run after the other.
-    fn run_whole(&self, images: &[T], pixels: usize, bytes: &mut [u8], visit: &Visit<'_, T>) {
-        let (channels, each) = (self.tables.channels, bytes.len() / pixels);
-        let run = (VISITED / channels).max(1);
-        with_lines((pixels * channels).div_ceil(LANES), |lines| {
-            let numbers = &mut numbers_mut(lines)[..pixels * channels];
-            self.run(images, numbers);
-            let runs =
-                numbers.par_chunks_mut(run * channels).zip(bytes.par_chunks_mut(run * each)).enumerate();
-            runs.for_each(|(index, (numbers, bytes))| visit(index * run, numbers, bytes));
         });
     }
 
@@ -479,6 +466,26 @@ impl<T: Real> Product<'_, T> {
             }
         }
     }
+}
+
+/// All pixels at once, which are then shown one run after the other.
+pub(crate) fn run_whole<T: Real>(
+    pixels: usize,
+    channels: usize,
+    bytes: &mut [u8],
+    visit: &Visit<'_, T>,
+    run: impl FnOnce(&mut [T]),
+) {
+    if pixels == 0 {
+        return;
+    }
+    let (each, together) = (bytes.len() / pixels, (VISITED / channels).max(1));
+    with_lines((pixels * channels).div_ceil(LANES), |lines| {
+        let numbers = &mut numbers_mut(lines)[..pixels * channels];
+        run(numbers);
+        let runs = numbers.par_chunks_mut(together * channels).zip(bytes.par_chunks_mut(together * each));
+        runs.enumerate().for_each(|(index, (numbers, bytes))| visit(index * together, numbers, bytes));
+    });
 }
 
 /// The numbers of one image of many, nothing past the last.

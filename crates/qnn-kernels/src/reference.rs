@@ -38,14 +38,26 @@ pub fn conv2d<T: Real>(
 
 /// A convolution by the algorithm that it asks for.
 ///
-/// By Winograd's, where [`by_tiles`] says that the shape allows it, each of a tile's sixteen products is one accumulator from `+0` over the input
+/// The exact one sums codes in `f64`, where no order counts. By Winograd's, where [`by_tiles`] says that the shape allows it, each of a tile's sixteen products is one accumulator from `+0` over the input
 /// channels in order; the affine map comes last.
 pub fn convolve<T: Real>(shape: &Conv2dShape, convolution: &Convolution<'_, T>, y: &mut [T]) {
     let Convolution { x, w, pad_value, out, algorithm } = *convolution;
     match algorithm {
         Algorithm::Winograd if by_tiles(shape) => plain::convolution(shape, x, w, pad_value, out, y),
         Algorithm::Winograd | Algorithm::Direct => conv2d(shape, x, w, pad_value, out, y),
+        Algorithm::Exact => for_each_output(shape, |[n, oy, ox, o], at| {
+            let mut sum = 0.0;
+            for_each_tap(shape, o, |kh, kw, channel, weight| {
+                let x = input(shape, x, pad_value, [n, oy, ox], [kh, kw], channel);
+                sum += wide(x) * wide(w[weight]);
+            });
+            y[at] = affine(T::from(sum).expect("a float for each float"), o, out);
+        }),
     }
+}
+
+fn wide<T: Real>(number: T) -> f64 {
+    number.to_f64().expect("a float for each float")
 }
 
 /// `dx[n, iy, ix, c]`: one accumulator from `+0` over the outputs that saw this input, in the order `kh, kw, o`.

@@ -1,4 +1,4 @@
-use qnn_quant::{Alphabet, Pair};
+use qnn_quant::Pair;
 use qnn_tensor::ops::{Conv2dOptions, ConvEnd, Factors, conv2d_factored, conv2d_measured, conv2d_normalized};
 use qnn_tensor::{Algorithm, Var};
 
@@ -29,7 +29,7 @@ pub struct Conv2dConfig {
     pub pad_value: f32,
     /// The number of groups that input and output channels are divided into.
     pub groups: usize,
-    /// How outputs are made with a kernel that has no codes; codes are always summed directly, which is exact.
+    /// How outputs are made with a kernel that has no codes. Codes are always summed directly, and in an evaluation exactly.
     pub algorithm: Algorithm,
     /// Whether a bias per output channel is added.
     pub bias: bool,
@@ -227,6 +227,12 @@ impl Layer for Conv2d {
 
 type Convolution = for<'t> fn(Var<'t>, Var<'t>, Option<Var<'t>>, &Factors, &Conv2dOptions) -> Var<'t>;
 
+impl Operands<'_> {
+    fn summed(&self, options: Conv2dOptions) -> Conv2dOptions {
+        Conv2dOptions { algorithm: self.algorithm(options.algorithm), ..options }
+    }
+}
+
 impl Conv2d {
     /// [`forward`](Layer::forward) for a batch norm to follow: in training, the statistics that it will need are made
     /// while the output is in the cache. The same bits.
@@ -247,8 +253,9 @@ impl Conv2d {
         end: &ConvEnd<'_, 't>,
     ) -> Result<Signal<'t>, Error> {
         let options = self.options(&x.shape())?;
-        let Operands { x, kernel, bias, factors, alphabet } = self.weights().operands(cx, x)?;
-        let options = summed(options, alphabet);
+        let operands = self.weights().operands(cx, x)?;
+        let options = operands.summed(options);
+        let Operands { x, kernel, bias, factors, .. } = operands;
         Ok(conv2d_normalized(x, kernel, bias, &factors, &options, end).into())
     }
 
@@ -267,7 +274,7 @@ impl Conv2d {
         if self.config.input_scaling {
             let scales = pixel_scales(cx, x, self.config.kernel, &options)?;
             let product = self.weights().operands(cx, x)?;
-            let options = summed(options, product.alphabet);
+            let options = product.summed(options);
             let y = conv2d_factored(product.x, product.kernel, None, &product.factors, &options);
             let op = || Op::Conv2d { product: Product { bias: None, ..product.product() }, options };
             cx.report(LAYER, Some(&self.kernel), &[product.x], y, op);
@@ -275,18 +282,10 @@ impl Conv2d {
             return self.gradient_quantizer.forward(cx, y);
         }
         let operands = self.weights().operands(cx, x)?;
-        let options = summed(options, operands.alphabet);
+        let options = operands.summed(options);
         let y = convolution(operands.x, operands.kernel, operands.bias, &operands.factors, &options);
         let op = || Op::Conv2d { product: operands.product(), options };
         cx.report(LAYER, Some(&self.kernel), &[operands.x], y, op);
         self.gradient_quantizer.forward(cx, y.into())
-    }
-}
-
-/// Codes are summed directly.
-fn summed(options: Conv2dOptions, kernel: Option<Alphabet>) -> Conv2dOptions {
-    match kernel {
-        None => options,
-        Some(_) => Conv2dOptions { algorithm: Algorithm::Direct, ..options },
     }
 }

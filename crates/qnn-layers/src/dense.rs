@@ -1,8 +1,9 @@
 use qnn_quant::Pair;
-use qnn_tensor::ops::matmul_factored;
+use qnn_tensor::ops::{matmul_exact, matmul_factored};
+use qnn_tensor::{Algorithm, Var};
 
 use crate::input_scale::{check_input_scaling, row_scales, scaled};
-use crate::operands::{Weights, check_positive, new_bias, new_kernel};
+use crate::operands::{Operands, Weights, check_positive, new_bias, new_kernel};
 use crate::slot::Slot;
 use crate::{
     Constraint, Ctx, Error, Init, Initializer, Layer, Op, Param, Product, QuantizeGradient, Signal, module,
@@ -136,21 +137,30 @@ impl Dense {
 
 module!(Dense { kernel, bias, kernel_quantizer, input_quantizer });
 
+impl<'t> Operands<'t> {
+    /// The product, and whether it was made exactly.
+    fn multiplied(&self, bias: Option<Var<'t>>) -> (bool, Var<'t>) {
+        let exact = self.algorithm(Algorithm::Direct) == Algorithm::Exact;
+        let product = if exact { matmul_exact } else { matmul_factored };
+        (exact, product(self.x, self.kernel, bias, &self.factors))
+    }
+}
+
 impl Layer for Dense {
     fn forward<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
         self.output_shape(&x.shape())?;
         if self.config.input_scaling {
             let scales = row_scales(cx, x)?;
             let product = self.weights().operands(cx, x)?;
-            let y = matmul_factored(product.x, product.kernel, None, &product.factors);
-            let op = || Op::Dense { product: Product { bias: None, ..product.product() } };
+            let (exact, y) = product.multiplied(None);
+            let op = || Op::Dense { product: Product { bias: None, ..product.product() }, exact };
             cx.report(LAYER, Some(&self.kernel), &[product.x], y, op);
             let y = scaled(cx, y, scales, product.bias);
             return self.gradient_quantizer.forward(cx, y);
         }
         let operands = self.weights().operands(cx, x)?;
-        let y = matmul_factored(operands.x, operands.kernel, operands.bias, &operands.factors);
-        let op = || Op::Dense { product: operands.product() };
+        let (exact, y) = operands.multiplied(operands.bias);
+        let op = || Op::Dense { product: operands.product(), exact };
         cx.report(LAYER, Some(&self.kernel), &[operands.x], y, op);
         self.gradient_quantizer.forward(cx, y.into())
     }

@@ -1,10 +1,10 @@
 use qnn_quant::{Alphabet, Groups, Pair};
 use qnn_tensor::ops::Factors;
-use qnn_tensor::{Tensor, Var};
+use qnn_tensor::{Algorithm, Tensor, Var};
 
 use crate::quantize::{Quantized, quantize_signal, quantize_value};
 use crate::slot::Slot;
-use crate::{Constraint, Ctx, Error, Init, Initializer, Param, Product, Role, Signal};
+use crate::{Constraint, Ctx, Error, Init, Initializer, Mode, Param, Product, Role, Signal};
 
 /// What a layer that multiplies by a kernel holds, whatever its product.
 #[derive(Clone, Copy)]
@@ -23,7 +23,12 @@ pub(crate) struct Operands<'t> {
     pub(crate) bias: Option<Var<'t>>,
     pub(crate) factors: Factors,
     pub(crate) alphabet: Option<Alphabet>,
+    /// The largest magnitude of the input's codes, in an evaluation.
+    largest: Option<u32>,
 }
+
+/// Sums of integers up to here are exact in f32.
+const EXACT: f64 = (1_u32 << 24) as f64;
 
 /// The kernel in training form.
 pub(crate) struct Kernel<'t> {
@@ -38,7 +43,8 @@ impl Weights<'_> {
         let x = self.input(cx, x)?;
         let Kernel { codes: kernel, factors: w, alphabet } = self.kernel(cx)?;
         let bias = self.bias.map(|bias| cx.param(bias));
-        Ok(Operands { x: x.codes(), kernel, bias, factors: Factors { x: x.scale(), w }, alphabet })
+        let largest = x.largest_code().filter(|_| cx.mode() == Mode::Eval);
+        Ok(Operands { x: x.codes(), kernel, bias, factors: Factors { x: x.scale(), w }, alphabet, largest })
     }
 
     pub(crate) fn input<'t>(&self, cx: &mut Ctx<'t>, x: Signal<'t>) -> Result<Signal<'t>, Error> {
@@ -79,6 +85,33 @@ impl Operands<'_> {
     pub(crate) fn product(&self) -> Product {
         let (kernel, bias) = (self.kernel.value(), self.bias.map(Var::value));
         Product { kernel, alphabet: self.alphabet, factors: self.factors.clone(), bias }
+    }
+
+    /// How the product is made: as wanted of numbers. Codes are summed directly, and in an evaluation exactly, as integers of 32 bits do,
+    /// where their sums may be larger than those that f32 holds.
+    pub(crate) fn algorithm(&self, wanted: Algorithm) -> Algorithm {
+        match self.alphabet {
+            None => wanted,
+            Some(_) if self.exceeds_f32() => Algorithm::Exact,
+            Some(_) => Algorithm::Direct,
+        }
+    }
+
+    fn exceeds_f32(&self) -> bool {
+        let (Some(largest), Some(alphabet)) = (self.largest, self.alphabet) else { return false };
+        let kernel = self.kernel.value();
+        let channels = kernel.shape().last().copied().unwrap_or(0);
+        // What surrounds an image is 1 at most.
+        let largest = f64::from(largest.max(1));
+        if kernel.len() as f64 * f64::from(alphabet.magnitude()) * largest <= EXACT * channels as f64 {
+            return false;
+        }
+        let mut sums = vec![0.0_f64; channels];
+        for row in kernel.as_slice().chunks_exact(channels) {
+            sums.iter_mut().zip(row).for_each(|(sum, code)| *sum += f64::from(code.abs()));
+        }
+        let reach = largest * sums.into_iter().fold(0.0, f64::max);
+        reach > EXACT && reach < f64::from(i32::MAX)
     }
 }
 

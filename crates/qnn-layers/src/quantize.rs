@@ -131,7 +131,8 @@ pub(crate) fn quantize_signal<'t>(
         Groups::Tensor => {
             let op = || Op::Quantize { map: Arc::clone(&map), grid: Arc::clone(&grid) };
             cx.report("quantize", None, &[value], codes, op);
-            Ok(Signal::factored(codes, grid.scale(0)))
+            let signal = Signal::factored(codes, grid.scale(0));
+            Ok(grid.alphabet().map_or(signal, |codes| signal.with_largest_code(codes.magnitude())))
         }
         Groups::Axis { len: scales, .. } => Err(Error::Scales {
             layer,

@@ -18,19 +18,27 @@ pub struct Signal<'t> {
     codes: Var<'t>,
     scale: Scale,
     alphabet: Option<Alphabet>,
+    largest: Option<u32>,
 }
 
 impl<'t> Signal<'t> {
     /// A value in factored form.
     pub fn factored(codes: Var<'t>, scale: impl Into<Scale>) -> Self {
-        Self { codes, scale: scale.into(), alphabet: None }
+        Self { codes, scale: scale.into(), alphabet: None, largest: None }
     }
 
     /// The same value, of which all codes are known: those of a range that has been observed. What follows may
     /// then compute in integers.
     #[must_use]
     pub fn with_alphabet(self, alphabet: Alphabet) -> Self {
-        Self { alphabet: Some(alphabet), ..self }
+        Self { alphabet: Some(alphabet), ..self }.with_largest_code(alphabet.magnitude())
+    }
+
+    /// The same value, whose codes are integers of at most this magnitude: sums of their products may then be known to be too large for f32,
+    /// and be made exactly.
+    #[must_use]
+    pub fn with_largest_code(self, magnitude: u32) -> Self {
+        Self { largest: Some(magnitude), ..self }
     }
 
     /// The codes; the value itself if the scale is 1.
@@ -41,6 +49,11 @@ impl<'t> Signal<'t> {
     /// The codes there are, if whoever made them has [said](Signal::with_alphabet) so.
     pub fn alphabet(self) -> Option<Alphabet> {
         self.alphabet
+    }
+
+    /// The largest magnitude of a code, if whoever made them has [said](Signal::with_largest_code) so.
+    pub fn largest_code(self) -> Option<u32> {
+        self.largest
     }
 
     /// The factor between codes and value, rounded to f32: what multiplies a product of codes.
@@ -81,7 +94,7 @@ impl<'t> Signal<'t> {
 
 impl<'t> From<Var<'t>> for Signal<'t> {
     fn from(value: Var<'t>) -> Self {
-        Self { codes: value, scale: Scale::ONE, alphabet: None }
+        Self::factored(value, Scale::ONE)
     }
 }
 

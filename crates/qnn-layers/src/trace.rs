@@ -63,6 +63,8 @@ pub enum Op {
     Dense {
         /// The operands.
         product: Product,
+        /// Whether each sum is that of integers, rounded once.
+        exact: bool,
     },
     /// `(x − mean) · s + beta` with parameters for each index of the last axis.
     BatchNorm {

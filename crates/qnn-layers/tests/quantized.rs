@@ -3,10 +3,12 @@
 
 use proptest::prelude::*;
 use qnn_layers::{
-    Constraint, Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, Init, Layer, Mode, Module, PaddingRule,
-    Quantize, Relu, Sequential, for_each_param, state_dict,
+    Constraint, Conv2d, Conv2dConfig, Ctx, Dense, DenseConfig, Error, Init, Layer, LeafMut, Mode, Module,
+    PaddingRule, Path, Quantize, Relu, Sequential, for_each_param, state_dict,
 };
-use qnn_quant::{ConstantScaledSign, DorefaActivations, Identity, Pair, ScaledSign, Sign, Ternary};
+use qnn_quant::{
+    ConstantScaledSign, DorefaActivations, DorefaWeights, Identity, Pair, ScaledSign, Sign, Ternary,
+};
 use qnn_tensor::ops::Conv2dOptions;
 use qnn_tensor::{Padding, Tape, Tensor};
 
@@ -161,6 +163,38 @@ proptest! {
         let mut cx = Ctx::new(&tape, Mode::Eval, 0, 0);
         let y = layer.forward(&mut cx, tape.constant(x.clone()).into()).unwrap().value().value();
         prop_assert_eq!(y.as_slice(), exact_dense(&layer, &x, &kernel, &input));
+    }
+}
+
+/// Sums that a training pass rounds term by term an evaluation makes as integers do.
+#[test]
+fn an_evaluation_sums_codes_exactly_beyond_f32() {
+    let kernel = Pair::published(DorefaWeights::new(8).unwrap());
+    let input = Pair::published(DorefaActivations::new(8).unwrap());
+    let config = DenseConfig {
+        bias: false,
+        kernel_quantizer: Some(kernel.clone()),
+        input_quantizer: Some(input.clone()),
+        ..DenseConfig::new(3000, 4)
+    };
+    let mut layer = Dense::new(&config, &mut Init::new(1)).unwrap();
+    layer.visit_mut(&mut Path::default(), &mut |_, leaf| {
+        if let LeafMut::Param(param) = leaf {
+            param.value_mut().as_mut_slice().iter_mut().for_each(|w| *w = w.abs());
+        }
+    });
+    let x = numbers(&[5, 3000], 3).map(f32::abs);
+    let run = |mode| {
+        let tape = Tape::new();
+        let mut cx = Ctx::new(&tape, mode, 0, 0);
+        layer.forward(&mut cx, tape.constant(x.clone()).into()).unwrap().value().value()
+    };
+    let expected = exact_dense(&layer, &x, &kernel, &input);
+    assert_eq!(run(Mode::Eval).as_slice(), expected);
+    let trained = run(Mode::Train);
+    assert_ne!(trained.as_slice(), expected, "sums that f32 holds show nothing");
+    for (trained, expected) in trained.as_slice().iter().zip(&expected) {
+        assert!((trained - expected).abs() <= 1e-5 * expected, "{trained} {expected}");
     }
 }
 

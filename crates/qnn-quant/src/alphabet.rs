@@ -39,6 +39,12 @@ impl Alphabet {
         Alphabet { first: -(limit as i32), step: 1, count: 2 * limit + 1 }
     }
 
+    /// The largest magnitude of a code.
+    pub const fn magnitude(self) -> u32 {
+        let (first, last) = (self.first.unsigned_abs(), self.last().unsigned_abs());
+        if first > last { first } else { last }
+    }
+
     /// `{−2^(bits−1), .., 2^(bits−1) − 1}`: two's complement.
     ///
     /// # Panics

@@ -186,7 +186,7 @@ impl<'a, 't> Drafting<'a, 't> {
     }
 
     fn product_links(&mut self, i: usize) -> Result<Vec<Link>> {
-        let (Op::Conv2d { product, .. } | Op::Dense { product }) = &self.graph.steps[i].op else {
+        let (Op::Conv2d { product, .. } | Op::Dense { product, .. }) = &self.graph.steps[i].op else {
             unreachable!("the caller has found a product");
         };
         let channels = product.kernel.shape().last().copied().unwrap_or(0);

@@ -6,7 +6,7 @@ use qnn_tensor::ops::Conv2dOptions;
 
 use super::Node;
 use super::draft::Draft;
-use crate::codes::{encoding, magnitude};
+use crate::codes::encoding;
 use crate::geometry::{borders_are_small, convolution};
 use crate::graph::Graph;
 use crate::program::{Arithmetic, Remark};
@@ -23,6 +23,8 @@ pub(crate) struct Factorization<'a> {
     pub(crate) remark: Option<Remark>,
     /// No sum is larger.
     pub(crate) reach: i64,
+    /// Whether the training graph sums integers, however large their sums.
+    exact: bool,
 }
 
 /// Sums up to here are exact in the training graph's f32.
@@ -38,14 +40,10 @@ impl<'a> Factorization<'a> {
                 let geometry = conv_geometry(input.shape, product, options);
                 (product, geometry, options.pad_value, options.algorithm)
             }
-            Op::Dense { product } => {
+            Op::Dense { product, exact } => {
                 let flat = graph.steps[draft.start].inputs[0].shape().len() == 2;
-                (
-                    product,
-                    dense_geometry(input.shape, product.kernel.shape()[1], flat),
-                    0.0,
-                    Algorithm::Direct,
-                )
+                let geometry = dense_geometry(input.shape, product.kernel.shape()[1], flat);
+                (product, geometry, 0.0, if *exact { Algorithm::Exact } else { Algorithm::Direct })
             }
             other => return Err(unsupported(format!("{other:?} is no product"))),
         };
@@ -56,7 +54,9 @@ impl<'a> Factorization<'a> {
             return Err(unsupported(format!("it is padded with {pad}; programs pad with 0, 1 or −1")));
         }
         let reach = input.codes.map_or(i64::MAX, |codes| reach(operands, codes, &geometry, pad_code));
-        let (arithmetic, remark) = match choose(operands, input.codes, &geometry, pad_code, reach) {
+        let exact = algorithm == Algorithm::Exact;
+        let chosen = choose(operands, input.codes, &geometry, pad_code, reach, exact);
+        let (arithmetic, remark) = match chosen {
             (Arithmetic::Float, remark)
                 if algorithm == Algorithm::Winograd && reference::by_tiles(&shape) =>
             {
@@ -64,7 +64,7 @@ impl<'a> Factorization<'a> {
             }
             chosen => chosen,
         };
-        Ok(Self { operands, geometry, pad_code, arithmetic, remark, reach })
+        Ok(Self { operands, geometry, pad_code, arithmetic, remark, reach, exact })
     }
 
     pub(crate) fn is_integer(&self) -> bool {
@@ -77,7 +77,7 @@ impl<'a> Factorization<'a> {
         let reason = format!("its input's codes lie as numbers: {weights}, sums in f32");
         let remedy =
             "quantize right before it, behind pools of incomplete windows and channels of zeros".to_owned();
-        Self { arithmetic: Arithmetic::WeightOnly, remark: Some(Remark { reason, remedy }), ..self }
+        Self { arithmetic: of_numbers(self.exact), remark: Some(Remark { reason, remedy }), ..self }
     }
 }
 
@@ -100,7 +100,7 @@ fn reach(operands: &Operands, codes: Alphabet, geometry: &ConvGeometry, pad_code
     for row in operands.kernel.as_slice().chunks_exact(geometry.out_channels) {
         sums.iter_mut().zip(row).for_each(|(sum, w)| *sum += w.abs() as i64);
     }
-    let largest = i64::from(magnitude(codes)).max(i64::from(pad_code).abs());
+    let largest = i64::from(codes.magnitude()).max(i64::from(pad_code).abs());
     sums.into_iter().max().unwrap_or(0) * largest
 }
 
@@ -110,14 +110,16 @@ fn choose(
     geometry: &ConvGeometry,
     pad_code: i8,
     reach: i64,
+    exact: bool,
 ) -> (Arithmetic, Option<Remark>) {
+    let numbers = of_numbers(exact);
     let remark = |reason: String, remedy: &str| Some(Remark { reason, remedy: remedy.to_owned() });
     let weights = operands.alphabet.filter(|&codes| encoding(codes).is_some());
     let (x, w) = match (x, weights) {
         (Some(x), Some(w)) => (x, w),
         (None, Some(w)) => {
             let reason = format!("its input is f32: {}, sums in f32", beside_f32(w));
-            return (Arithmetic::WeightOnly, remark(reason, "quantize the activation before it"));
+            return (numbers, remark(reason, "quantize the activation before it"));
         }
         (Some(_), None) => {
             let reason = "its weights are f32".to_owned();
@@ -131,13 +133,13 @@ fn choose(
     };
     if !borders_are_small(x, geometry, pad_code) {
         let reason = "its kernel is too large to be padded with zeros, which its codes lack".to_owned();
-        return (Arithmetic::WeightOnly, remark(reason, "pad with 1 or −1, or use a smaller kernel"));
+        return (numbers, remark(reason, "pad with 1 or −1, or use a smaller kernel"));
     }
-    if reach > EXACT {
+    if reach > EXACT && !exact {
         let reason = format!("its sums reach {reach}, beyond 2²⁴ the training graph itself rounds them");
         return (Arithmetic::WeightOnly, remark(reason, "use fewer bits"));
     }
-    let largest = reach / i64::from(magnitude(x)).max(i64::from(pad_code).abs()).max(1);
+    let largest = reach / i64::from(x.magnitude()).max(i64::from(pad_code).abs()).max(1);
     match packable(x, w, geometry, pad_code, largest) {
         Ok(()) if encoding(x) == Some(Encoding::Int8) && encoding(w) != Some(Encoding::Int8) => {
             let reason =
@@ -148,9 +150,14 @@ fn choose(
         Ok(()) => (Arithmetic::Integer, None),
         Err(error) => {
             let remedy = "use codes of up to 8 bits in planes (sign, unsigned, odd, ternary)";
-            (Arithmetic::WeightOnly, remark(format!("no integer kernel takes it: {error}"), remedy))
+            (numbers, remark(format!("no integer kernel takes it: {error}"), remedy))
         }
     }
+}
+
+/// How codes are summed that lie as numbers.
+fn of_numbers(exact: bool) -> Arithmetic {
+    if exact { Arithmetic::Exact } else { Arithmetic::WeightOnly }
 }
 
 /// How weights lie in memory beside numbers.

@@ -75,7 +75,7 @@ impl ProductRun {
                     end: End::new(&product.finish, output, operand, tensors)?,
                 }
             }
-            Arithmetic::Float | Arithmetic::WeightOnly | Arithmetic::Winograd => {
+            Arithmetic::Float | Arithmetic::WeightOnly | Arithmetic::Winograd | Arithmetic::Exact => {
                 let Finish::Chain(chain) = &product.finish else {
                     return Err(tensors.error("sums in f32 have no thresholds".to_owned()));
                 };
@@ -236,16 +236,17 @@ impl Float {
         tensors: &Tensors<'_>,
     ) -> Result<Self> {
         let encoding = match &product.weights {
-            Weights::Packed { alphabet, .. } => {
+            Weights::Packed { alphabet, .. } if product.arithmetic != Arithmetic::Exact => {
                 encoding(*alphabet).filter(|&encoding| encoding != Encoding::Int8)
             }
-            Weights::Float { .. } => None,
+            Weights::Packed { .. } | Weights::Float { .. } => None,
         };
         let rows = ConvGeometry::matmul(geometry.terms(), geometry.out_channels);
         let geometry = if is_matmul(geometry) { &rows } else { geometry };
         let pad = product.pad_code.into();
         let algorithm = match product.arithmetic {
             Arithmetic::Winograd => Algorithm::Winograd,
+            Arithmetic::Exact => Algorithm::Exact,
             _ => Algorithm::Direct,
         };
         let Some(encoding) = encoding else {

@@ -238,7 +238,7 @@ impl<'a> IntegerUnit<'a> {
             let product = Product { kernel, alphabet, factors, bias };
             match placed.options {
                 Some(options) => Op::Conv2d { product, options },
-                None => Op::Dense { product },
+                None => Op::Dense { product, exact: false },
             }
         });
         let y = self.pooled(y, &folded.falling)?;

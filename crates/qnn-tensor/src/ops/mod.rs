@@ -43,7 +43,7 @@ pub use conv_normalized::{ConvEnd, conv2d_normalized};
 pub use embedding::embedding;
 pub use factors::Factors;
 pub use gate::Gate;
-pub use matmul::matmul_factored;
+pub use matmul::{matmul_exact, matmul_factored};
 pub use moments::Moments;
 pub use pointwise::Pointwise;
 pub use pool::PoolOptions;
