@@ -123,7 +123,7 @@ pub fn conv2d_kernel_gradient<T: Real>(shape: &Conv2dShape, x: &[T], pad_value: 
 /// F(2×2, 3×3) (Lavin and Gray 2016, arXiv:1509.09308).
 ///
 /// That is where the kernel is 3×3, the stride 1, there is one group, both channel counts are multiples of sixteen and at least 32, and images
-/// and outputs have at least two rows and columns. Sums and differences of neighbours are rounded then, which plain sums do not have: where
+/// and outputs have at least two rows and columns. Sums and differences of neighbours are rounded then, which direct sums do not have: where
 /// neighbours differ much in size, the error is as if all were as large as the largest.
 #[must_use]
 pub fn by_tiles(shape: &Conv2dShape) -> bool {
