@@ -1,6 +1,6 @@
-//! Convolutions and matrix products in f32, forward (direct, and by Winograd's algorithm where the shape allows it) and both gradients, on every instruction set
-//! that has vectors: the rate of each, and the fraction of what that instruction set could do at
-//! most, which is fused multiply-adds on registers, measured in the same run.
+//! Convolutions and matrix products in f32: forward, directly and, where the shape allows it, in tiles by Winograd's
+//! algorithm, and both gradients, on every instruction set that has vectors. The rate of each, and the fraction of what
+//! that instruction set could do at most, which is fused multiply-adds on registers, measured in the same run.
 //!
 //! ```text
 //! cargo bench --bench convolutions               one thread, batches of 8, some twenty seconds
@@ -8,8 +8,8 @@
 //! cargo bench --bench convolutions -- --full     batches of 100 and more runs, for figures to publish
 //! ```
 //!
-//! Work is counted as that of plain sums, one multiply-add for each weight and output pixel. Gradients of 3x3 kernels with 32 channels and more take fewer
-//! (Winograd's minimal filtering), so that their rate may be more than the limit.
+//! Work is counted as that of direct sums, one multiply-add for each weight and output pixel. Tiles and the gradients of 3x3 kernels with 32 channels
+//! and more take fewer (Winograd's minimal filtering), so that their rate may be more than the limit.
 //!
 //! Every figure is that of the fastest of many runs on warm buffers, which neighbours on the machine
 //! disturb least.
@@ -112,7 +112,7 @@ fn of_tiles(kernels: &Kernels, shape: &Conv2dShape, seconds: f64) -> f64 {
     work(shape) / best(seconds, || kernels.convolve(shape, &convolution, y.as_mut_slice()))
 }
 
-/// Floating-point operations of plain sums, in billions.
+/// Floating-point operations of direct sums, in billions.
 fn work(shape: &Conv2dShape) -> f64 {
     2e-9 * (shape.output_len() * shape.weight_len() / shape.out_channels) as f64
 }

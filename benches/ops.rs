@@ -19,9 +19,10 @@ use qnn::quant::{DorefaActivations, EvenLevels, ModifiedTanh, Pair, Sign, Ternar
 use qnn::tensor::ops::{
     Conv2dOptions, ConvEnd, Factors, Gate, PoolOptions, ShiftScale, batch_norm_add_gated_train,
     batch_norm_eval, batch_norm_gated_train, batch_norm_train, concat, conv2d_factored, conv2d_measured,
-    conv2d_normalized, embedding, matmul_factored, shift_batch_norm_eval, shift_batch_norm_train,
+    conv2d_normalized, embedding, matmul_exact, matmul_factored, shift_batch_norm_eval,
+    shift_batch_norm_train,
 };
-use qnn::tensor::{Padding, Tape, Tensor, Var};
+use qnn::tensor::{Algorithm, Padding, Tape, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -107,6 +108,16 @@ fn products(criterion: &mut Criterion) {
     let same = Conv2dOptions { padding, ..Conv2dOptions::default() };
     let shapes: [&[usize]; 2] = [&IMAGES, &[3, 3, 16, 16]];
     bench(criterion, "conv2d_3x3_16_16", &shapes, move |x| x[0].conv2d(x[1], None, &same));
+    let wide: [&[usize]; 2] = [&[100, 16, 16, 64], &[3, 3, 64, 64]];
+    let padding = Padding::same([16, 16], [3, 3], [1, 1]);
+    for (name, algorithm) in
+        [("direct", Algorithm::Direct), ("winograd", Algorithm::Winograd), ("exact", Algorithm::Exact)]
+    {
+        let options = Conv2dOptions { padding, algorithm, ..same };
+        bench_eval(criterion, &format!("conv2d_3x3_64_64_{name}_eval"), &wide, move |x| {
+            x[0].conv2d(x[1], None, &options)
+        });
+    }
     let depthwise = Conv2dOptions { groups: 16, ..same };
     bench(criterion, "conv2d_3x3_depthwise_16", &[&IMAGES, &[3, 3, 1, 16]], move |x| {
         x[0].conv2d(x[1], None, &depthwise)
@@ -132,6 +143,9 @@ fn products(criterion: &mut Criterion) {
     });
     let shapes: [&[usize]; 2] = [&[100, 2048], &[2048, 2048]];
     bench(criterion, "matmul_100_2048_2048", &shapes, |x| x[0].matmul(x[1], None));
+    bench_eval(criterion, "matmul_100_2048_2048_exact_eval", &shapes, |x| {
+        matmul_exact(x[0], x[1], None, &Factors::unit())
+    });
     let factors = Factors { x: 1.0, w: vec![0.125] };
     bench_on(criterion, "matmul_100_2048_2048_signs", &shapes.map(signs), move |x| {
         matmul_factored(x[0], x[1], None, &factors)

@@ -9,10 +9,10 @@ pub enum Algorithm {
     #[default]
     Direct,
     /// In tiles of 2×2 with fewer multiplications, by Winograd's minimal filtering, where [`by_tiles`](crate::reference::by_tiles) says that the
-    /// shape allows it; else direct. It rounds sums and differences of neighbours, and is for numbers of 32 bits.
+    /// shape allows it; else direct. It rounds sums and differences of neighbours, and is for operands in full precision.
     Winograd,
-    /// Each output is one sum in `f64`, rounded once at its end: exact for codes while their sums are at most 2⁵³, and half as fast. What integers
-    /// give, as numbers.
+    /// Each output is one sum in `f64`, rounded once at its end: exact for codes while their sums are at most 2⁵³, in two to three times the
+    /// time. What integers give, as numbers.
     Exact,
 }
 

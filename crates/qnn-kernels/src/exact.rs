@@ -43,12 +43,21 @@ fn in_wide<T: Real>(
     y: &mut [T],
     sum: impl FnOnce(&[f64], &[f64], &mut [f64]),
 ) {
-    with_wide(a, |a| {
-        with_wide(b, |b| {
-            with_scratch(y.len(), |sums| {
-                sum(a, b, sums);
-                finish(sums, channels, out, y);
-            });
+    with_wide(b, |b| rounded(a, channels, out, y, |a, sums| sum(a, b, sums)));
+}
+
+/// What `sum` makes of `x` in `f64`, rounded.
+pub(crate) fn rounded<T: Real>(
+    x: &[T],
+    channels: usize,
+    out: ChannelAffine<'_, T>,
+    y: &mut [T],
+    sum: impl FnOnce(&[f64], &mut [f64]),
+) {
+    with_wide(x, |x| {
+        with_scratch(y.len(), |sums| {
+            sum(x, sums);
+            finish(sums, channels, out, y);
         });
     });
 }
@@ -78,7 +87,7 @@ fn with_wide<T: Real, R>(numbers: &[T], visit: impl FnOnce(&[f64]) -> R) -> R {
 }
 
 #[inline(always)]
-fn wide<T: Real>(number: T) -> f64 {
+pub(crate) fn wide<T: Real>(number: T) -> f64 {
     number.to_f64().expect("a float for each float")
 }
 

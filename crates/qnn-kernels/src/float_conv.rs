@@ -7,10 +7,10 @@ use crate::line::{Block, Line};
 use crate::plan::{Window, forward_tables, pack_plain};
 use crate::product::{Product, Tables, Weights, run_whole};
 use crate::real::compute::Compute;
-use crate::{Algorithm, ChannelAffine, Conv2dShape, Convolution, Kernels, ShapeError, winograd};
+use crate::{Algorithm, ChannelAffine, Conv2dShape, Kernels, Real, ShapeError, exact, winograd};
 
 /// A convolution with its weights where the kernels want them: bit for bit the numbers of [`convolve`](crate::convolve), without its work before
-/// the first product, and without an allocation once it has run. (By [`Algorithm::Exact`] it lays out its weights in each run.)
+/// the first product, and without an allocation once it has run.
 ///
 /// ```
 /// use qnn_kernels::{Algorithm, ChannelAffine, Conv2dShape, FloatConv, Kernels, Padding};
@@ -39,10 +39,10 @@ pub struct FloatConv {
 enum Layout {
     Direct(Tables<f32>),
     Winograd(winograd::Filter<'static, f32>),
-    /// Nothing is laid out.
+    /// The lines are of `f64`, and the affine map comes after the rounding.
     Exact {
-        weights: Vec<f32>,
-        pad_value: f32,
+        tables: Tables<f64>,
+        lines: Vec<Line<f64>>,
         scale: Option<Vec<f32>>,
         bias: Option<Vec<f32>>,
     },
@@ -79,14 +79,12 @@ impl FloatConv {
         }
         if algorithm == Algorithm::Exact {
             let [scale, bias] = [out.scale, out.bias].map(|values| values.map(<[f32]>::to_vec));
-            let layout = Layout::Exact { weights: w.to_vec(), pad_value, scale, bias };
+            let w: Vec<f64> = w.iter().map(|&weight| weight.into()).collect();
+            let (tables, lines) = laid_out(kernels, &shape, &w, pad_value.into(), ChannelAffine::IDENTITY);
+            let layout = Layout::Exact { tables, lines, scale, bias };
             return Ok(Self { kernels, shape, layout, lines: Vec::new() });
         }
-        let tables = forward_tables(f32::tiles(kernels), &Window::plain(&shape), pad_value);
-        let pack = |panel: Block, vectors: usize, lines: &mut [Line<f32>]| {
-            pack_plain(&shape, w, panel, vectors, lines);
-        };
-        let lines = tables.pack(&pack, out);
+        let (tables, lines) = laid_out(kernels, &shape, w, pad_value, out);
         Ok(Self { kernels, shape, layout: Layout::Direct(tables), lines })
     }
 
@@ -102,11 +100,12 @@ impl FloatConv {
         match &self.layout {
             Layout::Direct(tables) => self.product(tables).run(x, y),
             Layout::Winograd(filter) => filter.run(x, &self.lines, y),
-            Layout::Exact { weights, pad_value, scale, bias } => {
-                let shape = Conv2dShape { batch: x.len() / self.shape.input_len(), ..self.shape };
+            Layout::Exact { tables, lines, scale, bias } => {
                 let out = ChannelAffine { scale: scale.as_deref(), bias: bias.as_deref() };
-                let (w, pad_value, algorithm) = (&weights[..], *pad_value, Algorithm::Exact);
-                self.kernels.convolve(&shape, &Convolution { x, w, pad_value, out, algorithm }, y);
+                exact::rounded(x, self.shape.out_channels, out, y, |x, sums| {
+                    let weights = Weights::Packed(lines);
+                    Product { tiles: f64::tiles(self.kernels), tables, weights }.run(x, sums);
+                });
             }
         }
     }
@@ -151,6 +150,22 @@ pub struct FloatTile<'a> {
     pub numbers: &'a mut [f32],
     /// Their part of the bytes that the function fills.
     pub bytes: &'a mut [u8],
+}
+
+/// The tables of a direct convolution, with its weights.
+fn laid_out<T: Real>(
+    kernels: &Kernels,
+    shape: &Conv2dShape,
+    w: &[T],
+    pad_value: T,
+    out: ChannelAffine<'_, T>,
+) -> (Tables<T>, Vec<Line<T>>) {
+    let tables = forward_tables(T::tiles(kernels), &Window::plain(shape), pad_value);
+    let pack = |panel: Block, vectors: usize, lines: &mut [Line<T>]| {
+        pack_plain(shape, w, panel, vectors, lines);
+    };
+    let lines = tables.pack(&pack, out);
+    (tables, lines)
 }
 
 #[track_caller]

@@ -81,7 +81,7 @@ pub fn conv2d<T: Real>(
     Kernels::current().conv2d(shape, x, w, pad_value, out, y);
 }
 
-/// A convolution by the algorithm that it asks for: direct, [`conv2d`].
+/// A convolution by the [`Algorithm`](crate::Algorithm) that it asks for; [`conv2d`] is the direct one.
 ///
 /// # Panics
 ///
@@ -169,7 +169,7 @@ pub fn matmul<T: Real>(dims: MatmulShape, a: &[T], b: &[T], out: ChannelAffine<'
     Kernels::current().matmul(dims, a, b, out, y);
 }
 
-/// [`matmul`] for codes: each sum in `f64`, rounded once at its end, which is exact while sums are at most 2⁵³, and half as fast.
+/// [`matmul`] for codes: each sum in `f64`, rounded once at its end, which is exact while sums are at most 2⁵³, in two to three times the time.
 ///
 /// # Panics
 ///

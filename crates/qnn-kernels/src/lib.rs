@@ -31,7 +31,7 @@
 //!
 //! - Every output of a direct forward kernel is one accumulator: it starts at `+0` and takes its terms by fused multiply-add in the order
 //!   `kh, kw, cin`, then scale and bias round once each. So neither tiles nor threads nor instruction set change a bit of it.
-//! - Outputs by [`Algorithm::Exact`] are sums of integers, rounded once.
+//! - Outputs of codes by [`Algorithm::Exact`] are sums of integers, rounded once.
 //! - Gradients, and outputs by [`Algorithm::Winograd`], are sums in an order that the shape alone fixes; they too are the same bits on every
 //!   machine.
 //! - Packed kernels ([`packed`]) sum integers: every instruction set, tiling and schedule gives the same.

@@ -8,6 +8,7 @@
 
 use alloc::vec;
 
+use crate::exact::wide;
 use crate::packed::{ConvGeometry, Output, Tile};
 use crate::winograd::{self, plain};
 use crate::{Algorithm, ChannelAffine, Conv2dShape, Convolution, MatmulShape, Real};
@@ -38,7 +39,9 @@ pub fn conv2d<T: Real>(
 
 /// A convolution by the algorithm that it asks for.
 ///
-/// The exact one sums codes in `f64`, where no order counts. By Winograd's, where [`by_tiles`] says that the shape allows it, each of a tile's sixteen products is one accumulator from `+0` over the input
+/// The exact one sums codes in `f64`, where no order counts.
+///
+/// By Winograd's, where [`by_tiles`] says that the shape allows it, each of a tile's sixteen products is one accumulator from `+0` over the input
 /// channels in order; the affine map comes last.
 pub fn convolve<T: Real>(shape: &Conv2dShape, convolution: &Convolution<'_, T>, y: &mut [T]) {
     let Convolution { x, w, pad_value, out, algorithm } = *convolution;
@@ -54,10 +57,6 @@ pub fn convolve<T: Real>(shape: &Conv2dShape, convolution: &Convolution<'_, T>, 
             y[at] = affine(T::from(sum).expect("a float for each float"), o, out);
         }),
     }
-}
-
-fn wide<T: Real>(number: T) -> f64 {
-    number.to_f64().expect("a float for each float")
 }
 
 /// `dx[n, iy, ix, c]`: one accumulator from `+0` over the outputs that saw this input, in the order `kh, kw, o`.
@@ -119,8 +118,8 @@ pub fn conv2d_kernel_gradient<T: Real>(shape: &Conv2dShape, x: &[T], pad_value: 
     }
 }
 
-/// Whether a convolution's gradients, and its outputs by [`Algorithm::Winograd`], are made in tiles of 2×2 pixels with fewer multiplications, by Winograd's minimal filtering
-/// F(2×2, 3×3) (Lavin and Gray 2016, arXiv:1509.09308).
+/// Whether a convolution's gradients, and its outputs by [`Algorithm::Winograd`], are made in tiles of 2×2 pixels with fewer multiplications, by
+/// Winograd's minimal filtering F(2×2, 3×3) (Lavin and Gray 2016, arXiv:1509.09308).
 ///
 /// That is where the kernel is 3×3, the stride 1, there is one group, both channel counts are multiples of sixteen and at least 32, and images
 /// and outputs have at least two rows and columns. Sums and differences of neighbours are rounded then, which direct sums do not have: where

@@ -9,7 +9,7 @@ use super::tiling::{Images, Tiling};
 use super::weights::{pack_flipped, pack_plain};
 use super::{FEWEST_TILES, PRODUCTS};
 use crate::ahead::Ahead;
-use crate::arch::{Tiles, numbers_mut};
+use crate::arch::{Tiles, numbers_mut, prefetch};
 use crate::line::{LANES, Line};
 use crate::matrix::Job;
 use crate::product::{VISITED, Visit};
@@ -17,7 +17,7 @@ use crate::scratch::with_lines;
 use crate::threads::current_num_threads;
 use crate::threads::prelude::*;
 use crate::tile::cuts;
-use crate::visitor::Visitor;
+use crate::visitor::{Visitor, visit_all};
 use crate::{ChannelAffine, Conv2dShape, Kernels, Real, vectorized};
 
 /// Lines of windows and products that stay in a core's second cache.
@@ -173,6 +173,10 @@ impl<'a, T: Real> Filter<'a, T> {
     pub(crate) fn run_visited(&self, x: &[T], weights: &[Line<T>], y: &mut [T], visitor: Visitor<'_, T>) {
         let Visitor { together, visit, beside } = visitor;
         let [read, made] = [self.read, self.made].map(|extents| extents.iter().product::<usize>());
+        if y.len() / made < current_num_threads() {
+            self.run(x, weights, y);
+            return visit_all(y, made, visitor);
+        }
         let share = (y.len() / made).div_ceil(current_num_threads());
         let each = self.images_together().min(share).div_ceil(together) * together;
         let parts = y.par_chunks_mut(each * made).enumerate();
@@ -258,6 +262,17 @@ impl<'a, T: Real> Filter<'a, T> {
         self.tiles(x, part, weights, y, false, Ahead::NOTHING);
     }
 
+    /// The rows of the images that the windows of a part lie in: all of several images, so many of one.
+    fn rows_read(&self, part: &Part) -> Range<usize> {
+        let height = self.read[0];
+        if part.images.len() > 1 {
+            return 0..part.images.len() * height;
+        }
+        let inside = |row: usize| row.wrapping_sub(self.before[0]).cast_signed().clamp(0, height as isize);
+        let last = (part.tiles.end - 1) / self.tiling.columns() * 2;
+        inside(part.row).cast_unsigned()..inside(last + 4).cast_unsigned()
+    }
+
     /// Makes some images, or adds them to what is there, and asks for what is read next.
     pub(crate) fn images(&self, x: &[T], weights: &[Line<T>], y: &mut [T], add: bool, ahead: Ahead<'_, T>) {
         let images = 0..y.len() / self.made.iter().product::<usize>();
@@ -269,7 +284,9 @@ impl<'a, T: Real> Filter<'a, T> {
         let blocks = self.read[2] / LANES;
         let width = self.panels[0].len();
         let most = (RESIDENT_LINES / (PRODUCTS * (blocks + width))).max(FEWEST_TILES);
-        Images::lend(x, self.read, self.pad_value, |x| {
+        let (rows, row_len) = (self.rows_read(part), self.read[1] * self.read[2]);
+        let x = &x[rows.start * row_len..rows.end * row_len];
+        Images::lend(x, self.read, rows.start, self.pad_value, |x| {
             let groups = cuts(part.tiles.len(), most);
             let count = groups.len();
             for (index, tiles) in groups.enumerate() {
@@ -283,10 +300,12 @@ impl<'a, T: Real> Filter<'a, T> {
                     self.windows(&x, &group, windows);
                     for (index, panel) in self.panels.iter().enumerate() {
                         let panel = self.panel(panel, weights);
-                        let next = ahead.part(index, self.panels.len());
-                        let own = Ahead::of([self.rows_of(&group, part.row, y), &[]]);
-                        let own = own.part(index, self.panels.len());
-                        self.multiply(&panel, &group, windows, products, [next, own]);
+                        let ahead = ahead.part(index, self.panels.len());
+                        let ask = |index: usize| {
+                            ahead.part(index, PRODUCTS).ask();
+                            self.ask_for(index, &panel, &group, part.row, y);
+                        };
+                        self.multiply(&panel, &group, windows, products, ask);
                         self.pixels(&panel, &group, products, part.row, y, add);
                     }
                 });
@@ -294,16 +313,21 @@ impl<'a, T: Real> Filter<'a, T> {
         });
     }
 
-    /// The rows of `y`, which begins with a row of the first image, that the tiles of a group lie in.
-    fn rows_of<'y>(&self, group: &Group, first_row: usize, y: &'y [T]) -> &'y [T] {
+    /// Asks for a sixteenth of the places that the pixels of a panel go to: a store waits for its line as a read does.
+    fn ask_for(&self, part: usize, panel: &Panel<'_, T>, group: &Group, first_row: usize, y: &[T]) {
         let [height, width, channels] = self.made;
-        let row_of = |tile: usize, below: usize| {
-            let (image, row) =
-                (tile / self.tiling.len(), tile % self.tiling.len() / self.tiling.columns() * 2);
-            image * height + (row + below).min(height) - first_row
-        };
-        let (start, end) = (row_of(group.tiles.start, 0), row_of(group.tiles.end - 1, 2));
-        &y[start * width * channels..end * width * channels]
+        let (first, len) = (panel.vectors.start * LANES, panel.vectors.len() * LANES);
+        let each = group.tiles.len().div_ceil(PRODUCTS);
+        let start = (group.tiles.start + part * each).min(group.tiles.end);
+        let tiles = start..(start + each).min(group.tiles.end);
+        for (image, [row, column]) in self.tiling.places(&tiles) {
+            for i in 0..2.min(height - row) {
+                for j in 0..2.min(width - column) {
+                    let pixel = (image * height + row + i - first_row) * width + column + j;
+                    prefetch(&y[pixel * channels + first..][..len]);
+                }
+            }
+        }
     }
 
     /// Transforms the windows: for each product and each register tile, lines `[block, row]`.
@@ -317,20 +341,20 @@ impl<'a, T: Real> Filter<'a, T> {
         }
     }
 
-    /// The products of one panel: for each of sixteen, lines `[tile, vector]`.
+    /// The products of one panel: for each of sixteen, lines `[tile, vector]`. Before each, `ask` asks for what will be needed.
     fn multiply(
         &self,
         panel: &Panel<'_, T>,
         group: &Group,
         windows: &[Line<T>],
         products: &mut [Line<T>],
-        ahead: [Ahead<'_, T>; 2],
+        ask: impl Fn(usize),
     ) {
         let width = panel.vectors.len();
         let planes = windows.chunks(group.plane(group.blocks)).zip(products.chunks_mut(group.plane(width)));
         let weights = panel.weights.chunks_exact(self.read[2] * width);
         for (index, (right, (windows, products))) in weights.zip(planes).enumerate() {
-            ahead.iter().for_each(|ahead| ahead.part(index, PRODUCTS).ask());
+            ask(index);
             for first in (0..group.blocks).step_by(DEPTH) {
                 let end = (first + DEPTH).min(group.blocks);
                 let right = &right[first * LANES * width..end * LANES * width];

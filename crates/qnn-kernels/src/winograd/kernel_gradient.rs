@@ -134,8 +134,8 @@ impl<'a, T: Real> KernelGradient<'a, T> {
         let Conv2dShape { height, width, channels, out_channels, .. } = *self.shape;
         let output = [self.shape.out_height(), self.shape.out_width(), out_channels];
         let images = x.len() / (height * width * channels);
-        Images::lend(x, [height, width, channels], self.pad_value, |x| {
-            Images::lend(dy, output, T::zero(), |dy| visit(x, dy, images * self.tiling.len()))
+        Images::lend(x, [height, width, channels], 0, self.pad_value, |x| {
+            Images::lend(dy, output, 0, T::zero(), |dy| visit(x, dy, images * self.tiling.len()))
         })
     }
 

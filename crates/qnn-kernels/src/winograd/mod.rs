@@ -160,12 +160,11 @@ mod tests {
                     assert!(made(kernels, &shape, pad_value, shift) == expected, "{shape:?} on {isa}");
                     let laid = FloatConv::new(kernels, &shape, &w, pad_value, out, algorithm).unwrap();
                     for threads in [1, 3, 20] {
-                        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                         let mut y = vec![f32::NAN; expected.len()];
-                        pool.install(|| laid.run(&x, &mut y));
+                        with_threads(threads, || laid.run(&x, &mut y));
                         assert!(y == expected, "{shape:?} on {isa}, {threads} threads");
                         let bytes = &mut vec![0; 4 * y.len()];
-                        pool.install(|| {
+                        with_threads(threads, || {
                             laid.run_tiles(&x, bytes, &|tile| {
                                 let first = tile.pixels.start * shape.out_channels;
                                 assert_eq!(tile.numbers, &expected[first..first + tile.numbers.len()]);
@@ -179,17 +178,23 @@ mod tests {
         }
     }
 
+    fn with_threads<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run)
+    }
+
     #[test]
     fn visitors_see_every_output_once() {
         for shape in shapes() {
             let [x, w] = [(shape.input_len(), 0.37), (shape.weight_len(), 0.71)]
-                .map(|(len, frequency)| numbers::<f32>(len, frequency));
+                .map(|(len, frequency)| numbers::<f32>(len + 3, frequency).split_off(3));
+            let [scale, bias] = &ends(&shape);
+            let out = ChannelAffine { scale: Some(scale), bias: Some(bias) };
             let algorithm = Algorithm::Winograd;
-            let convolution = Convolution { algorithm, ..Convolution::new(&x, &w) };
+            let convolution = Convolution { pad_value: 1.0, out, algorithm, ..Convolution::new(&x, &w) };
             let mut expected = vec![f32::NAN; shape.output_len()];
-            crate::convolve(&shape, &convolution, &mut expected);
+            reference::convolve(&shape, &convolution, &mut expected);
             let image = expected.len() / shape.batch;
-            for together in [1, 3, 100] {
+            for (together, threads) in [(1, 1), (1, 20), (3, 2), (100, 3)] {
                 let visit = |first: usize, images: &mut [f32]| {
                     assert_eq!(first % together, 0);
                     assert!(images.len() == together * image || first + together > shape.batch);
@@ -198,8 +203,20 @@ mod tests {
                 };
                 let mut y = vec![f32::NAN; expected.len()];
                 let visitor = Visitor { together, visit: &visit, beside: &expected };
-                crate::convolve_visited(&shape, &convolution, &mut y, visitor);
+                with_threads(threads, || crate::convolve_visited(&shape, &convolution, &mut y, visitor));
                 assert!(y.iter().zip(&expected).all(|(y, expected)| *y == -expected), "{shape:?} {together}");
+            }
+        }
+    }
+
+    /// Few images are cut into rows.
+    #[test]
+    fn threads_change_no_bit_of_a_gradient() {
+        for shape in shapes() {
+            for shift in [0, 3] {
+                let run = |threads| with_threads(threads, || of(Kernels::current(), &shape, -1.0_f32, shift));
+                assert_eq!(run(1), run(20), "{shape:?}");
+                assert_eq!(run(1), run(3), "{shape:?}");
             }
         }
     }

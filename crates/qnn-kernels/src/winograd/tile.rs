@@ -1,5 +1,5 @@
-//! The transformations of one tile, for all channels: with the register tiles of [`matrix`](crate::matrix) and [`outer`](crate::tile::outer) what
-//! these gradients take their time in.
+//! The transformations of one tile, for all channels: what, with the register tiles of [`matrix`](crate::matrix) and
+//! [`outer`](crate::tile::outer), takes the time.
 
 use super::PRODUCTS;
 use super::transform;

@@ -22,6 +22,8 @@ pub(super) struct Images<'a, T> {
     outside: &'a [Line<T>],
     height: usize,
     width: usize,
+    /// Rows of the first image that are not among the lines, for nobody reads them.
+    skipped: usize,
 }
 
 impl Tiling {
@@ -63,23 +65,25 @@ impl Tiling {
 }
 
 impl<'a, T: Real> Images<'a, T> {
-    /// Lends images of `height` × `width` pixels, which go on outside as `pad_value` says.
+    /// Lends images of `height` × `width` pixels, which go on outside as `pad_value` says. The numbers begin with row `skipped` of the first image,
+    /// and end with the last row that is read.
     pub(super) fn lend<R>(
         numbers: &[T],
         [height, width, channels]: [usize; 3],
+        skipped: usize,
         pad_value: T,
         visit: impl FnOnce(Images<'_, T>) -> R,
     ) -> R {
         with_lines(channels / LANES, |outside| {
             outside.fill(Line([pad_value; LANES]));
             if let Some(lines) = as_lines(numbers) {
-                return visit(Images { lines, outside, height, width });
+                return visit(Images { lines, outside, height, width, skipped });
             }
             with_lines(numbers.len() / LANES, |lines| {
                 for (line, numbers) in lines.iter_mut().zip(numbers.as_chunks().0) {
                     line.0 = *numbers;
                 }
-                visit(Images { lines, outside, height, width })
+                visit(Images { lines, outside, height, width, skipped })
             })
         })
     }
@@ -99,7 +103,7 @@ impl<'a, T: Real> Images<'a, T> {
             if row >= self.height {
                 continue;
             }
-            let lines = &self.lines[(image * self.height + row) * row_lines..][..row_lines];
+            let lines = &self.lines[(image * self.height + row - self.skipped) * row_lines..][..row_lines];
             for (j, window) in window.iter_mut().enumerate() {
                 let column = column.wrapping_add(j);
                 if column < self.width {

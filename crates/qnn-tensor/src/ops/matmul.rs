@@ -54,7 +54,7 @@ pub fn matmul_factored<'t, T: Scalar>(
     product([x, w], bias, factors, qnn_kernels::matmul)
 }
 
-/// [`matmul_factored`] for codes whose sums f32 does not hold: they are summed in f64, and rounded once. Half as fast.
+/// [`matmul_factored`] for codes whose sums f32 does not hold: they are summed in f64, and rounded once, in two to three times the time.
 ///
 /// # Panics
 ///
