@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use qnn_kernels::packed::{ConvGeometry, Encoding};
+use qnn_kernels::reference;
 use qnn_quant::Alphabet;
 
 use crate::codes::{encoding, planes};
@@ -87,9 +88,10 @@ impl Program {
         }
         let frames = self.stages.iter().filter_map(|stage| {
             let [input, output] = [stage.input, stage.output].map(|value| self.values[value].shape);
-            stage.action.convolution(input, output[2])
+            let geometry = stage.action.convolution(input, output[2])?;
+            Some(frame_bytes(&geometry, stage.action.arithmetic() == Some(Arithmetic::Exact)))
         });
-        let largest = frames.map(|geometry| frame_bytes(&geometry)).max().unwrap_or(0);
+        let largest = frames.max().unwrap_or(0);
         let bytes = Plan::new(self).bytes() + largest;
         if bytes > MOST_BYTES {
             return Err(format!("it needs {bytes} bytes for one image, beyond {MOST_BYTES}"));
@@ -120,7 +122,12 @@ impl Program {
             ) if encoding(codes) != Some(Encoding::Int8) => encoding(*alphabet).map_or(0, Encoding::planes),
             _ => 0,
         };
-        weight_bytes(&geometry, planes)
+        // Twice as many numbers stand for the sixteen of a tile's nine weights.
+        let number = match stage.action.arithmetic() {
+            Some(Arithmetic::Exact | Arithmetic::Winograd) => size_of::<f64>(),
+            _ => size_of::<f32>(),
+        };
+        weight_bytes(&geometry, planes, number)
     }
 
     fn check_value(&self, i: usize) -> Result<(), String> {
@@ -145,6 +152,13 @@ impl Program {
         let expected = stage.action.output_shape(input.shape, output.shape)?;
         if expected != output.shape {
             return Err(format!("its output has the shape {:?}, expected {expected:?}", output.shape));
+        }
+        if stage.action.arithmetic() == Some(Arithmetic::Winograd) {
+            let geometry = stage.action.convolution(input.shape, output.shape[2]);
+            let shape = geometry.and_then(|geometry| geometry.undilated(1).ok());
+            if !shape.is_some_and(|shape| reference::by_tiles(&shape)) {
+                return Err("its convolution is not made in tiles".to_owned());
+            }
         }
         let scales = stage.action.scales_pixels();
         if let Some(operand) = stage.operand
@@ -220,6 +234,14 @@ impl Action {
         match self {
             Self::Product(product) => Some(product.geometry(input, out_channels)),
             Self::Integer(IntegerStage::Product(product)) => Some(product.geometry(input, out_channels)),
+            _ => None,
+        }
+    }
+
+    /// How it is summed, if it is a product in planes of bits or of numbers.
+    fn arithmetic(&self) -> Option<Arithmetic> {
+        match self {
+            Self::Product(product) => Some(product.arithmetic),
             _ => None,
         }
     }
@@ -327,8 +349,8 @@ impl Product {
         let packed = matches!(self.weights, Weights::Packed { .. });
         let operands = match self.arithmetic {
             Arithmetic::Integer => matches!(input, Elements::Packed(_)) && packed,
-            Arithmetic::WeightOnly | Arithmetic::Exact => input == Elements::Float && packed,
-            Arithmetic::Float => input == Elements::Float,
+            Arithmetic::WeightOnly => input == Elements::Float && packed,
+            Arithmetic::Float | Arithmetic::Exact => input == Elements::Float,
             Arithmetic::Winograd => input == Elements::Float && !packed,
         };
         let finish = match (&self.finish, output) {

@@ -68,7 +68,7 @@ const OF_RANKS: [(&str, &str); 1] = [(
 )];
 
 /// What version 4 adds, for products in tiles and for sums beyond f32.
-const OF_TILES: [(&str, &str); 2] = [
+const OF_TILES_AND_EXACT_SUMS: [(&str, &str); 2] = [
     (
         "winograd",
         "outputs of a 3 x 3 kernel come in tiles of 2 x 2 from the image's upper left corner, A' [(G g G') o (B' d B)] A with the matrices of F(2 x 2, 3 x 3) in arXiv:1509.09308, section 4.1, applied to columns first, terms added in the order of a row; each of a tile's 16 products is one fused accumulator in the order of the input channels; rows and columns of a window outside the image are padding",
@@ -144,7 +144,7 @@ impl Program {
 }
 
 fn conventions(version: u64) -> BTreeMap<String, String> {
-    let newer = [(2, &OF_INTEGERS[..]), (3, &OF_RANKS), (4, &OF_TILES)];
+    let newer = [(2, &OF_INTEGERS[..]), (3, &OF_RANKS), (4, &OF_TILES_AND_EXACT_SUMS)];
     let added = newer.into_iter().filter(|&(since, _)| version >= since).flat_map(|(_, rules)| rules);
     let all = CONVENTIONS.iter().chain(added);
     all.map(|&(what, rule)| (what.to_owned(), rule.to_owned())).collect()

@@ -50,20 +50,25 @@ fn frame(geometry: &ConvGeometry) -> Option<[usize; 2]> {
 }
 
 /// Bytes that no kernel exceeds for the padded image of a convolution that was [checked](convolved): a line for each
-/// pixel and group of channels.
-pub(crate) fn frame_bytes(geometry: &ConvGeometry) -> u64 {
+/// pixel and group of channels; in `f64` twice as many, beside copies of image and outputs.
+pub(crate) fn frame_bytes(geometry: &ConvGeometry, wide: bool) -> u64 {
     let [rows, columns] = frame(geometry).unwrap_or_default();
     let lines = geometry.groups * geometry.group_channels().div_ceil(LINE);
-    (rows * columns) as u64 * (lines * LINE * size_of::<f32>()) as u64
+    let numbers = (rows * columns) as u64 * (lines * LINE) as u64;
+    if !wide {
+        return numbers * size_of::<f32>() as u64;
+    }
+    let outputs = geometry.out_pixels() as u64 * geometry.out_channels as u64;
+    (2 * numbers).saturating_add(outputs).saturating_mul(size_of::<f64>() as u64)
 }
 
 /// Bytes that no kernel exceeds for the weights of a convolution that was [checked](convolved): for each vector of outputs, of the last group's
-/// too few to fill one, a vector of numbers for each term or, in planes of bits, two of words, what and where, for each plane and word.
-pub(crate) fn weight_bytes(geometry: &ConvGeometry, planes: usize) -> u64 {
+/// too few to fill one, a vector of numbers of so many bytes for each term or, in planes of bits, two of words, what and where, for each plane and word.
+pub(crate) fn weight_bytes(geometry: &ConvGeometry, planes: usize, number: usize) -> u64 {
     let vectors = geometry.groups * geometry.group_outputs().div_ceil(LINE);
     let pixels = geometry.kernel[0] as u64 * geometry.kernel[1] as u64;
     let (channels, bytes) = match planes {
-        0 => (geometry.group_channels(), LINE * size_of::<f32>()),
+        0 => (geometry.group_channels(), LINE * number),
         planes => (geometry.group_channels().div_ceil(64), 2 * planes * LINE * size_of::<u64>()),
     };
     (vectors as u64).saturating_mul(pixels).saturating_mul(channels as u64).saturating_mul(bytes as u64)
@@ -102,7 +107,9 @@ mod tests {
     fn no_extent_overflows_or_asks_for_more_than_there_is() {
         let sound = ConvGeometry { stride: [2, 2], ..ConvGeometry::new([9, 9, 4], [3, 3], 8) };
         assert_eq!(convolved(&sound), Ok([4, 4, 8]));
-        assert_eq!(frame_bytes(&sound), 10 * 10 * 64);
+        assert_eq!(frame_bytes(&sound, false), 10 * 10 * 64);
+        let outputs = (sound.out_pixels() * sound.out_channels) as u64;
+        assert_eq!(frame_bytes(&sound, true), 2 * 10 * 10 * 128 + 8 * outputs);
         for huge in [1 << 26, 1 << 40, 1 << 63, usize::MAX] {
             for axis in 0..2 {
                 let mut stride = sound.stride;

@@ -186,7 +186,7 @@ pub enum Arithmetic {
     /// Numbers by numbers, in tiles of 2×2 outputs by Winograd's minimal filtering
     /// ([`Algorithm::Winograd`](qnn_kernels::Algorithm::Winograd)): sixteen f32 accumulators per tile and channel.
     Winograd,
-    /// Codes, which lie as numbers, by codes: sums of integers, each rounded once to f32.
+    /// Codes that lie as numbers by codes: sums of integers, each rounded once to f32.
     Exact,
 }
 

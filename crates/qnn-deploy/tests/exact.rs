@@ -67,6 +67,7 @@ fn programs_take_the_algorithm_of_the_graph() {
         (conv(Algorithm::Winograd, None, None), Arithmetic::Winograd),
         (conv(Algorithm::Winograd, None, Some(Sign)), Arithmetic::Winograd),
         (conv(Algorithm::Direct, None, None), Arithmetic::Float),
+        (conv(Algorithm::Exact, None, None), Arithmetic::Exact),
         (conv(Algorithm::Winograd, Some(Sign), None), Arithmetic::WeightOnly),
         (conv(Algorithm::Winograd, Some(Sign), Some(Sign)), Arithmetic::Integer),
         (Conv2dConfig { stride: 2, ..conv(Algorithm::Winograd, None, None) }, Arithmetic::Float),
@@ -80,7 +81,40 @@ fn programs_take_the_algorithm_of_the_graph() {
         };
         assert_eq!(product.arithmetic, expected, "{program}");
         assert_exact(&format!("case {at}"), &model, shape);
+        // Numbers become codes, and signs, in pieces.
+        for codes in [Pair::published(DorefaActivations::new(2).unwrap()), Pair::published(Sign)] {
+            let model = Sequential::new()
+                .with("conv", Conv2d::new(&config, &mut Init::new(at as u64)).unwrap())
+                .with("codes", Quantize::new(codes))
+                .with(
+                    "next",
+                    Conv2d::new(
+                        &Conv2dConfig {
+                            kernel_quantizer: Some(Pair::published(Sign)),
+                            ..Conv2dConfig::new(48, 3, 3)
+                        },
+                        &mut Init::new(1),
+                    )
+                    .unwrap(),
+                );
+            assert_exact(&format!("case {at} with codes"), &model, shape);
+        }
     }
+}
+
+/// Its map K is a mean in f32, whatever its product.
+#[test]
+fn scales_of_pixels_beside_exact_sums() {
+    let config = Conv2dConfig {
+        padding: PaddingRule::Same,
+        kernel_quantizer: Some(Pair::published(Sign)),
+        input_quantizer: Some(Pair::published(Sign)),
+        input_scaling: true,
+        algorithm: Algorithm::Exact,
+        ..Conv2dConfig::new(32, 48, 3)
+    };
+    let model = Sequential::new().with("conv", Conv2d::new(&config, &mut Init::new(3)).unwrap());
+    assert_exact("exact", &model, [7, 6, 32]);
 }
 
 #[test]

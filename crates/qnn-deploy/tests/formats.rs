@@ -121,6 +121,7 @@ fn sums_beyond_f32_are_those_of_integers() {
     let signed = Nearest(Alphabet::signed(8), 1e3);
     // The greatest code of both, for all weights are made positive.
     let (planes, bytes) = (Nearest(Alphabet::odd(8), 1e6), Nearest(Alphabet::symmetric(127), 1e6));
+    let no_encoding = Nearest(Alphabet::symmetric(500), 1e6);
     let dense = |w: Nearest| {
         let kernel_quantizer = Some(Pair::published(w));
         Dense::new(&DenseConfig { kernel_quantizer, ..DenseConfig::new(5 * 5 * 300, 3) }, &mut Init::new(2))
@@ -132,6 +133,12 @@ fn sums_beyond_f32_are_those_of_integers() {
         ("bytes", start(signed).then(conv(300, 5, bytes)), Arithmetic::Integer),
         ("dense", start(unsigned).then(Flatten).then(dense(planes).unwrap()), Arithmetic::Integer),
         ("numbers", start(unsigned).then(ceil).then(conv(300, 5, planes)), Arithmetic::Exact),
+        ("codes of no encoding", start(unsigned).then(conv(300, 5, no_encoding)), Arithmetic::Exact),
+        (
+            "codes behind exact sums",
+            start(unsigned).then(ceil).then(conv(300, 5, planes)).then(quantize(unsigned)),
+            Arithmetic::Exact,
+        ),
     ];
     let folder = tempfile::tempdir().unwrap();
     for (what, mut model, expected) in cases {

@@ -10,7 +10,7 @@ use common::{Net, calibrated, forge, images, randomize};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use qnn_deploy::{Error, Program, Session, freeze};
-use qnn_layers::{Dense, DenseConfig, Init, Layer};
+use qnn_layers::{Conv2d, Conv2dConfig, Dense, DenseConfig, Init, Layer};
 use qnn_models::{Scheme, Shortcut};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
@@ -56,6 +56,7 @@ fn seeds() -> &'static [(TempDir, Net)] {
             float(Net::Mlp, "xnor-full"),
             save(net, calibrated(net, 3, &[1.0, -0.5]).as_ref()),
             save(Net::LeNet5, calibrated(Net::LeNet5, 3, &[1.0, -0.5]).as_ref()),
+            float(net, "fp"),
         ]
     })
 }
@@ -211,6 +212,44 @@ fn a_kernel_with_more_borders_than_weights_is_refused() {
         signs([1, 1, 1], product, float([65_536, 1, 1]), weights),
         "too large to be padded with zeros",
     );
+}
+
+/// A program of one product in full precision, of which somebody changes description and tensors.
+fn changed(change: impl FnOnce(&mut Value, &mut Vec<(String, Dtype, Vec<u8>)>)) -> (TempDir, PathBuf) {
+    let config = Conv2dConfig { bias: false, ..Conv2dConfig::new(32, 32, 3) };
+    let conv = Conv2d::new(&config, &mut Init::new(0)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("changed");
+    freeze(&conv, [6, 6, 32]).unwrap().save(&path).unwrap();
+    forge(&path, |description, tensors| change(&mut description["program"], tensors));
+    (folder, path)
+}
+
+#[test]
+fn tiles_of_convolutions_that_have_none_are_refused() {
+    let (_folder, path) = changed(|_, _| ());
+    assert!(Program::load(&path).is_ok());
+    let stride = |program: &mut Value, _: &mut Vec<(String, Dtype, Vec<u8>)>| {
+        program["stages"][0]["action"]["product"]["stride"] = json!([2, 2]);
+        program["values"][1]["shape"] = json!([2, 2, 32]);
+    };
+    assert_refused(changed(stride), "is not made in tiles");
+}
+
+/// Exact sums take more than twice the memory.
+#[test]
+fn exact_sums_of_images_beyond_the_memory_are_refused() {
+    let summed = |arithmetic: &'static str, [height, width]: [usize; 2]| {
+        changed(move |program, tensors| {
+            program["values"] = json!([float([height, width, 1]), float([height - 2, width - 2, 1])]);
+            program["stages"][0]["action"]["product"]["arithmetic"] = json!(arithmetic);
+            tensors[0].2 = vec![0; 4 * 9];
+        })
+    };
+    let (_folder, path) = summed("exact", [40, 50]);
+    let (bytes, result) = most_bytes(&path, Some(&[1.0]));
+    assert!(result.is_ok() && bytes < ENOUGH, "{result:?}");
+    assert_refused(summed("exact", [8192, 4096]), "bytes for one image");
 }
 
 #[test]

@@ -6,9 +6,10 @@ use allocation_counter::measure;
 use common::{Net, images, randomize, train};
 use qnn_data::Normalize;
 use qnn_deploy::{Images, Session, freeze};
+use qnn_kernels::Algorithm;
 use qnn_layers::{
     BatchNorm, BatchNormConfig, Conv2d, Conv2dConfig, Dense, DenseConfig, Flatten, Init, Layer, MaxPool2d,
-    PaddingRule, Quantize, Sequential,
+    PaddingRule, Quantize, Relu, Sequential,
 };
 use qnn_models::{Scheme, Shortcut};
 use qnn_quant::{DorefaActivations, Pair, Sign};
@@ -71,6 +72,18 @@ fn programs_with_numbers_allocate_nothing() {
             randomize(model.as_mut(), 2);
             assert_allocates_nothing(&format!("{net:?} {preset}"), model.as_ref(), net.shape());
         }
+    }
+}
+
+#[test]
+fn programs_of_exact_sums_allocate_nothing() {
+    let config = Conv2dConfig { algorithm: Algorithm::Exact, ..Conv2dConfig::new(3, 5, 3) };
+    let init = &mut Init::new(1);
+    let mut conv = || Conv2d::new(&config, init).unwrap();
+    let numbers = Sequential::new().then(conv()).then(Relu::default());
+    let codes = Sequential::new().then(conv()).then(Quantize::new(Pair::published(Sign)));
+    for model in [numbers, codes] {
+        assert_allocates_nothing("exact", &model, [8, 8, 3]);
     }
 }
 

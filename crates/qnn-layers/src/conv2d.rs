@@ -1,5 +1,7 @@
 use qnn_quant::Pair;
-use qnn_tensor::ops::{Conv2dOptions, ConvEnd, Factors, conv2d_factored, conv2d_measured, conv2d_normalized};
+use qnn_tensor::ops::{
+    Conv2dOptions, ConvEnd, Factors, Gate, conv2d_factored, conv2d_measured, conv2d_normalized,
+};
 use qnn_tensor::{Algorithm, Var};
 
 use crate::input_scale::{check_input_scaling, pixel_scales, scaled};
@@ -29,7 +31,8 @@ pub struct Conv2dConfig {
     pub pad_value: f32,
     /// The number of groups that input and output channels are divided into.
     pub groups: usize,
-    /// How outputs are made with a kernel that has no codes. Codes are always summed directly, and in an evaluation exactly.
+    /// How outputs are made with a kernel that has no codes; layers that fold a norm into their convolution do without. Codes are summed
+    /// directly, and in an evaluation exactly, up to sums of 2³¹.
     pub algorithm: Algorithm,
     /// Whether a bias per output channel is added.
     pub bias: bool,
@@ -256,7 +259,8 @@ impl Conv2d {
         let operands = self.weights().operands(cx, x)?;
         let options = operands.summed(options);
         let Operands { x, kernel, bias, factors, .. } = operands;
-        Ok(conv2d_normalized(x, kernel, bias, &factors, &options, end).into())
+        let y = Signal::from(conv2d_normalized(x, kernel, bias, &factors, &options, end));
+        Ok(if matches!(end.gate, Gate::Sign { .. }) { y.with_largest_code(1) } else { y })
     }
 
     /// Whether [`forward_normalized`](Self::forward_normalized) can replace the layers: whether there is nothing between the product and its norm.

@@ -3,7 +3,7 @@
 use qnn_quant::Pair;
 use qnn_tensor::ops::{Conv2dOptions, Factors};
 use qnn_tensor::parallel::for_each_chunk;
-use qnn_tensor::{Tensor, Var};
+use qnn_tensor::{Algorithm, Tensor, Var};
 
 use crate::{Ctx, Error, Op, Product, Signal};
 
@@ -78,7 +78,7 @@ pub(crate) fn pixel_scales<'t>(
 ) -> Result<Var<'t>, Error> {
     let means = row_scales(cx, x)?;
     let window = Tensor::full(&[height, width, 1, 1], 1.0 / (height * width) as f32);
-    let options = Conv2dOptions { pad_value: 0.0, groups: 1, ..*options };
+    let options = Conv2dOptions { pad_value: 0.0, groups: 1, algorithm: Algorithm::Direct, ..*options };
     let scales = means.conv2d(cx.tape().constant(window.clone()), None, &options);
     let product = || Product { kernel: window, alphabet: None, factors: Factors::unit(), bias: None };
     cx.report(LAYER, None, &[means], scales, || Op::Conv2d { product: product(), options });

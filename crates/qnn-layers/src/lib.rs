@@ -74,6 +74,7 @@ mod pool;
 mod quantize;
 mod quantize_gradient;
 mod quantize_range;
+mod reach;
 mod relu_in_range;
 mod residual;
 mod sequential;

@@ -182,6 +182,23 @@ mod tests {
         }
     }
 
+    /// Or else the next layer would sum in another way where somebody listens.
+    #[test]
+    fn signs_are_known_as_such_in_the_cache_too() {
+        let (conv, norm, names) = (conv(&config()), norm(6), ["conv", "norm", "activation"]);
+        let sign = Quantize::new(Pair::published(Sign));
+        let relu = Relu::default();
+        for (activation, largest) in [(&sign as &dyn Layer, Some(1)), (&relu, None)] {
+            let unit = NormalizedConv2d { conv: &conv, norm: &norm, activation, names };
+            for traced in [false, true] {
+                let tape = Tape::new();
+                let mut cx = if traced { Ctx::tracing(&tape) } else { Ctx::new(&tape, Mode::Eval, 0, 0) };
+                let x = tape.constant(numbers(&[3, 7, 5, 4], 0.7));
+                assert_eq!(unit.forward(&mut cx, x.into()).unwrap().largest_code(), largest);
+            }
+        }
+    }
+
     #[test]
     fn gradients_of_an_evaluation_stay() {
         let (conv, norm) = (conv(&config()), norm(6));

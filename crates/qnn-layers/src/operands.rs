@@ -3,6 +3,7 @@ use qnn_tensor::ops::Factors;
 use qnn_tensor::{Algorithm, Tensor, Var};
 
 use crate::quantize::{Quantized, quantize_signal, quantize_value};
+use crate::reach::{EXACT, reach};
 use crate::slot::Slot;
 use crate::{Constraint, Ctx, Error, Init, Initializer, Mode, Param, Product, Role, Signal};
 
@@ -26,9 +27,6 @@ pub(crate) struct Operands<'t> {
     /// The largest magnitude of the input's codes, in an evaluation.
     largest: Option<u32>,
 }
-
-/// Sums of integers up to here are exact in f32.
-const EXACT: f64 = (1_u32 << 24) as f64;
 
 /// The kernel in training form.
 pub(crate) struct Kernel<'t> {
@@ -106,11 +104,7 @@ impl Operands<'_> {
         if kernel.len() as f64 * f64::from(alphabet.magnitude()) * largest <= EXACT * channels as f64 {
             return false;
         }
-        let mut sums = vec![0.0_f64; channels];
-        for row in kernel.as_slice().chunks_exact(channels) {
-            sums.iter_mut().zip(row).for_each(|(sum, code)| *sum += f64::from(code.abs()));
-        }
-        let reach = largest * sums.into_iter().fold(0.0, f64::max);
+        let reach = reach(&kernel, largest);
         reach > EXACT && reach < f64::from(i32::MAX)
     }
 }

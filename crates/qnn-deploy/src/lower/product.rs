@@ -1,5 +1,5 @@
 use qnn_kernels::packed::{ConvGeometry, Encoding, PackError};
-use qnn_kernels::{Algorithm, ShapeError, reference};
+use qnn_kernels::{Algorithm, Conv2dShape, ShapeError, reference};
 use qnn_layers::{Op, Product as Operands};
 use qnn_quant::Alphabet;
 use qnn_tensor::ops::Conv2dOptions;
@@ -57,11 +57,7 @@ impl<'a> Factorization<'a> {
         let exact = algorithm == Algorithm::Exact;
         let chosen = choose(operands, input.codes, &geometry, pad_code, reach, exact);
         let (arithmetic, remark) = match chosen {
-            (Arithmetic::Float, remark)
-                if algorithm == Algorithm::Winograd && reference::by_tiles(&shape) =>
-            {
-                (Arithmetic::Winograd, remark)
-            }
+            (Arithmetic::Float, remark) => (of_weights(algorithm, &shape), remark),
             chosen => chosen,
         };
         Ok(Self { operands, geometry, pad_code, arithmetic, remark, reach, exact })
@@ -73,8 +69,8 @@ impl<'a> Factorization<'a> {
 
     /// The same product where its input, though codes, lies as numbers.
     pub(crate) fn with_numbers(self) -> Self {
-        let weights = self.operands.alphabet.map_or("packed weights", beside_f32);
-        let reason = format!("its input's codes lie as numbers: {weights}, sums in f32");
+        let weights = self.operands.alphabet.map_or("packed weights", |w| beside_numbers(w, self.exact));
+        let reason = format!("its input's codes lie as numbers: {weights}");
         let remedy =
             "quantize right before it, behind pools of incomplete windows and channels of zeros".to_owned();
         Self { arithmetic: of_numbers(self.exact), remark: Some(Remark { reason, remedy }), ..self }
@@ -118,7 +114,7 @@ fn choose(
     let (x, w) = match (x, weights) {
         (Some(x), Some(w)) => (x, w),
         (None, Some(w)) => {
-            let reason = format!("its input is f32: {}, sums in f32", beside_f32(w));
+            let reason = format!("its input is f32: {}", beside_numbers(w, exact));
             return (numbers, remark(reason, "quantize the activation before it"));
         }
         (Some(_), None) => {
@@ -155,16 +151,26 @@ fn choose(
     }
 }
 
+/// How numbers are summed beside weights that no kernel of integers takes.
+fn of_weights(algorithm: Algorithm, shape: &Conv2dShape) -> Arithmetic {
+    match algorithm {
+        Algorithm::Exact => Arithmetic::Exact,
+        Algorithm::Winograd if reference::by_tiles(shape) => Arithmetic::Winograd,
+        Algorithm::Winograd | Algorithm::Direct => Arithmetic::Float,
+    }
+}
+
 /// How codes are summed that lie as numbers.
 fn of_numbers(exact: bool) -> Arithmetic {
     if exact { Arithmetic::Exact } else { Arithmetic::WeightOnly }
 }
 
-/// How weights lie in memory beside numbers.
-fn beside_f32(w: Alphabet) -> &'static str {
+/// How weights lie in memory beside numbers, and what sums are made in.
+fn beside_numbers(w: Alphabet, exact: bool) -> &'static str {
     match encoding(w) {
-        Some(Encoding::Int8) => "weights of f32 in memory, packed in the file alone",
-        _ => "packed weights",
+        _ if exact => "weights of f64 in memory, packed in the file alone, sums exact",
+        Some(Encoding::Int8) => "weights of f32 in memory, packed in the file alone, sums in f32",
+        _ => "packed weights, sums in f32",
     }
 }
 

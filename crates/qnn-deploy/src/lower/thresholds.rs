@@ -68,11 +68,13 @@ impl Asked<'_> {
         let reached =
             |channel: usize, level: usize| (if flips[channel] { steps - level } else { level }) >= step;
         // It lies in low + 1 ..= high.
-        let (mut low, mut high) = (vec![-reach - 1; flips.len()], vec![reach + 1; flips.len()]);
+        // In 64 bits, for the bounds lie up to twice as far apart as 32 bits reach.
+        let beyond = i64::from(reach) + 1;
+        let (mut low, mut high) = (vec![-beyond; flips.len()], vec![beyond; flips.len()]);
         while low.iter().zip(&high).any(|(low, high)| high - low > 1) {
-            let middle: Vec<i32> =
+            let middle: Vec<i64> =
                 low.iter().zip(&high).map(|(low, high)| (low + high).div_euclid(2)).collect();
-            let levels = self.levels(|channel| middle[channel].clamp(-reach, reach));
+            let levels = self.levels(|channel| middle[channel].clamp(1 - beyond, beyond - 1) as i32);
             for (channel, &level) in levels.iter().enumerate() {
                 if high[channel] - low[channel] > 1 {
                     let bound = if reached(channel, level) { &mut high } else { &mut low };
@@ -81,10 +83,10 @@ impl Asked<'_> {
             }
         }
         // Cuts at the ends lie beyond all sums.
-        let cut = |at: i32| match at {
-            at if at > reach => i32::MAX,
-            at if at == -reach => i32::MIN,
-            at => at,
+        let cut = |at: i64| match at {
+            at if at == beyond => i32::MAX,
+            at if at == 1 - beyond => i32::MIN,
+            at => at as i32,
         };
         high.into_iter().map(cut).collect()
     }
@@ -158,6 +160,18 @@ mod tests {
                     prop_assert_eq!(found.level(channel, sum), level, "channel {}, sum {}", channel, sum);
                 }
             }
+        }
+    }
+
+    /// Every sum that 32 bits hold, and cuts that none of them reaches.
+    #[test]
+    fn sums_of_all_sizes_are_searched() {
+        let (functions, reach) = (functions(&[[0.0, 1.0, 0.0], [0.0, 0.0, 0.5]], 1.0), i32::MAX - 1);
+        let steps = Cuts { alphabet: Alphabet::unsigned(2), cuts: vec![-4e9, 1.9e9, 4e9] };
+        let found = thresholds((&functions, &[]), &steps, 2, reach).unwrap();
+        for sum in [-reach, 0, 1_899_999_872, 1_900_000_000, reach] {
+            let expected = if sum as f32 >= 1.9e9 { 2 } else { 1 };
+            assert_eq!([found.level(0, sum), found.level(1, sum)], [expected, 1], "{sum}");
         }
     }
 

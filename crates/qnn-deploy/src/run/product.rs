@@ -24,7 +24,7 @@ pub(crate) struct ProductRun {
 
 #[derive(Debug)]
 enum Kernel {
-    /// One f32 accumulator per output.
+    /// Sums of numbers.
     Float { conv: Float, rest: Functions },
     /// Integers, and what becomes of them.
     Integer { conv: Box<IntegerConv>, end: End },

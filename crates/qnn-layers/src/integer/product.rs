@@ -4,6 +4,7 @@ use qnn_tensor::parallel::for_each_chunk_of;
 use qnn_tensor::{Algorithm, Scalar, Tape, Tensor};
 
 use super::target::{Target, clamp};
+use crate::reach::{EXACT, reach};
 
 /// A product of codes in integers, with what becomes of the sums.
 ///
@@ -44,9 +45,6 @@ pub enum IntegerFinish {
 
 /// No bias is larger, so that the sums have the rest of 32 bits for themselves.
 const LARGEST_BIAS: f64 = (1_u32 << 30) as f64;
-
-/// Sums up to here are exact in f32.
-const EXACT: f64 = (1_u32 << 24) as f64;
 
 impl IntegerProduct {
     /// Kernel and bias in integers, for inputs of the scale `s_x`. Without a target the sums become numbers.
@@ -99,13 +97,8 @@ impl IntegerProduct {
     /// If the shapes do not fit.
     #[track_caller]
     pub fn accumulators(&self, x: &Tensor, options: Option<&Conv2dOptions>) -> Vec<i32> {
-        let channels = self.bias.len();
-        let mut magnitudes = vec![0.0_f64; channels];
-        for row in self.kernel.as_slice().chunks_exact(channels) {
-            magnitudes.iter_mut().zip(row).for_each(|(sum, w)| *sum += f64::from(w.abs()));
-        }
         let largest = x.as_slice().iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-        let reach = magnitudes.into_iter().fold(0.0, f64::max) * f64::from(largest);
+        let reach = reach(&self.kernel, largest.into());
         if reach <= EXACT { self.sums::<f32>(x, options) } else { self.sums::<f64>(x, options) }
     }
 
