@@ -164,10 +164,11 @@ impl Example {
     /// The code by f32 alone, whatever the word's lower half, and a doubt of 1 and more where that or a rounding could matter.
     #[inline(always)]
     fn likely_code(&self, x: f32, word: u32, n: f32) -> (f32, f32) {
-        // The middle of the words with this upper half. N n is at most 2⁻¹⁷ from it, and roundings add less than 3e-7 n.
+        // The middle of the words with this upper half. N n is at most 2⁻¹⁷ from it, and roundings add less than 2e-7 (n + 1): of the product,
+        // at most n/2, two of 6e-8 each; of n/2 + noise one; of the sum, at most n + 1/2, one; of the noise and the doubt, below 1, the rest.
         let noise = (word ^ 0x8000_8000) as i32 as f32 * 2_f32.powi(-32);
         let position = clip_f32(x * self.steps + (0.5 * n + noise), 0.0, n);
-        let (nearest, doubt) = likely_nearest(position, 2_f32.powi(-17) + 6e-7 * n);
+        let (nearest, doubt) = likely_nearest(position, 2_f32.powi(-17) + 2e-7 * (n + 1.0));
         (2.0 * nearest - n, doubt)
     }
 }
