@@ -46,7 +46,7 @@ pub fn conv2d<T: Real>(
 pub fn convolve<T: Real>(shape: &Conv2dShape, convolution: &Convolution<'_, T>, y: &mut [T]) {
     let Convolution { x, w, pad_value, out, algorithm } = *convolution;
     match algorithm {
-        Algorithm::Winograd if by_tiles(shape) => plain::convolution(shape, x, w, pad_value, out, y),
+        Algorithm::Winograd if by_tiles(shape) => plain::convolution(shape, convolution, y),
         Algorithm::Winograd | Algorithm::Direct => conv2d(shape, x, w, pad_value, out, y),
         Algorithm::Exact => for_each_output(shape, |[n, oy, ox, o], at| {
             let mut sum = 0.0;

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::{ChannelAffine, Conv2dShape, Real};
+use crate::{Conv2dShape, Convolution, Real};
 
 const B: [[f64; 4]; 4] =
     [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, -1.0, 1.0], [-1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, -1.0]];
@@ -74,14 +74,8 @@ struct Images {
 }
 
 /// `y`: each of a tile's sixteen products is one accumulator from `+0` over the input channels in order; the affine map comes last.
-pub(crate) fn convolution<T: Real>(
-    shape: &Conv2dShape,
-    x: &[T],
-    w: &[T],
-    pad_value: T,
-    out: ChannelAffine<'_, T>,
-    y: &mut [T],
-) {
+pub(crate) fn convolution<T: Real>(shape: &Conv2dShape, convolution: &Convolution<'_, T>, y: &mut [T]) {
+    let Convolution { x, w, pad_value, out, .. } = *convolution;
     let Conv2dShape { height, width, channels, out_channels, padding, .. } = *shape;
     let made = [shape.out_height(), shape.out_width(), out_channels];
     let before = [padding.top, padding.left].map(|pad| pad as isize);
